@@ -1,0 +1,19 @@
+"""The one error that means the user's input, not this program, is at fault."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+class JaxvidError(ValueError):
+    """A file, field or argument is wrong; the message names it and the way out."""
+
+
+@contextlib.contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Turns a `JaxvidError` into one line on standard error and exit code 1."""
+    try:
+        yield
+    except JaxvidError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,114 @@
+"""What a row of a results table is: everything needed to reproduce its number, as data."""
+
+import dataclasses
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How frame numbers are drawn from a video.
+
+    `sampler` is one of `frames` (clips of `clip_len` frames, `frame_interval` apart, spread over
+    the video; with `clip_len=1` the segments of a frame net), `dense` (segments inside one window
+    of `sample_range` frames), `uniform` (one frame from each of `clip_len` equal parts) and
+    `untrimmed` (a clip every `clip_interval` frames of a video of any length).
+    """
+
+    sampler: str = "frames"
+    clip_len: int = 1
+    frame_interval: int = 1
+    num_clips: int = 1
+    twice_sample: bool = False
+    out_of_bound: str = "loop"
+    keep_tail_frames: bool = False
+    target_fps: float | None = None
+    sample_range: int = 64
+    num_sample_positions: int = 10
+    clip_interval: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """The published test: which frames, which crops, and how views become one score.
+
+    `short_side` is the shorter side in pixels after resizing, `crops` one of `center`, `three`
+    and `ten`, `crop` their side. `average` says whether probabilities (`prob`) or logits
+    (`score`) are averaged over the views.
+    """
+
+    sampling: Sampling
+    short_side: int = 256
+    crops: str = "center"
+    crop: int = 224
+    average: str = "prob"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the row was trained: global batch, rate, schedule and augmentation.
+
+    Rates are for the global batch `batch_size`; epochs may be fractions. `schedule` is `step`
+    (multiplied by `gamma` at each of `milestones`) or `cosine` (to `final_lr`). `crop_mode` is
+    `random_resized` or `multi_scale`. Fields say what was published, not what we would choose.
+    """
+
+    epochs: float = 100
+    batch_size: int = 64
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-4
+    decay_norm_and_bias: bool = True
+    clip_norm: float | None = None
+    schedule: str = "step"
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    final_lr: float = 0.0
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.1
+    head_lr_scale: float = 1.0
+    crop_mode: str = "random_resized"
+    flip: float = 0.5
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    rand_augment: str = ""
+    random_erasing: float = 0.0
+    repeated_augmentation: int = 1
+    initial_weights: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a results table.
+
+    `dataset` is the stem of a file in `jaxvid/labels`. `mean` and `std` are per channel on 0..255
+    RGB pixels. `top1`, `top5` and `mean_ap` are the printed percentages, `source` the address of
+    the published checkpoint or None, `upstream` the table's own name and `section` its table.
+    """
+
+    name: str
+    variant: str
+    dataset: str
+    num_classes: int
+    train: Sampling
+    test: Protocol
+    recipe: Recipe | None = None
+    train_crop: int = 224
+    train_short_side: int = 256
+    modality: str = "rgb"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    top1: float | None = None
+    top5: float | None = None
+    mean_ap: float | None = None
+    source: str | None = None
+    upstream: str = ""
+    section: str = ""
+    config: str = ""
+    pretrained: str = ""
+    note: str = ""

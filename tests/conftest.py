@@ -1,0 +1,24 @@
+"""Shared by all tests: the golden option and a compilation cache that lasts one run."""
+
+import pathlib
+
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--golden",
+        default=str(HERE / "golden"),
+        help="folder of golden files to test against (default: the small ones in tests/golden)",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Keeps compiled programs for the length of the run: many tests build the same ones."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_compilation_cache_min_compile_time_secs", 0.5)
