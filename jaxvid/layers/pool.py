@@ -1,0 +1,20 @@
+"""Pooling with explicit padding over [B, T, H, W, C]."""
+
+import flax.linen as nn
+import jax
+
+
+def max_pool(
+    x: jax.Array,
+    window: tuple[int, int, int],
+    stride: tuple[int, int, int],
+    padding: tuple[int, int, int] = (0, 0, 0),
+) -> jax.Array:
+    """Maximum over windows of x [B, T, H, W, C]; `padding` is added on both sides of each axis."""
+    if window[0] == stride[0] == 1 and padding[0] == 0:
+        # Windows inside one frame: 2-D pooling of folded frames is several times faster on CPU.
+        frames = x.reshape(-1, *x.shape[2:])
+        pads = [(p, p) for p in padding[1:]]
+        y = nn.max_pool(frames, window[1:], stride[1:], pads)
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+    return nn.max_pool(x, window, stride, [(p, p) for p in padding])

@@ -1,0 +1,266 @@
+"""The residual trunk of every 2-D and inflated 3-D network (He et al., 2016; Carreira, 2017).
+
+A frame network is the case in which every temporal kernel is 1. What a family adds along time
+enters through `hook`, which the blocks call at named places; the trunk knows no family.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from jaxvid.layers.conv import Conv
+from jaxvid.layers.norm import BatchNorm
+from jaxvid.layers.pool import max_pool
+
+Triple = tuple[int, int, int]
+
+DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+
+
+class Place(NamedTuple):
+    """Where in the trunk a hook is called.
+
+    `point` is one of `block_in`, `conv1_in`, `conv1_out`, `conv2_out` and `block_out`; `stage`
+    counts from 1, `block` from 0 within a stage of `blocks`.
+    """
+
+    stage: int
+    block: int
+    blocks: int
+    point: str
+
+
+Hook = Callable[[Place, jax.Array, bool], jax.Array]
+"""(place, x [B, T, H, W, C], train) -> x. Runs in the block: modules it makes are its children."""
+
+
+def no_hook(place: Place, x: jax.Array, train: bool) -> jax.Array:
+    """Leaves everything as it is: the plain trunk."""
+    return x
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch normalisation and, with `relu`, a ReLU."""
+
+    features: int
+    kernel_size: Triple
+    stride: Triple = (1, 1, 1)
+    padding: Triple = (0, 0, 0)
+    groups: int = 1
+    relu: bool = True
+    epsilon: float = 1e-5
+    zero_init: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps x [B, T, H, W, C] to [B, T', H', W', features]."""
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            groups=self.groups,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
+        x = BatchNorm(self.epsilon, scale_init=scale_init, dtype=self.dtype, name="bn")(x, train)
+        return nn.relu(x) if self.relu else x
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; `temporal` is conv1's and conv2's temporal kernel."""
+
+    width: int
+    stage: int
+    block: int
+    blocks: int
+    stride: Triple = (1, 1, 1)
+    temporal: int = 1
+    hook: Hook = no_hook
+    zero_init: bool = False
+    epsilon: float = 1e-5
+    dtype: Any = None
+
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps x [B, T, H, W, C] to [B, T', H', W', width]."""
+
+        def at(point: str, y: jax.Array) -> jax.Array:
+            return self.hook(Place(self.stage, self.block, self.blocks, point), y, train)
+
+        shared = {"epsilon": self.epsilon, "dtype": self.dtype}
+        kernel, pad = (self.temporal, 3, 3), (self.temporal // 2, 1, 1)
+        x = at("block_in", x)
+        y = at("conv1_in", x)
+        y = ConvNorm(self.width, kernel, self.stride, pad, name="conv1", **shared)(y, train)
+        y = at("conv1_out", y)
+        y = ConvNorm(
+            self.width,
+            kernel,
+            padding=pad,
+            relu=False,
+            zero_init=self.zero_init,
+            name="conv2",
+            **shared,
+        )(y, train)
+        if self.block == 0 and (self.stride != (1, 1, 1) or x.shape[-1] != self.width):
+            x = ConvNorm(
+                self.width, (1, 1, 1), self.stride, relu=False, name="downsample", **shared
+            )(x, train)
+        return at("block_out", nn.relu(x + y))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions and a shortcut; conv2 carries the stride.
+
+    `temporal` is conv1's temporal kernel (the 3x1x1 style of inflation).
+    """
+
+    width: int
+    stage: int
+    block: int
+    blocks: int
+    stride: Triple = (1, 1, 1)
+    temporal: int = 1
+    hook: Hook = no_hook
+    zero_init: bool = False
+    epsilon: float = 1e-5
+    dtype: Any = None
+
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps x [B, T, H, W, C] to [B, T', H', W', 4 * width]."""
+
+        def at(point: str, y: jax.Array) -> jax.Array:
+            return self.hook(Place(self.stage, self.block, self.blocks, point), y, train)
+
+        shared = {"epsilon": self.epsilon, "dtype": self.dtype}
+        features = self.width * self.expansion
+        x = at("block_in", x)
+        y = at("conv1_in", x)
+        y = ConvNorm(
+            self.width,
+            (self.temporal, 1, 1),
+            padding=(self.temporal // 2, 0, 0),
+            name="conv1",
+            **shared,
+        )(y, train)
+        y = at("conv1_out", y)
+        y = ConvNorm(self.width, (1, 3, 3), self.stride, (0, 1, 1), name="conv2", **shared)(
+            y, train
+        )
+        y = at("conv2_out", y)
+        y = ConvNorm(
+            features, (1, 1, 1), relu=False, zero_init=self.zero_init, name="conv3", **shared
+        )(y, train)
+        if self.block == 0 and (self.stride != (1, 1, 1) or x.shape[-1] != features):
+            x = ConvNorm(features, (1, 1, 1), self.stride, relu=False, name="downsample", **shared)(
+                x, train
+            )
+        return at("block_out", nn.relu(x + y))
+
+
+class ResNet(nn.Module):
+    """Stem, four stages of residual blocks, and every intermediate by name.
+
+    `inflate` gives, per stage, the temporal kernels of its blocks, repeated as often as needed.
+    `temporal_strides` and `spatial_strides` are those of each stage's first block. `pool2` halves
+    time after stage 1.
+    """
+
+    depths: Sequence[int] = DEPTHS[50]
+    block: Callable[..., nn.Module] = Bottleneck
+    width: int = 64
+    stem_kernel: Triple = (1, 7, 7)
+    stem_stride: Triple = (1, 2, 2)
+    stem_pool: Triple | None = (1, 2, 2)
+    inflate: Sequence[Sequence[int]] = ((1,), (1,), (1,), (1,))
+    spatial_strides: Sequence[int] = (1, 2, 2, 2)
+    temporal_strides: Sequence[int] = (1, 1, 1, 1)
+    pool2: bool = False
+    hook: Hook = no_hook
+    zero_init: bool = False
+    epsilon: float = 1e-5
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, video: jax.Array, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Maps video [B, T, H, W, C] to features [B, T', H', W', F] and the intermediates."""
+        out = {}
+        x = ConvNorm(
+            self.width,
+            self.stem_kernel,
+            self.stem_stride,
+            tuple(k // 2 for k in self.stem_kernel),
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+            name="conv1",
+        )(video, train)
+        if self.stem_pool:
+            x = max_pool(x, (1, 3, 3), self.stem_pool, (0, 1, 1))
+        out["stem"] = x
+        for i, blocks in enumerate(self.depths):
+            for j in range(blocks):
+                spatial = self.spatial_strides[i] if j == 0 else 1
+                x = self.block(
+                    width=self.width * 2**i,
+                    stage=i + 1,
+                    block=j,
+                    blocks=blocks,
+                    stride=(self.temporal_strides[i] if j == 0 else 1, spatial, spatial),
+                    temporal=self.inflate[i][j % len(self.inflate[i])],
+                    hook=self.hook,
+                    zero_init=self.zero_init,
+                    epsilon=self.epsilon,
+                    dtype=self.dtype,
+                    name=f"layer{i + 1}_{j}",
+                )(x, train)
+            out[f"stage{i + 1}"] = x
+            if i == 0 and self.pool2:
+                x = max_pool(x, (2, 1, 1), (2, 1, 1))
+        return x, out
+
+
+def resnet_names(conv: str, conv1: str = "conv") -> list[tuple[str, str | None, str]]:
+    """Name rules of a trunk at `backbone.` whose convolutions have the layout `conv`.
+
+    `conv1` is what the first convolution of a block is called below `conv1.` (a temporal wrapper
+    lengthens it).
+    """
+    units = [
+        ("backbone.conv1", "backbone/conv1", "conv"),
+        ("backbone.layer{s}.{b}.conv1", "backbone/layer{s}_{b}/conv1", conv1),
+        (
+            "backbone.layer{s}.{b}.{c:conv2|conv3|downsample}",
+            "backbone/layer{s}_{b}/{c:conv2|conv3|downsample}",
+            "conv",
+        ),
+    ]
+    rules = []
+    for key, path, kernel in units:
+        rules += [
+            (f"{key}.{kernel}.weight", f"params/{path}/conv/kernel", conv),
+            (f"{key}.bn.weight", f"params/{path}/bn/scale", "same"),
+            (f"{key}.bn.bias", f"params/{path}/bn/bias", "same"),
+            (f"{key}.bn.running_mean", f"batch_stats/{path}/bn/mean", "same"),
+            (f"{key}.bn.running_var", f"batch_stats/{path}/bn/var", "same"),
+            (f"{key}.bn.num_batches_tracked", None, "drop"),
+        ]
+    return rules
