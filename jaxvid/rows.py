@@ -1,9 +1,11 @@
 """What a row of a results table is: everything needed to reproduce its number, as data."""
 
 import dataclasses
+from typing import Any
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+CROP_COUNTS = {"center": 1, "three": 3, "ten": 10}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,17 @@ class Sampling:
     num_sample_positions: int = 10
     clip_interval: int = 16
 
+    @property
+    def clips(self) -> int:
+        """Clips of one video: what a table prints before "clips x crops"."""
+        return self.num_clips * (2 if self.twice_sample else 1)
+
+    @property
+    def frames(self) -> str:
+        """The tables' short form: clip length x frame interval x number of clips."""
+        prefix = "" if self.sampler == "frames" else f"{self.sampler} "
+        return f"{prefix}{self.clip_len}x{self.frame_interval}x{self.clips}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -43,6 +56,11 @@ class Protocol:
     crops: str = "center"
     crop: int = 224
     average: str = "prob"
+
+    @property
+    def views(self) -> str:
+        """The tables' short form: clips (or segments of a frame net) x crops."""
+        return f"{self.sampling.clips}x{CROP_COUNTS[self.crops]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +107,7 @@ class Row:
     `dataset` is the stem of a file in `jaxvid/labels`. `mean` and `std` are per channel on 0..255
     RGB pixels. `top1`, `top5` and `mean_ap` are the printed percentages, `source` the address of
     the published checkpoint or None, `upstream` the table's own name and `section` its table.
+    `overrides` are fields of the family's `Model` in which the row differs from its variant.
     """
 
     name: str
@@ -112,3 +131,4 @@ class Row:
     config: str = ""
     pretrained: str = ""
     note: str = ""
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
