@@ -1,0 +1,381 @@
+"""Video records: sharded TFRecord files in DMVR's layout, with an index that finds any of them.
+
+A split lies in one folder:
+
+- `<split>-00000-of-00008.tfrecord`, ...: `tf.train.SequenceExample`s, as DMVR reads them;
+- `<split>.index.npz`: per record its shard, place, number of frames, frame rate, label and path;
+- `<split>.frames.npy`: per frame its place within the record and its CRC-32, so that a reader
+  fetches and checks just the frames that it samples;
+- `labels.txt`: the class names, one a line, shared by all splits of the folder.
+
+Shards that others wrote have no index; it is made on first use by reading them once.
+"""
+
+import dataclasses
+import io
+import math
+import os
+import pathlib
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from jaxvid.data import sequence_example
+from jaxvid.data.crc32c import masked
+from jaxvid.errors import JaxvidError
+from jaxvid.progress import Progress
+
+_VERSION = 1
+MAX_LENGTH = 2**31 - 1  # of one record: protocol buffers end there
+_HEAD, _FOOT = 12, 4  # of a TFRecord: length and its checksum before, the data's checksum after
+_COLUMNS = {
+    "shard": np.int32,
+    "offset": np.int64,
+    "length": np.int64,
+    "num_frames": np.int32,
+    "fps": np.float32,
+    "label": np.int64,
+    "height": np.int32,
+    "width": np.int32,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One record of the index.
+
+    `offset` is where the data starts in its shard, `length` their bytes. `fps` is NaN and `label`
+    -1 where the record does not say. `frames` is uint32 [num_frames, 3]: offset within the record,
+    length, and CRC-32 of each JPEG.
+    """
+
+    shard: int
+    offset: int
+    length: int
+    fps: float
+    label: int
+    path: str
+    height: int
+    width: int
+    frames: np.ndarray
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frames)
+
+
+class Records:
+    """The records of one split, each reachable by number.
+
+    Arrays over the records: `num_frames` int32, `fps` float32 (NaN: unknown), `label` int64 (-1:
+    none), `height` and `width` int32, `path` str. `classes` are the names in `labels.txt`, empty
+    without one. Reading is thread safe and an instance can be pickled.
+    """
+
+    def __init__(self, folder: str | os.PathLike, split: str):
+        self.folder = pathlib.Path(folder)
+        self.split = split
+        index = self.folder / f"{split}.index.npz"
+        if not index.exists():
+            _index_foreign(self.folder, split)
+        names, sizes, columns, starts = _load_index(index)
+        self._shards, self._columns, self._starts = names, columns, starts
+        self.num_frames: np.ndarray = columns["num_frames"]
+        self.fps: np.ndarray = columns["fps"]
+        self.label: np.ndarray = columns["label"]
+        self.height: np.ndarray = columns["height"]
+        self.width: np.ndarray = columns["width"]
+        self.path: np.ndarray = columns["path"]
+        for name, size in zip(names, sizes, strict=True):
+            shard = self.folder / name
+            if not shard.exists() or shard.stat().st_size != size:
+                raise JaxvidError(
+                    f"{shard} is not the file that {index.name} describes (missing, or not {size} "
+                    "bytes long); build the records again"
+                )
+        frames = self.folder / f"{split}.frames.npy"
+        try:
+            self._frames = np.load(frames, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise JaxvidError(
+                f"{frames} cannot be read ({error}); build the records again"
+            ) from None
+        if self._frames.shape != (starts[-1], 3) or self._frames.dtype != np.uint32:
+            raise JaxvidError(f"{frames} does not belong to {index.name}; build the records again")
+        self.classes = read_classes(self.folder / "labels.txt")
+
+    def __len__(self) -> int:
+        return len(self.num_frames)
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder, "split": self.split}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["folder"], state["split"])
+
+    def name(self, number: int) -> str:
+        """Says where a record lies, for messages: shard, record within it, and video."""
+        shard = self._columns["shard"][number]
+        place = np.count_nonzero(
+            (self._columns["shard"] == shard)
+            & (self._columns["offset"] < self._columns["offset"][number])
+        )
+        return f"{self.folder / self._shards[shard]} record {place} ({self.path[number]})"
+
+    def read(self, number: int) -> bytes:
+        """Reads one whole SequenceExample and checks both checksums of its TFRecord."""
+        shard, offset, length = self._place(number)
+        with open(shard, "rb", buffering=0) as file:
+            data = _read_at(file, offset - _HEAD, _HEAD + length + _FOOT)
+        size = struct.pack("<Q", length)
+        whole = len(data) == _HEAD + length + _FOOT and data[:8] == size
+        if (
+            not whole
+            or struct.unpack_from("<I", data, 8)[0] != masked(size)
+            or struct.unpack_from("<I", data, _HEAD + length)[0]
+            != masked(memoryview(data)[_HEAD : _HEAD + length])
+        ):
+            raise JaxvidError(f"{self.name(number)} is corrupt; build the records again")
+        return data[_HEAD : _HEAD + length]
+
+    def frames(self, number: int, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Reads the JPEGs of the frames `indices` only, each checked; repeats are read once."""
+        shard, offset, _ = self._place(number)
+        indices = np.asarray(indices, np.int64)
+        if indices.size and not 0 <= indices.min() <= indices.max() < self.num_frames[number]:
+            raise JaxvidError(
+                f"{self.name(number)} has {self.num_frames[number]} frames; "
+                f"frames {indices.min()} to {indices.max()} were asked for"
+            )
+        wanted, order = np.unique(indices, return_inverse=True)
+        table = self._frames[self._starts[number] + wanted].tolist()
+        images = []
+        with open(shard, "rb", buffering=0) as file:
+            for frame, (start, length, crc) in zip(wanted, table, strict=True):
+                image = _read_at(file, offset + start, length)
+                if len(image) != length or zlib.crc32(image) != crc:
+                    raise JaxvidError(
+                        f"{self.name(number)} is corrupt at frame {frame}; build the records again"
+                    )
+                images.append(image)
+        return [images[place] for place in order]
+
+    def _place(self, number: int) -> tuple[pathlib.Path, int, int]:
+        shard = self.folder / self._shards[self._columns["shard"][number]]
+        return shard, int(self._columns["offset"][number]), int(self._columns["length"][number])
+
+
+def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
+
+
+def shard_names(split: str, count: int) -> list[str]:
+    """Names the shards of a split: `<split>-00000-of-00008.tfrecord`, ..."""
+    return [f"{split}-{number:05d}-of-{count:05d}.tfrecord" for number in range(count)]
+
+
+def read_classes(path: pathlib.Path) -> tuple[str, ...]:
+    """Reads class names, one a line; no file means no names."""
+    if not path.exists():
+        return ()
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError:
+        raise JaxvidError(f"{path} is not UTF-8 text; save it as UTF-8, one name a line") from None
+
+
+def append(
+    file: BinaryIO,
+    frames: Sequence[bytes],
+    *,
+    shard: int,
+    label: int,
+    text: str,
+    path: str,
+    fps: float,
+    height: int,
+    width: int,
+) -> Entry:
+    """Appends one video to an open shard and returns its line of the index.
+
+    `frames` are JPEGs in presentation order, `fps` their rate (NaN: unknown).
+    """
+    known = math.isfinite(fps) and fps > 0
+    context: dict[str, sequence_example.Value] = {
+        sequence_example.LABEL_INDEX: label,
+        sequence_example.LABEL_TEXT: text.encode(),
+        sequence_example.FILENAME: path.encode(errors="surrogateescape"),
+        sequence_example.HEIGHT: height,
+        sequence_example.WIDTH: width,
+    }
+    if known:
+        context[sequence_example.FRAME_RATE] = float(fps)
+        context[sequence_example.START] = 0
+        context[sequence_example.END] = round(1e6 * len(frames) / fps)
+    data = sequence_example.encode(context, frames)
+    offset = file.tell() + _HEAD
+    size = struct.pack("<Q", len(data))
+    file.write(size + struct.pack("<I", masked(size)))
+    file.write(data)
+    file.write(struct.pack("<I", masked(data)))
+    return _entry(shard, offset, data)
+
+
+def write_index(
+    folder: pathlib.Path, split: str, names: Sequence[str], entries: Sequence[Entry]
+) -> None:
+    """Writes the two index files of a split, the one that makes it complete last."""
+    columns = {
+        name: np.array([getattr(entry, name) for entry in entries], kind)
+        for name, kind in _COLUMNS.items()
+    }
+    table = [entry.frames for entry in entries] or [np.zeros((0, 3), np.uint32)]
+    for name, write in {
+        f"{split}.frames.npy": lambda file: np.save(file, np.concatenate(table)),
+        f"{split}.index.npz": lambda file: np.savez(
+            file,
+            version=_VERSION,
+            shards=np.array(names, np.str_),
+            sizes=np.array([(folder / name).stat().st_size for name in names], np.int64),
+            path=np.array([entry.path for entry in entries], np.str_),
+            **columns,
+        ),
+    }.items():
+        partial = folder / f".{name}.{os.getpid()}"
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, folder / name)
+
+
+def _load_index(path: pathlib.Path) -> tuple[list[str], list[int], dict, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if int(file["version"]) != _VERSION:
+                raise JaxvidError(f"{path} is of another version; build the records again")
+            columns = {name: file[name].astype(kind) for name, kind in _COLUMNS.items()}
+            columns["path"] = file["path"]
+            names, sizes = file["shards"].tolist(), file["sizes"].tolist()
+    except JaxvidError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds on a damaged file
+        raise JaxvidError(f"{path} cannot be read ({error}); build the records again") from None
+    count = len(columns["path"])
+    shards = columns["shard"]
+    consistent = len(names) == len(sizes) and all(
+        column.shape == (count,) for column in columns.values()
+    )
+    if not consistent or (count and not 0 <= shards.min() <= shards.max() < len(names)):
+        raise JaxvidError(f"{path} contradicts itself; build the records again")
+    return names, sizes, columns, np.concatenate([[0], np.cumsum(columns["num_frames"], dtype=int)])
+
+
+def _index_foreign(folder: pathlib.Path, split: str) -> None:
+    """Makes the index of shards that came without one."""
+    pattern = re.compile(re.escape(split) + r"-(\d{5})-of-(\d{5})(\.tfrecords?)?")
+    present = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [match for path in present if (match := pattern.fullmatch(path.name))]
+    if not found:
+        splits = sorted({m[1] for p in present if (m := re.match(r"(.+)-\d{5}-of-", p.name))})
+        known = f"it has the splits {', '.join(splits)}" if splits else "it has no records"
+        raise JaxvidError(
+            f"{folder} has no {split}-*.tfrecord: {known}; make them with "
+            "`python -m jaxvid.data.build`"
+        )
+    total = int(found[0][2])
+    if len(found) != total or {int(match[1]) for match in found} != set(range(total)):
+        raise JaxvidError(
+            f"{folder} holds {len(found)} of the {total} shards of {split!r} and no index; fetch "
+            "the missing ones, or run the interrupted build again"
+        )
+    names = [match[0] for match in found]
+    sizes = [(folder / name).stat().st_size for name in names]
+    entries = []
+    progress = Progress(math.ceil(sum(sizes) / 1e6), f"indexing {split}", "MB")
+    for shard, name in enumerate(names):
+        for place, (offset, data) in enumerate(_scan(folder / name)):
+            try:
+                entries.append(_entry(shard, offset, data))
+            except JaxvidError as error:
+                raise JaxvidError(f"{folder / name} record {place}: {error}") from None
+            progress.update(round(len(data) / 1e6))
+    progress.close()
+    try:
+        write_index(folder, split, names, entries)
+    except OSError as error:
+        raise JaxvidError(
+            f"{folder} has no {split}.index.npz and it cannot be written there ({error.strerror}); "
+            "copy the records to a folder that can be written"
+        ) from None
+
+
+def _scan(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+    """Yields (offset, data) of each TFRecord of a file, checksums checked."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        offset = place = 0
+        while offset < size:
+            head = file.read(_HEAD)
+            whole = len(head) == _HEAD and struct.unpack_from("<I", head, 8)[0] == masked(head[:8])
+            length = struct.unpack_from("<Q", head)[0] if whole else 0
+            if not whole or offset + _HEAD + length + _FOOT > size:
+                raise JaxvidError(f"{path} record {place} is corrupt or cut short; fetch it again")
+            data = file.read(length)
+            if struct.unpack("<I", file.read(_FOOT))[0] != masked(data):
+                raise JaxvidError(f"{path} record {place} is corrupt; fetch it again")
+            yield offset + _HEAD, data
+            offset += _HEAD + length + _FOOT
+            place += 1
+
+
+def _entry(shard: int, offset: int, data: bytes) -> Entry:
+    """Reads what the index holds of a record from its own bytes."""
+    if len(data) > MAX_LENGTH:
+        raise JaxvidError("it is larger than 2 GiB, the most that a SequenceExample may have")
+    example = sequence_example.decode(data)
+    view = memoryview(data)
+    frames = np.empty((len(example.frames), 3), np.uint32)
+    frames[:, :2] = example.frames
+    frames[:, 2] = [zlib.crc32(view[start : start + size]) for start, size in example.frames]
+
+    def first(name: str, kind: type | tuple[type, ...]) -> sequence_example.Value | None:
+        value = next(iter(example.context.get(name, ())), None)
+        return value if isinstance(value, kind) else None
+
+    fps = first(sequence_example.FRAME_RATE, (int, float))
+    start, end = first(sequence_example.START, int), first(sequence_example.END, int)
+    if fps is None and start is not None and end is not None and end > start:
+        fps = 1e6 * len(frames) / (end - start)
+    height, width = first(sequence_example.HEIGHT, int), first(sequence_example.WIDTH, int)
+    if (height is None or width is None) and len(frames):
+        place = example.frames[0]
+        height, width = _jpeg_size(data[place[0] : place.sum()])
+    label = first(sequence_example.LABEL_INDEX, int)
+    path = first(sequence_example.FILENAME, bytes)
+    return Entry(
+        shard=shard,
+        offset=offset,
+        length=len(data),
+        fps=math.nan if fps is None else float(fps),
+        label=-1 if label is None else label,
+        path="" if path is None else path.decode(errors="replace"),
+        height=height or 0,
+        width=width or 0,
+        frames=frames,
+    )
+
+
+def _jpeg_size(image: bytes) -> tuple[int, int]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            return opened.height, opened.width
+    except OSError:
+        raise JaxvidError("its first frame is no image that can be read") from None

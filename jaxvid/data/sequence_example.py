@@ -1,0 +1,172 @@
+"""`tf.train.SequenceExample` as bytes, written and read without TensorFlow.
+
+Only what video records hold is covered: a context of integers, floats and strings, and one list of
+JPEG frames. Reading finds where each frame lies instead of copying it, so that a few frames of a
+long video cost little. The feature names are DMVR's, with MediaPipe's for rate and size.
+"""
+
+import dataclasses
+import struct
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jaxvid.errors import JaxvidError
+
+FRAMES = "image/encoded"
+LABEL_INDEX = "clip/label/index"
+LABEL_TEXT = "clip/label/text"
+FILENAME = "video/filename"
+START = "clip/start/timestamp"
+END = "clip/end/timestamp"
+FRAME_RATE = "image/frame_rate"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+
+Value = bytes | int | float
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """What one record says.
+
+    `context` maps a name to its values; `frames` is int64 [num_frames, 2]: offset and length of
+    each JPEG within the record.
+    """
+
+    context: dict[str, list[Value]]
+    frames: np.ndarray
+
+
+def encode(context: dict[str, Value], frames: Sequence[bytes]) -> bytes:
+    """Writes a SequenceExample of one value for each name of `context`, and the JPEG `frames`."""
+    features = b"".join(
+        _field(1, _field(1, name.encode()) + _field(2, _feature(context[name])))
+        for name in sorted(context)
+    )
+    listed = b"".join(_field(1, _feature(frame)) for frame in frames)
+    entry = _field(1, FRAMES.encode()) + _field(2, listed)
+    return _field(1, features) + _field(2, _field(1, entry))
+
+
+def decode(record: bytes) -> Example:
+    """Reads context and places of the frames.
+
+    Raises `JaxvidError` where the bytes are no SequenceExample.
+    """
+    context: dict[str, list[Value]] = {}
+    frames: list[tuple[int, int]] = []
+    view = memoryview(record)
+    for number, start, stop in _messages(view, 0, len(view)):
+        for _, entry_start, entry_stop in _messages(view, start, stop):
+            name, value_start, value_stop = _map_entry(view, entry_start, entry_stop)
+            if number == 1:
+                context[name] = _values(view, value_start, value_stop)
+            elif number == 2 and name == FRAMES:
+                for _, one_start, one_stop in _messages(view, value_start, value_stop):
+                    frames.append(_bytes_place(view, one_start, one_stop))
+    return Example(context, np.array(frames, np.int64).reshape(-1, 2))
+
+
+def _varint(value: int) -> bytes:
+    value &= (1 << 64) - 1  # negative numbers are two's complement
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return bytes([number << 3 | _BYTES]) + _varint(len(payload)) + payload
+
+
+def _feature(value: Value) -> bytes:
+    if isinstance(value, bytes):
+        return _field(1, _field(1, value))
+    if isinstance(value, float):
+        return _field(2, _field(1, struct.pack("<f", value)))
+    return _field(3, _field(1, _varint(value)))
+
+
+def _read_varint(view: memoryview, at: int, stop: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < stop and shift < 64:
+        byte = view[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & (1 << 64) - 1, at
+        shift += 7
+    raise JaxvidError("the record is not a SequenceExample: a number in it does not end")
+
+
+def _fields(view: memoryview, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yields (field number, wire type, start, stop) of the fields between two places."""
+    while at < stop:
+        tag, at = _read_varint(view, at, stop)
+        kind = tag & 7
+        start = at
+        if kind == _VARINT:
+            _, at = _read_varint(view, at, stop)
+        elif kind == _FIXED64:
+            at += 8
+        elif kind == _FIXED32:
+            at += 4
+        elif kind == _BYTES:
+            length, start = _read_varint(view, at, stop)
+            at = start + length
+        else:
+            raise JaxvidError(f"the record is not a SequenceExample: it has wire type {kind}")
+        if at > stop:
+            raise JaxvidError("the record is not a SequenceExample: a field runs past its end")
+        yield tag >> 3, kind, start, at
+
+
+def _messages(view: memoryview, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    for number, kind, start, end in _fields(view, at, stop):
+        if kind == _BYTES:
+            yield number, start, end
+
+
+def _map_entry(view: memoryview, at: int, stop: int) -> tuple[str, int, int]:
+    name, place = "", (stop, stop)
+    for number, start, end in _messages(view, at, stop):
+        if number == 1:
+            name = bytes(view[start:end]).decode(errors="replace")
+        elif number == 2:
+            place = (start, end)
+    return name, *place
+
+
+def _bytes_place(view: memoryview, at: int, stop: int) -> tuple[int, int]:
+    for number, start, end in _messages(view, at, stop):
+        if number == 1:
+            for inner, first, last in _messages(view, start, end):
+                if inner == 1:
+                    return first, last - first
+    raise JaxvidError(f"the record's {FRAMES!r} holds something other than encoded images")
+
+
+def _values(view: memoryview, at: int, stop: int) -> list[Value]:
+    values: list[Value] = []
+    for kind, start, end in _messages(view, at, stop):
+        for _, wire, first, last in _fields(view, start, end):
+            if kind == 1:
+                values.append(bytes(view[first:last]))
+            elif kind == 2:  # packed or not, the floats lie side by side
+                usable = (last - first) // 4 * 4
+                values.extend(np.frombuffer(view[first : first + usable], "<f4").tolist())
+            elif wire == _VARINT:
+                values.append(_signed(_read_varint(view, first, last)[0]))
+            else:
+                while first < last:
+                    number, first = _read_varint(view, first, last)
+                    values.append(_signed(number))
+    return values
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
