@@ -6,6 +6,25 @@ from typing import Any
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 CROP_COUNTS = {"center": 1, "three": 3, "ten": 10}
+CLASS_COUNTS = {
+    "activitynet": 200,
+    "diving48": 48,
+    "hmdb51": 51,
+    "jester": 27,
+    "kinetics400": 400,
+    "kinetics600": 600,
+    "kinetics700": 700,
+    "kinetics710": 710,
+    "mit": 339,
+    "mmit": 313,
+    "sthv1": 174,
+    "sthv2": 174,
+    "ucf101": 101,
+}
+OPENMMLAB_V0 = "https://download.openmmlab.com/mmaction/recognition"
+OPENMMLAB_V1 = "https://download.openmmlab.com/mmaction/v1.0/recognition"
+# Labels of Something-Something that a mirror image swaps: left and right change places.
+STHV2_MIRRORED = ((86, 87), (93, 94), (166, 167))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +78,28 @@ class Protocol:
 
     @property
     def views(self) -> str:
-        """The tables' short form: clips (or segments of a frame net) x crops."""
-        return f"{self.sampling.clips}x{CROP_COUNTS[self.crops]}"
+        """The tables' short form: clips (or frames of a frame net) x crops."""
+        dense = self.sampling.sampler == "dense"
+        clips = self.sampling.clips * (self.sampling.num_sample_positions if dense else 1)
+        return f"{clips}x{CROP_COUNTS[self.crops]}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How the row was trained: global batch, rate, schedule and augmentation.
 
-    Rates are for the global batch `batch_size`; epochs may be fractions. `schedule` is `step`
-    (multiplied by `gamma` at each of `milestones`) or `cosine` (to `final_lr`). `crop_mode` is
-    `random_resized` or `multi_scale`. Fields say what was published, not what we would choose.
+    Rates are for the global batch `batch_size`, which counts videos: with `repeated_augmentation`
+    each gives that many clips. Epochs may be fractions. `schedule` is `step` (multiplied by `gamma`
+    at each of `milestones`) or `cosine` (to `final_lr`, reached `cosine_epochs` after the warm-up;
+    None means at the end). The rate of the head is multiplied by `head_lr_scale`, that of every
+    bias by `bias_lr_scale`, that of the k-th layer from the top by `layer_decay` ** k.
+
+    `crop_mode` is `random_resized` or `multi_scale`: a crop whose sides are `crop_scales` of the
+    short side, at most `crop_scale_gap` places of that list apart, at one of `fixed_crops` (5 or
+    13) positions. `mirrored_labels` are pairs that change places when a clip is flipped.
+    `initial_weights` names the row that training starts from, where it is one of ours.
+
+    Fields say what was published, not what we would choose.
     """
 
     epochs: float = 100
@@ -86,11 +116,18 @@ class Recipe:
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
     final_lr: float = 0.0
+    cosine_epochs: float | None = None
     warmup_epochs: float = 0.0
     warmup_factor: float = 0.1
     head_lr_scale: float = 1.0
+    bias_lr_scale: float = 1.0
+    layer_decay: float = 1.0
     crop_mode: str = "random_resized"
+    crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    crop_scale_gap: int = 1
+    fixed_crops: int = 5
     flip: float = 0.5
+    mirrored_labels: tuple[tuple[int, int], ...] = ()
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -107,6 +144,8 @@ class Row:
     `dataset` is the stem of a file in `jaxvid/labels`. `mean` and `std` are per channel on 0..255
     RGB pixels. `top1`, `top5` and `mean_ap` are the printed percentages, `source` the address of
     the published checkpoint or None, `upstream` the table's own name and `section` its table.
+    `config` is the original config's path, `pretrained` the table's word on what training started
+    from, `note` what the printed figures or the original config leave unsaid or get wrong.
     `overrides` are fields of the family's `Model` in which the row differs from its variant.
     """
 

@@ -14,7 +14,7 @@ import functools
 import importlib
 import pathlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -56,8 +56,8 @@ def _aliases() -> dict[str, str]:
     return aliases
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, dict.fromkeys(known), n=4, cutoff=0.5)
     return f"the nearest are {', '.join(close)}" if close else "nothing known is near it"
 
 
