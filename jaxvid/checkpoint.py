@@ -1,0 +1,438 @@
+"""Checkpoints on disk: the only file that knows Orbax.
+
+A checkpoint is a folder with `jaxvid.json` (what the arrays are) beside a folder of arrays in
+Orbax's format, whose name `jaxvid.json` holds. It is written arrays first, and becomes real in the
+one rename that puts `jaxvid.json` in place. Until then the folder is no checkpoint, or still the
+old one, so a kill or a full disk never leaves half of one. A training run keeps such folders side
+by side as `step_<number>`.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxvid.errors import JaxvidError
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import v1 as ocp
+
+RECORD = "jaxvid.json"
+FORMAT = 1
+_STEP = re.compile(r"step_(\d+)")
+_ARRAYS = re.compile(r"arrays-(\d+)")
+_LEAF = re.compile(r"[\w<>]+\[[\d,]*\]")
+# What a killed save may leave: its own folder, Orbax's temporary form of it, an unnamed record.
+_OURS = re.compile(r"arrays-\d+(\..+)?|jaxvid\.json\.tmp")
+
+
+def save(path: str | Path, variables: dict, meta: dict, *, overwrite: bool = False) -> None:
+    """Writes `{"params", "batch_stats"}` and what they are to the folder `path`, whole or not.
+
+    `meta` is anything JSON can hold. Raises `JaxvidError` where `path` already holds a checkpoint
+    and `overwrite` is false, holds other files, or cannot be written.
+    """
+    folder = _local(path)
+    if not overwrite and _read_record(folder) is not None:
+        raise JaxvidError(
+            f"{folder} already holds a checkpoint: choose another folder or overwrite"
+        )
+    _write(folder, variables, {"meta": meta})
+
+
+def load(path: str | Path) -> dict:
+    """Reads `{"params", "batch_stats"}`: nested dicts of numpy arrays, whatever devices wrote them.
+
+    `path` is a checkpoint's folder or a training run's, which means its best checkpoint, or its
+    last where none was measured. Raises `JaxvidError` where there is none or it is damaged.
+    """
+    folder = find(path)
+    record = _read_record(folder)
+    like = {}
+    with _damage(folder):
+        for name, described in record["leaves"].items():
+            if name.split("/")[0] in ("params", "batch_stats"):
+                like[name] = _like_described(described)
+    if not like:
+        raise JaxvidError(f"{folder} holds no params: give the folder of a network's checkpoint")
+    return {"params": {}, "batch_stats": {}} | _nest(_read(folder, record, like))
+
+
+def load_meta(path: str | Path) -> dict:
+    """Reads what the checkpoint at `path` says of itself, with `step` and `metric` in training."""
+    record = _read_record(find(path))
+    return record["meta"] | {key: record[key] for key in ("step", "metric") if key in record}
+
+
+def find(path: str | Path) -> Path:
+    """Returns the folder of the checkpoint that `path` means; see `load`."""
+    path = _local(path)
+    if _read_record(path) is not None:
+        return path
+    for parent in (path, path / "checkpoints"):
+        checkpoints = Checkpoints(parent)
+        step = checkpoints.best_step()
+        if step is None:
+            step = checkpoints.latest_step()
+        if step is not None:
+            return checkpoints.folder(step)
+    raise JaxvidError(
+        f"{path} holds no finished checkpoint ({RECORD}, or step_* folders that have one): "
+        "give a converted checkpoint's folder or a training run's"
+    )
+
+
+class Checkpoints:
+    """The checkpoints of one training run: the last `keep` and the one with the highest metric.
+
+    One run writes to `directory` at a time; any number may read. With several processes all of
+    them call `save` and `restore`, and `directory` is shared between them.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 1):
+        if keep < 1:
+            raise JaxvidError(f"keep = {keep} would delete every checkpoint: use 1 or more")
+        self._directory = _local(directory)
+        self._keep = keep
+
+    def folder(self, step: int) -> Path:
+        """Returns where the checkpoint of `step` lies."""
+        return self._directory / f"step_{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Returns the steps with a finished checkpoint, ascending."""
+        return sorted(self._metrics())
+
+    def latest_step(self) -> int | None:
+        """Returns the last step with a finished checkpoint, or None."""
+        return max(self._metrics(), default=None)
+
+    def best_step(self) -> int | None:
+        """Returns the step with the highest metric, the first of equals, or None."""
+        measured = {s: m for s, m in self._metrics().items() if m is not None and not math.isnan(m)}
+        return max(measured, key=lambda step: (measured[step], -step), default=None)
+
+    def save(self, step: int, state: Any, meta: dict, metric: float | None = None) -> None:
+        """Writes `state`, any pytree of arrays; returns when it is on disk, or raises.
+
+        `metric` is what `best` compares, higher is better. Checkpoints that are neither among the
+        last nor the best are deleted afterwards, and so is what a killed run left unfinished.
+        """
+        if _first_process():
+            self._remove_unfinished()
+        metric = None if metric is None else float(metric)
+        _write(self.folder(step), state, {"step": int(step), "metric": metric, "meta": meta})
+        if _first_process():
+            kept = {*self.steps()[-self._keep :], self.best_step()}
+            for old in set(self.steps()) - kept:
+                _remove(self.folder(old))
+        _wait_for_all("deleted")
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """Reads the state of `step` into the structure of `abstract_state`, equal bit for bit.
+
+        Leaves of `abstract_state` are arrays or `jax.ShapeDtypeStruct`s; each array returns onto
+        the sharding of its leaf (the first device where it has none), on any number of devices. A
+        numpy leaf returns as numpy. Raises `JaxvidError` that lists every leaf which differs.
+        """
+        folder = self.folder(step)
+        record = _read_record(folder)
+        if record is None:
+            raise JaxvidError(f"{folder} is no finished checkpoint: this run has {self.steps()}")
+        names, leaves, structure = _flatten(abstract_state)
+        like = dict(zip(names, map(_like, leaves), strict=True))
+        _compare(folder, record["leaves"], like)
+        restored = _read(folder, record, like)
+        return jax.tree_util.tree_unflatten(structure, [restored[name] for name in names])
+
+    def _metrics(self) -> dict[int, float | None]:
+        metrics = {}
+        for step, folder in self._folders():
+            record = _read_record(folder)
+            if record is not None:
+                metrics[step] = record.get("metric")
+        return metrics
+
+    def _remove_unfinished(self) -> None:
+        for _, folder in self._folders():
+            if _read_record(folder) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _folders(self) -> Iterator[tuple[int, Path]]:
+        entries = sorted(self._directory.iterdir()) if self._directory.is_dir() else []
+        for entry in entries:
+            match = _STEP.fullmatch(entry.name)
+            if match and entry.is_dir():
+                yield int(match[1]), entry
+
+
+def _write(folder: Path, tree: Any, record: dict) -> None:
+    """Writes `tree` beside what `folder` holds, then makes it the one that `folder` means."""
+    names, leaves, _ = _flatten(tree)
+    named = dict(zip(names, map(_array, leaves), strict=True))
+    # Orbax refuses arrays without elements; their shape is all there is to them.
+    full = {name: leaf for name, leaf in named.items() if leaf.size}
+    old = _read_record(folder)
+    arrays = f"arrays-{int(_ARRAYS.fullmatch(old['arrays'])[1]) + 1 if old else 0}"
+    record = {"format": FORMAT, "arrays": arrays} | record
+    record["leaves"] = {name: _describe(leaf) for name, leaf in named.items()}
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    try:
+        if _first_process():
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(folder, keep=old["arrays"] if old else None)
+        _wait_for_all("prepared")
+        if full:
+            with _quiet():
+                _orbax().save(folder / arrays, _nest(full))
+        if _first_process():
+            _flush(folder / arrays)
+            _put(folder / RECORD, text)
+            _remove_leftovers(folder, keep=arrays)
+        _wait_for_all("written")
+    except (OSError, ValueError) as error:
+        reason = _system_reason(error)
+        if reason is None:
+            raise
+        if _first_process():
+            _undo(folder, keep=old["arrays"] if old else None)
+        raise JaxvidError(
+            f"cannot write the checkpoint {folder} ({reason}): make room or choose another "
+            "folder; what was saved before is untouched"
+        ) from error
+
+
+def _system_reason(error: Exception) -> str | None:
+    """Returns what the operating system refused, or None where it is another kind of error."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # Orbax writes through TensorStore, which tells of a full disk in a ValueError's text.
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else None
+
+
+def _undo(folder: Path, keep: str | None) -> None:
+    """Removes an unfinished save, to give back its room."""
+    with contextlib.suppress(OSError, JaxvidError):
+        _remove_leftovers(folder, keep)
+        if keep is None:
+            folder.rmdir()
+
+
+def _read(folder: Path, record: dict, like: dict) -> dict:
+    """Reads the leaves named in `like`, each as its value there says."""
+    restored = {name: _empty(leaf) for name, leaf in like.items() if 0 in leaf.shape}
+    full = {name: leaf for name, leaf in like.items() if name not in restored}
+    if full:
+        ocp = _orbax()
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context, _damage(folder), _quiet():
+            names, leaves, _ = _flatten(ocp.load(folder / record["arrays"], _nest(full)))
+            restored |= dict(zip(names, leaves, strict=True))
+            if restored.keys() != like.keys():
+                raise ValueError("arrays are missing")
+    return restored
+
+
+def _compare(folder: Path, stored: dict[str, str], wanted: dict) -> None:
+    problems = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
+    problems += [f"{name} is left over" for name in stored.keys() - wanted.keys()]
+    for name in stored.keys() & wanted.keys():
+        if stored[name] != _describe(wanted[name]):
+            problems.append(f"{name} is {stored[name]}, not {_describe(wanted[name])}")
+    if problems:
+        raise JaxvidError(
+            f"{folder} was written by a run with another state, resume with the config that "
+            f"wrote it: {'; '.join(sorted(problems))}"
+        )
+
+
+def _describe(leaf: Any) -> str:
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _like_described(described: str) -> np.ndarray:
+    dtype, shape = described.removesuffix("]").split("[")
+    shape = tuple(int(size) for size in shape.split(",") if size)
+    return np.broadcast_to(np.zeros((), jax.numpy.dtype(dtype)), shape)
+
+
+def _empty(like: Any) -> np.ndarray | jax.Array:
+    """Returns an array that has no elements, as numpy or on the sharding of `like`."""
+    zeros = np.zeros(like.shape, like.dtype)
+    if isinstance(like, np.ndarray):
+        return zeros
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: zeros[index])
+
+
+def _like(leaf: Any) -> Any:
+    """Returns what Orbax should make of a leaf: numpy, or an array on the leaf's sharding."""
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    array = _array(leaf)
+    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+
+
+def _array(leaf: Any) -> jax.Array | np.ndarray:
+    """Returns a leaf as the array that JAX would make of it, for a plain number too."""
+    if isinstance(leaf, jax.Array):
+        return leaf
+    return np.asarray(leaf, None if hasattr(leaf, "dtype") else jax.numpy.result_type(leaf))
+
+
+def _like_numpy(leaf: Any) -> np.ndarray:
+    """Returns an array of the leaf's shape and dtype that takes no memory."""
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+
+def _flatten(tree: Any) -> tuple[list[str], list, Any]:
+    """Returns the names (`params/stem/kernel`), leaves and structure of a tree."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    return names, [leaf for _, leaf in paths], structure
+
+
+def _nest(named: dict[str, Any]) -> dict:
+    """Returns nested dicts; what is on disk is independent of the classes that held the state."""
+    tree = {}
+    for name, leaf in named.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def _read_record(folder: Path) -> dict | None:
+    """Returns the checkpoint's record, or None where `folder` is no finished checkpoint."""
+    try:
+        text = (folder / RECORD).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise JaxvidError(f"cannot read {folder / RECORD} ({error})") from error
+    try:
+        record = json.loads(text)
+        sound = (
+            isinstance(record["meta"], dict)
+            and _ARRAYS.fullmatch(record["arrays"])
+            and all(_LEAF.fullmatch(described) for described in record["leaves"].values())
+        )
+        if not sound:
+            raise ValueError("meta, arrays or leaves")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise JaxvidError(
+            f"{folder / RECORD} is damaged: convert or train that checkpoint again"
+        ) from error
+    if record.get("format") != FORMAT:
+        raise JaxvidError(
+            f"{folder / RECORD} has format {record.get('format')}, this program reads {FORMAT}: "
+            "update jaxvid"
+        )
+    return record
+
+
+def _remove_leftovers(folder: Path, keep: str | None) -> None:
+    for entry in folder.iterdir():
+        if entry.name in (keep, RECORD):
+            continue
+        if not _OURS.fullmatch(entry.name):
+            raise JaxvidError(
+                f"{folder} holds other files ({entry.name}): choose an empty or new folder"
+            )
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Deletes a checkpoint; its record goes first, so that a kill leaves no half of it."""
+    (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(path: Path, text: str) -> None:
+    """Puts a file in place in one step: it is there whole or not at all, even after power loss."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    _flush_one(temporary)
+    os.replace(temporary, path)
+    _flush_one(path.parent)
+
+
+def _flush(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            _flush_one(Path(parent, name))
+        _flush_one(Path(parent))
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    """Says in one sentence that a checkpoint cannot be read, whatever Orbax says of it."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or repr(error)).splitlines()[0][:200]
+        raise JaxvidError(
+            f"the arrays of {folder} cannot be read ({reason}): copy or write them again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from logging, once per thread, the error that it also raises."""
+
+    def from_elsewhere(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    from absl import logging as absl_logging
+
+    logger = absl_logging.get_absl_logger()
+    logger.addFilter(from_elsewhere)
+    try:
+        yield
+    finally:
+        logger.removeFilter(from_elsewhere)
+
+
+def _first_process() -> bool:
+    return jax.process_index() == 0
+
+
+def _wait_for_all(what: str) -> None:
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(f"jaxvid checkpoint {what}")
+
+
+def _local(path: str | Path) -> Path:
+    if "://" in str(path):
+        raise JaxvidError(f"{path} is not a local folder: mount the bucket and give its path")
+    return Path(path).expanduser().absolute()
+
+
+def _orbax() -> "ocp":
+    """Imports Orbax on first use: it costs more than the rest of the library together."""
+    from orbax.checkpoint import v1 as ocp
+
+    return ocp
