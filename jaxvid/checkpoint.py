@@ -118,7 +118,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Returns the step with the highest metric, the first of equals, or None."""
-        measured = {s: m for s, m in self._metrics().items() if m is not None and not math.isnan(m)}
+        measured = {step: m for step, m in self._metrics().items() if m is not None}
         return max(measured, key=lambda step: (measured[step], -step), default=None)
 
     def save(self, step: int, state: Any, meta: dict, metric: float | None = None) -> None:
@@ -129,7 +129,7 @@ class Checkpoints:
         """
         if _first_process():
             self._remove_unfinished()
-        metric = None if metric is None else float(metric)
+        metric = None if metric is None or math.isnan(metric) else float(metric)
         _write(self.folder(step), state, {"step": int(step), "metric": metric, "meta": meta})
         if _first_process():
             kept = {*self.steps()[-self._keep :], self.best_step()}
@@ -204,7 +204,7 @@ def _write(folder: Path, tree: Any, record: dict) -> None:
         if reason is None:
             raise
         if _first_process():
-            _undo(folder, keep=old["arrays"] if old else None)
+            _undo(folder)
         raise JaxvidError(
             f"cannot write the checkpoint {folder} ({reason}): make room or choose another "
             "folder; what was saved before is untouched"
@@ -220,11 +220,12 @@ def _system_reason(error: Exception) -> str | None:
     return os.strerror(int(code[1])) if code else None
 
 
-def _undo(folder: Path, keep: str | None) -> None:
-    """Removes an unfinished save, to give back its room."""
+def _undo(folder: Path) -> None:
+    """Removes all but what the record in place names, to give back the room of a failed save."""
     with contextlib.suppress(OSError, JaxvidError):
-        _remove_leftovers(folder, keep)
-        if keep is None:
+        record = _read_record(folder)
+        _remove_leftovers(folder, keep=record["arrays"] if record else None)
+        if record is None:
             folder.rmdir()
 
 
@@ -264,7 +265,12 @@ def _describe(leaf: Any) -> str:
 def _like_described(described: str) -> np.ndarray:
     dtype, shape = described.removesuffix("]").split("[")
     shape = tuple(int(size) for size in shape.split(",") if size)
-    return np.broadcast_to(np.zeros((), jax.numpy.dtype(dtype)), shape)
+    return _like_numpy(shape, jax.numpy.dtype(dtype))
+
+
+def _like_numpy(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns an array that asks Orbax for numpy and takes no memory itself."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _empty(like: Any) -> np.ndarray | jax.Array:
@@ -281,7 +287,7 @@ def _like(leaf: Any) -> Any:
         sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     array = _array(leaf)
-    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+    return _like_numpy(array.shape, array.dtype)
 
 
 def _array(leaf: Any) -> jax.Array | np.ndarray:
@@ -289,11 +295,6 @@ def _array(leaf: Any) -> jax.Array | np.ndarray:
     if isinstance(leaf, jax.Array):
         return leaf
     return np.asarray(leaf, None if hasattr(leaf, "dtype") else jax.numpy.result_type(leaf))
-
-
-def _like_numpy(leaf: Any) -> np.ndarray:
-    """Returns an array of the leaf's shape and dtype that takes no memory."""
-    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
 def _flatten(tree: Any) -> tuple[list[str], list, Any]:
@@ -334,7 +335,7 @@ def _read_record(folder: Path) -> dict | None:
             raise ValueError("meta, arrays or leaves")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise JaxvidError(
-            f"{folder / RECORD} is damaged: convert or train that checkpoint again"
+            f"{folder / RECORD} is damaged: delete that folder, or copy or write it again"
         ) from error
     if record.get("format") != FORMAT:
         raise JaxvidError(
