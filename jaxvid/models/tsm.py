@@ -18,7 +18,7 @@ from jaxvid.rows import Row
 
 
 def shift_hook(every: int, divisor: int) -> Hook:
-    """Shifts the input of conv1 in each `every`-th block of a stage; the shortcut stays as it is."""
+    """Shifts the input of conv1 in every `every`-th block of a stage, and no shortcut."""
 
     def hook(place: Place, x: jax.Array, train: bool) -> jax.Array:
         if place.point == "conv1_in" and place.block % every == 0:

@@ -1,0 +1,11 @@
+"""TSN-R50 on 8 frames, as published on Kinetics-400.
+
+python -m jaxvid.main --config=configs/tsn_r50.py:data_dir=DIR --workdir=runs/1
+Arguments: dataset, data_dir, init (checkpoint folder to start from), classes, runlocal.
+"""
+
+from jaxvid import config
+
+
+def get_config(arg: str | None = None):
+    return config.from_row("tsn_r50", **config.parse_arg(arg, **config.ARGUMENTS))

@@ -1,0 +1,211 @@
+"""Configs: typed arguments of a config file, and a zoo row turned into a full ConfigDict."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import ml_collections
+
+from jaxvid import zoo
+from jaxvid.errors import JaxvidError
+from jaxvid.rows import CROP_COUNTS, Recipe, Row
+
+ARGUMENTS = {"dataset": "toy", "data_dir": "", "init": "", "classes": 0, "runlocal": False}
+"""What every front door takes, with defaults; see `from_row`."""
+
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
+    """Reads `a=1,b,c=x` by the types of `defaults`; a bare name of a bool means true.
+
+    Raises:
+      JaxvidError: an unknown name (with the nearest known one) or a value of the wrong type.
+    """
+    values = dict(defaults)
+    for part in (arg or "").split(","):
+        if not part:
+            continue
+        name, given, text = part.partition("=")
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise JaxvidError(
+                f"config argument {name!r} is unknown: {hint}it takes {', '.join(defaults)}"
+            )
+        kind = type(defaults[name])
+        if kind is bool:
+            text = text.lower() if given else "true"
+            if text not in _TRUE + _FALSE:
+                raise JaxvidError(f"config argument {name}={text!r} must be true or false")
+            values[name] = text in _TRUE
+            continue
+        if not given:
+            raise JaxvidError(f"config argument {name} needs a value: {name}=...")
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            raise JaxvidError(
+                f"config argument {name}={text!r} must be of type {kind.__name__}"
+            ) from None
+    return values
+
+
+def from_row(
+    name: str,
+    *,
+    dataset: str = "toy",
+    data_dir: str = "",
+    init: str = "",
+    classes: int = 0,
+    runlocal: bool = False,
+) -> ml_collections.ConfigDict:
+    """The config that trains and tests the row (or bare variant) `name` as it was published.
+
+    Args:
+      name: anything `zoo.get_row` takes, or a variant such as `tsm_test`.
+      dataset: `toy` (generated here) or a name for the records in `data_dir`.
+      data_dir: folder that `python -m jaxvid.data.build` wrote; ignored for `toy`.
+      init: folder of a converted or trained checkpoint to start from; '' starts from nothing.
+      classes: number of classes; 0 takes the number of labels of the dataset.
+      runlocal: shrink network, pictures and run to what a laptop does in minutes.
+    """
+    row = zoo.starting_row(name)
+    if runlocal:
+        row = shrink(row)
+    recipe = row.recipe or Recipe()
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.init = init
+    config.model = {
+        "name": row.name,
+        "num_classes": classes,
+        "dtype": "float32",
+        "overrides": dict(row.overrides),
+    }
+    config.data = {
+        "dataset": dataset,
+        "data_dir": data_dir,
+        "train_split": "train",
+        "test_split": "test",
+        "sampling": dataclasses.asdict(row.train),
+        "short_side": row.train_short_side,
+        "crop": row.train_crop,
+        "crop_mode": recipe.crop_mode,
+        "area": (0.08, 1.0),
+        "aspect": (3 / 4, 4 / 3),
+        "flip": recipe.flip,
+        "color_jitter": (0.0, 0.0, 0.0, 0.0),
+        "mean": row.mean,
+        "std": row.std,
+        "workers": 0,
+    }
+    config.train = {
+        "batch_size": recipe.batch_size,
+        "epochs": float(recipe.epochs),
+        "label_smoothing": recipe.label_smoothing,
+        "log_steps": 20,
+        "eval_epochs": 5.0,
+        "checkpoint_steps": 1000,
+        "stop_at_step": 0,
+    }
+    config.optim = {
+        "name": recipe.optimizer,
+        "lr": recipe.lr,
+        "momentum": recipe.momentum,
+        "nesterov": recipe.nesterov,
+        "betas": recipe.betas,
+        "weight_decay": recipe.weight_decay,
+        "no_decay": () if recipe.decay_norm_and_bias else ("ndim<2",),
+        "clip_norm": recipe.clip_norm or 0.0,
+        "schedule": recipe.schedule,
+        "milestones": recipe.milestones,
+        "gamma": recipe.gamma,
+        "final_lr": recipe.final_lr,
+        "cosine_from_start": False,
+        "warmup_epochs": recipe.warmup_epochs,
+        "warmup_factor": recipe.warmup_factor,
+    }
+    config.test = {
+        "sampling": dataclasses.asdict(row.test.sampling),
+        "short_side": row.test.short_side,
+        "crops": row.test.crops,
+        "crop": row.test.crop,
+        "average": row.test.average,
+        "batch_size": recipe.batch_size,
+        "views_per_step": 1,
+    }
+    if runlocal:
+        local_run(config)
+    return config
+
+
+def shrink(row: Row) -> Row:
+    """The row on its family's tiny variant, 64-pixel pictures and a single view.
+
+    Frame nets keep at most 8 segments and clips at most 8 frames, so that a step takes a fraction
+    of a second on a laptop.
+    """
+    family = zoo.family(row.variant).__name__.rsplit(".", 1)[-1]
+    tiny = f"{family}_test"
+    train = _fewer_frames(row.train)
+    test = dataclasses.replace(
+        row.test, sampling=_fewer_frames(row.test.sampling), short_side=64, crops="center", crop=64
+    )
+    return dataclasses.replace(
+        zoo.starting_row(tiny),
+        train=train,
+        test=test,
+        train_crop=64,
+        train_short_side=64,
+        recipe=row.recipe,
+        mean=row.mean,
+        std=row.std,
+    )
+
+
+def _fewer_frames(sampling):
+    if sampling.clip_len == 1:
+        return dataclasses.replace(
+            sampling, num_clips=min(sampling.num_clips, 8), twice_sample=False
+        )
+    return dataclasses.replace(
+        sampling,
+        clip_len=min(sampling.clip_len, 8),
+        frame_interval=min(sampling.frame_interval, 4),
+        num_clips=1,
+        twice_sample=False,
+    )
+
+
+def local_run(config: ml_collections.ConfigDict) -> None:
+    """Settings of a run of minutes on a CPU: small batches, AdamW, few epochs, no flips.
+
+    The toy classes are directions of motion, which a flip would swap.
+    """
+    config.data.update({"flip": 0.0, "area": (0.6, 1.0)})
+    config.train.update(
+        {"batch_size": 16, "epochs": 8.0, "eval_epochs": 2.0, "checkpoint_steps": 100}
+    )
+    config.test.batch_size = 16
+    config.optim.update(
+        {
+            "name": "adamw",
+            "lr": 2e-3,
+            "weight_decay": 0.05,
+            "no_decay": ("ndim<2",),
+            "clip_norm": 1.0,
+            "schedule": "cosine",
+            "warmup_epochs": 0.5,
+        }
+    )
+
+
+def views(config: ml_collections.ConfigDict) -> int:
+    """Number of views of one video under `config.test`."""
+    sampling = config.test.sampling
+    clips = 1 if sampling.clip_len == 1 else sampling.num_clips
+    clips *= 2 if sampling.twice_sample else 1
+    if sampling.sampler == "dense":
+        clips *= sampling.num_sample_positions
+    return clips * CROP_COUNTS[config.test.crops]

@@ -1,0 +1,191 @@
+"""A row's published test: every view of every video, scores to disk, accuracies with errors."""
+
+import csv
+import json
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxvid import checkpoint, draw, metrics, sharding, zoo
+from jaxvid import config as configs
+from jaxvid.data import datasets, pipeline
+from jaxvid.errors import JaxvidError
+from jaxvid.preprocess import normalize
+from jaxvid.progress import Progress
+
+Scorer = Callable[[Any, jax.Array], jax.Array]
+
+
+def make_scorer(model: nn.Module, config: ml_collections.ConfigDict) -> Scorer:
+    """A compiled function (variables, video uint8 [B, V, T, H, W, C]) -> scores [B, classes].
+
+    Views are scanned `config.test.views_per_step` at a time, so that testing needs no more memory
+    than one such step. Scores are probabilities, averaged over the views before (`average="score"`)
+    or after (`"prob"`) the softmax.
+    """
+    average = config.test.average
+    if average not in ("prob", "score"):
+        raise JaxvidError(f"config.test.average={average!r} is unknown: take prob or score")
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    dtype = jnp.dtype(config.model.dtype)
+    at_once = config.test.views_per_step
+
+    def score(variables: Any, video: jax.Array) -> jax.Array:
+        batch, views = video.shape[:2]
+        # Only whole steps, so that no view is counted twice.
+        step = max(k for k in range(1, max(min(at_once, views), 1) + 1) if views % k == 0)
+        chunks = jnp.moveaxis(video.reshape(batch, views // step, step, *video.shape[2:]), 1, 0)
+
+        def one(total: jax.Array, chunk: jax.Array) -> tuple[jax.Array, None]:
+            clips = normalize(chunk.reshape(batch * step, *chunk.shape[2:]), mean, std, dtype)
+            logits, _ = model.apply(variables, clips, train=False)
+            answers = jax.nn.softmax(logits) if average == "prob" else logits
+            return total + answers.reshape(batch, step, -1).sum(1), None
+
+        # The first chunk stands outside the scan: it tells the shape of the sum.
+        total, _ = one(jnp.zeros((), jnp.float32), chunks[0])
+        if views > step:
+            total, _ = jax.lax.scan(one, total, chunks[1:])
+        result = total / views
+        return result if average == "prob" else jax.nn.softmax(result)
+
+    return jax.jit(score)
+
+
+def score_batches(
+    score: Scorer,
+    variables: Any,
+    batches: Iterable[dict[str, np.ndarray]],
+    count: int,
+    mesh: jax.sharding.Mesh,
+    what: str = "test",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [count, classes] and labels [count] of all videos, in the order of the dataset.
+
+    Raises:
+      JaxvidError: a video came twice or not at all.
+    """
+    everywhere = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+    scores, labels = None, np.full(count, -1, np.int32)
+    progress = Progress(count, what, "videos")
+    for batch in batches:
+        there = sharding.put_batch(batch, mesh)
+        answer = {name: there[name] for name in ("label", "index", "weight")}
+        answer["scores"] = score(variables, there["video"])
+        answer = jax.tree.map(np.asarray, everywhere(answer))
+        real = answer["weight"] > 0
+        index = answer["index"][real]
+        if scores is None:
+            scores = np.zeros((count, answer["scores"].shape[-1]), np.float32)
+        if (labels[index] >= 0).any():
+            raise JaxvidError(f"{what}: a video came twice in the test batches")
+        scores[index], labels[index] = answer["scores"][real], answer["label"][real]
+        progress.update(len(index))
+    progress.close()
+    if scores is None or (labels < 0).any():
+        raise JaxvidError(f"{what}: {int((labels < 0).sum())} of {count} videos had no scores")
+    return scores, labels
+
+
+def report_line(config: ml_collections.ConfigDict, result: metrics.Accuracy) -> str:
+    """The one line that a paper's table would need: protocol, videos, accuracies."""
+    return (
+        f"{config.model.name}: views={configs.views(config)}, {config.test.crop} px, "
+        f"{result.count} videos, top-1 {100 * result.top1:.2f} ± {100 * result.top1_error:.2f} %, "
+        f"top-5 {100 * result.top5:.2f} %, mean class {100 * result.mean_class:.2f} %"
+    )
+
+
+def write_results(
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    classes: list[str],
+    paths: list[str],
+    scores: np.ndarray,
+    labels: np.ndarray,
+) -> metrics.Accuracy:
+    """Writes scores, answers, accuracies and the confusion matrix of a test into `folder`.
+
+    `scores.npz` holds scores [N, classes], labels and paths; `predictions.csv` a line per video;
+    `result.json` the accuracies and the protocol; `confusion.png` the picture.
+    """
+    result = metrics.accuracy(scores, labels)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "scores.npz", scores=scores, labels=labels, paths=np.array(paths))
+    with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "answer", "score", "correct"])
+        for path, label, row in zip(paths, labels, scores, strict=True):
+            answer = int(row.argmax())
+            writer.writerow(
+                [path, classes[label], classes[answer], f"{row[answer]:.4f}", int(answer == label)]
+            )
+    (folder / "result.json").write_text(
+        json.dumps(
+            {
+                "model": config.model.name,
+                "dataset": config.data.dataset,
+                "split": config.data.test_split,
+                "videos": result.count,
+                "top1": result.top1,
+                "top1_standard_error": result.top1_error,
+                "top5": result.top5,
+                "mean_class": result.mean_class,
+                "views": configs.views(config),
+                "test": config.test.to_dict(),
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+    draw.confusion_matrix(result.confusion, classes, folder / "confusion.png")
+    return result
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Accuracy:
+    """Tests `config.init`, or the best checkpoint of `workdir`, and writes `workdir/eval`."""
+    workdir = pathlib.Path(workdir)
+    path = config.init or workdir / "checkpoints"
+    meta = checkpoint.load_meta(path)
+    split = datasets.open_split(config.data, config.data.test_split)
+    classes = split.classes
+    if meta.get("classes") and list(meta["classes"]) != list(classes):
+        raise JaxvidError(
+            f"{path} answers {len(meta['classes'])} classes that are not those of "
+            f"{config.data.dataset} ({len(classes)}): test on the dataset it was trained for, or "
+            "fine-tune it with --mode=train"
+        )
+    mesh = sharding.make_mesh()
+    sharding.check_batch("test.batch_size", config.test.batch_size, mesh)
+    model = zoo.create_model(
+        config.model.name, len(classes), compute_dtype(config), **config.model.overrides
+    )
+    variables = jax.device_put(checkpoint.load(path), sharding.replicated(mesh))
+    scores, labels = score_batches(
+        make_scorer(model, config),
+        variables,
+        pipeline.test_batches(split, config),
+        len(split),
+        mesh,
+    )
+    result = write_results(workdir / "eval", config, classes, list(split.paths), scores, labels)
+    print(report_line(config, result))
+    print(f"scores, answers and pictures are in {workdir / 'eval'}")
+    return result
+
+
+def compute_dtype(config: ml_collections.ConfigDict) -> Any:
+    """The network's dtype: None (that of the parameters) for float32."""
+    if config.model.dtype == "float32":
+        return None
+    if config.model.dtype != "bfloat16":
+        raise JaxvidError(
+            f"config.model.dtype={config.model.dtype!r} is unknown: take float32 or bfloat16"
+        )
+    return jnp.bfloat16

@@ -1,0 +1,96 @@
+"""Optimizers with PyTorch's semantics, schedules in epochs, and which parameters decay."""
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from jaxvid.errors import JaxvidError
+
+
+def make_schedule(config: ml_collections.ConfigDict, steps: int, epochs: float) -> optax.Schedule:
+    """The learning rate at each of `steps` steps that make up `epochs` epochs.
+
+    `config.schedule` is `cosine` (half a cosine from `lr` to `final_lr` between the end of the
+    warm-up and the end; with `cosine_from_start` it starts at step 0 and the warm-up multiplies
+    it), `step` (times `gamma` at each epoch of `milestones`) or `constant`. During
+    `warmup_epochs` the rate rises linearly from `warmup_factor` of itself.
+    """
+    per_epoch = steps / epochs
+    warmup = min(round(config.warmup_epochs * per_epoch), steps)
+    if config.schedule == "cosine":
+        begin = 0 if config.cosine_from_start else warmup
+        alpha = config.final_lr / config.lr if config.lr else 0.0
+        cosine = optax.cosine_decay_schedule(config.lr, max(steps - begin, 1), alpha)
+
+        def base(step):
+            return cosine(step - begin)
+    elif config.schedule == "step":
+        base = optax.piecewise_constant_schedule(
+            config.lr, {round(m * per_epoch): config.gamma for m in config.milestones}
+        )
+    elif config.schedule == "constant":
+        base = optax.constant_schedule(config.lr)
+    else:
+        raise JaxvidError(
+            f"config.optim.schedule={config.schedule!r} is unknown: take cosine, step or constant"
+        )
+    if not warmup:
+        return base
+    ramp = optax.linear_schedule(config.warmup_factor, 1.0, warmup)
+    if config.schedule == "cosine" and not config.cosine_from_start:
+        # Before its beginning the cosine would run backwards: hold it at its peak.
+        return lambda step: ramp(step) * base(jax.numpy.maximum(step, warmup))
+    return lambda step: ramp(step) * base(step)
+
+
+def path_of(key_path: Sequence[Any]) -> str:
+    """Writes a pytree key path as `backbone/conv1/conv/kernel`."""
+    return "/".join(str(getattr(key, "key", key)) for key in key_path)
+
+
+def decay_mask(params: Any, no_decay: Sequence[str]) -> Any:
+    """True for every parameter that decays: all but those whose path matches a pattern.
+
+    Patterns are fnmatch globs on the path (`*/bias`) or `ndim<2`, which stands for all vectors
+    (norm scales and biases).
+    """
+
+    def decays(key_path, value):
+        path = path_of(key_path)
+        return not any(
+            np.ndim(value) < 2 if pattern == "ndim<2" else fnmatch.fnmatch(path, pattern)
+            for pattern in no_decay
+        )
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """SGD or AdamW as PyTorch computes them.
+
+    SGD adds the decay to the gradient before the momentum and multiplies the rate after it;
+    AdamW (Loshchilov and Hutter, 2019) decays apart from the moments. Gradients are clipped to
+    the global norm `clip_norm` first (0: not at all).
+    """
+
+    def mask(params):
+        return decay_mask(params, config.no_decay)
+
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    if config.name == "sgd":
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask))
+        if config.momentum:
+            parts.append(optax.trace(config.momentum, nesterov=config.nesterov))
+    elif config.name == "adamw":
+        parts.append(optax.scale_by_adam(*config.betas))
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask))
+    else:
+        raise JaxvidError(f"config.optim.name={config.name!r} is unknown: take sgd or adamw")
+    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))

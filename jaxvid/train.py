@@ -1,0 +1,382 @@
+"""The training loop, readable top to bottom.
+
+Order of operations, which exact resume depends on: evaluate the state, save it, take the batch of
+its step, make the step, log. Batches and random numbers are functions of (seed, step).
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from jaxvid import checkpoint, evaluate, losses, metrics, optim, sharding, zoo
+from jaxvid.data import datasets, pipeline
+from jaxvid.errors import JaxvidError
+from jaxvid.preprocess import normalize
+from jaxvid.progress import duration
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes: what a checkpoint must hold to go on exactly."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The model's variables, as `model.apply` takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Accuracy:
+    """Trains as `config` says, in `workdir`; goes on from its last checkpoint if there is one.
+
+    Writes `config.json`, `metrics.jsonl` and TensorBoard events, `checkpoints/`, and the test of
+    the last parameters into `eval/`. Returns that test's accuracies.
+    """
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+
+    # ---- devices
+    mesh = sharding.make_mesh()
+    sharding.check_batch("train.batch_size", config.train.batch_size, mesh)
+    sharding.check_batch("test.batch_size", config.test.batch_size, mesh)
+    log(
+        f"{mesh.devices.size} {mesh.devices.flat[0].platform} device(s), global batch "
+        f"{config.train.batch_size}, {config.train.batch_size // mesh.devices.size} per device"
+    )
+
+    # ---- data
+    train_split = datasets.open_split(config.data, config.data.train_split)
+    test_split = datasets.open_split(config.data, config.data.test_split)
+    classes = list(train_split.classes)
+    if list(test_split.classes) != classes:
+        raise JaxvidError(
+            f"{config.data.dataset}: the splits {config.data.train_split} and "
+            f"{config.data.test_split} name different classes: build both with the same labels"
+        )
+    if config.model.num_classes not in (0, len(classes)):
+        raise JaxvidError(
+            f"config.model.num_classes={config.model.num_classes} but {config.data.dataset} has "
+            f"{len(classes)} classes: leave it 0"
+        )
+    per_epoch = pipeline.steps_per_epoch(len(train_split), config.train.batch_size)
+    total_steps = max(round(config.train.epochs * per_epoch), 1)
+    log(
+        f"{config.data.dataset}: {len(train_split)} videos to train, {len(test_split)} to test, "
+        f"{len(classes)} classes; {per_epoch} steps an epoch, {total_steps} in all"
+    )
+
+    # ---- model and optimizer
+    model = zoo.create_model(
+        config.model.name,
+        len(classes),
+        evaluate.compute_dtype(config),
+        **config.model.overrides,
+    )
+    schedule = optim.make_schedule(config.optim, total_steps, config.train.epochs)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+
+    def init() -> TrainState:
+        clip = jnp.zeros((1, *pipeline.clip_shape(config)), jnp.float32)
+        variables = model.init(jax.random.key(config.seed), clip, train=False)
+        params = variables["params"]
+        return TrainState(
+            jnp.zeros((), jnp.int32),
+            params,
+            variables.get("batch_stats", {}),
+            optimizer.init(params),
+        )
+
+    # ---- the state to start from: this run's own, else config.init, else from nothing
+    everywhere = sharding.replicated(mesh)
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        jax.eval_shape(init),
+    )
+    last = checkpoints.latest_step()
+    if last is not None:
+        state = checkpoints.restore(last, abstract)
+        log(f"resumed from step {last} of {workdir / 'checkpoints'}")
+    else:
+        state = jax.jit(init, out_shardings=everywhere)()
+        if config.init:
+            state = start_from(state, config.init, classes)
+    start = int(state.step)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    log(f"{config.model.name}: {count / 1e6:.2f} M parameters")
+
+    # ---- the step, the test, the log
+    step_fn = make_train_step(model, optimizer, config)
+    scorer = evaluate.make_scorer(model, config)
+    meta = describe(config, classes)
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(config.to_json(indent=1) + "\n")
+    writer = MetricsWriter(workdir, start)
+    batches = pipeline.train_batches(train_split, config, start_step=start)
+    eval_steps = max(round(config.train.eval_epochs * per_epoch), 1)
+    end = min(total_steps, config.train.stop_at_step or total_steps)
+    scores = labels = accuracy = None
+    window = Window(start)
+
+    # ---- the loop
+    for step in range(start, end + 1):
+        if step > start and (step % eval_steps == 0 or step == end):
+            scores, labels = evaluate.score_batches(
+                scorer,
+                state.variables,
+                pipeline.test_batches(test_split, config),
+                len(test_split),
+                mesh,
+                f"test at step {step}",
+            )
+            accuracy = metrics.accuracy(scores, labels)
+            log(evaluate.report_line(config, accuracy))
+            writer.write(step, {"test_top1": accuracy.top1, "test_top5": accuracy.top5})
+            checkpoints.save(step, state, meta, metric=accuracy.top1)
+            window = Window(step)
+        elif step > start and (step % config.train.checkpoint_steps == 0 or step == end):
+            checkpoints.save(step, state, meta)
+            window = Window(step)
+        if step == end:
+            break
+        waited = time.monotonic()
+        batch = sharding.put_batch(next(batches), mesh)
+        window.waited += time.monotonic() - waited
+        state, measured = step_fn(state, batch)
+        window.add(measured)
+        if (step + 1) % config.train.log_steps == 0 or step + 1 == end:
+            values = window.close(step + 1, config.train.batch_size)
+            values["lr"] = float(schedule(step))
+            if not np.isfinite(values["loss"]):
+                raise JaxvidError(
+                    f"the loss is {values['loss']} at step {step + 1}: lower config.optim.lr or "
+                    f"set config.optim.clip_norm; the last checkpoint is in {checkpoints.directory}"
+                )
+            writer.write(step + 1, values)
+            left = (end - step - 1) * config.train.batch_size / values["clips_per_second"]
+            log(
+                f"step {step + 1}/{end} loss {values['loss']:.4f} top-1 {values['top1']:.3f} "
+                f"lr {values['lr']:.2e} {values['clips_per_second']:.1f} clips/s "
+                f"waiting {100 * values['input_wait']:.0f}% {duration(left)} left"
+            )
+            window = Window(step + 1)
+    batches.close()
+    writer.close()
+
+    # ---- the result
+    if scores is None:  # A run that was already complete: test what it left.
+        scores, labels = evaluate.score_batches(
+            scorer,
+            state.variables,
+            pipeline.test_batches(test_split, config),
+            len(test_split),
+            mesh,
+        )
+    accuracy = evaluate.write_results(
+        workdir / "eval", config, classes, list(test_split.paths), scores, labels
+    )
+    log(f"done: {evaluate.report_line(config, accuracy)}")
+    log(f"checkpoints, logs and eval/confusion.png are in {workdir}")
+    return accuracy
+
+
+def make_update(
+    model: nn.Module, optimizer: optax.GradientTransformation, label_smoothing: float = 0.0
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """One step of training: (state, video, labels, rng) -> (state, {loss, top1, grad_norm}).
+
+    `video` [B, T, H, W, C] is normalised, `labels` [B] are integers, `rng` drives dropout. All are
+    global arrays under `jit`, so means over the batch, BatchNorm's too, are global ones.
+    """
+
+    def update(state: TrainState, video: jax.Array, labels: jax.Array, rng: jax.Array):
+        def loss_of(params):
+            (logits, _), updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                video,
+                train=True,
+                rngs={"dropout": rng},
+                mutable=["batch_stats"],
+            )
+            loss = losses.softmax_cross_entropy(logits, labels, label_smoothing)
+            return loss, (logits, updated.get("batch_stats", {}))
+
+        (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        measured = {
+            "loss": loss,
+            "top1": (logits.argmax(-1) == labels).mean(),
+            "grad_norm": optax.global_norm(gradients),
+        }
+        return TrainState(state.step + 1, params, stats, opt_state), measured
+
+    return update
+
+
+def make_train_step(
+    model: nn.Module, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled step on a batch of the pipeline: (state, {video uint8, label}) -> as above."""
+    update = make_update(model, optimizer, config.train.label_smoothing)
+    mean, std, seed = tuple(config.data.mean), tuple(config.data.std), config.seed
+    dtype = jnp.dtype(config.model.dtype)
+
+    def step(state: TrainState, batch: dict[str, jax.Array]):
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        return update(state, normalize(batch["video"], mean, std, dtype), batch["label"], rng)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
+    """Puts a checkpoint's parameters into a fresh state and says which ones stay new.
+
+    The classifier is new where its shape or its class names differ. Raises `JaxvidError` where
+    anything else differs: then the checkpoint is another network's.
+    """
+    loaded = flax.traverse_util.flatten_dict(checkpoint.load(path), sep="/")
+    known = checkpoint.load_meta(path).get("classes")
+    own = flax.traverse_util.flatten_dict(state.variables, sep="/")
+    other_classes = bool(known) and list(known) != classes
+
+    def is_new(name: str) -> bool:
+        in_head = name.startswith("params/head/fc/")
+        return in_head and (other_classes or loaded[name].shape != own[name].shape)
+
+    problems = [f"{name} is missing" for name in own if name not in loaded]
+    problems += [f"{name} is too many" for name in loaded if name not in own]
+    problems += [
+        f"{name} is {loaded[name].shape}, not {own[name].shape}"
+        for name in own
+        if name in loaded and not is_new(name) and loaded[name].shape != own[name].shape
+    ]
+    if problems:
+        raise JaxvidError(
+            f"config.init={path} is not a checkpoint of this network: {'; '.join(problems[:20])}"
+            + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        )
+    new = [name for name in own if is_new(name)]
+    merged = {
+        name: own[name]
+        if name in new
+        else jax.device_put(np.asarray(loaded[name], own[name].dtype), own[name].sharding)
+        for name in own
+    }
+    tree = flax.traverse_util.unflatten_dict(merged, sep="/")
+    log(f"started from {path}: {len(own) - len(new)} arrays taken, {len(new)} new")
+    for name in new:
+        log(f"  new: {name} {own[name].shape}")
+    return state.replace(params=tree["params"], batch_stats=tree.get("batch_stats", {}))
+
+
+def describe(config: ml_collections.ConfigDict, classes: list[str]) -> dict[str, Any]:
+    """What a checkpoint must say of itself so that prediction needs nothing else."""
+    row = zoo.starting_row(config.model.name)
+    return {
+        "row": config.model.name,
+        "variant": row.variant,
+        "num_classes": len(classes),
+        "classes": classes,
+        "mean": list(config.data.mean),
+        "std": list(config.data.std),
+        "overrides": config.model.overrides.to_dict(),
+        "test": config.test.to_dict(),
+    }
+
+
+@dataclasses.dataclass
+class Window:
+    """What happened since the last log line."""
+
+    first: int
+    waited: float = 0.0
+
+    def __post_init__(self):
+        self._start = time.monotonic()
+        self._measured = []
+
+    def add(self, measured: dict[str, jax.Array]) -> None:
+        """Keeps a step's measurements on the device, so that logging never stalls it."""
+        self._measured.append(measured)
+
+    def close(self, step: int, batch_size: int) -> dict[str, float]:
+        """Means of the measurements, clips per second and the share of time spent on input."""
+        measured = jax.device_get(self._measured)
+        elapsed = time.monotonic() - self._start
+        values = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
+        values["clips_per_second"] = (step - self.first) * batch_size / elapsed
+        values["input_wait"] = self.waited / elapsed
+        return values
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl` and, where tensorboardX is installed, TensorBoard events.
+
+    Lines of steps after `start` are a killed run's and are dropped, so that each step stands once.
+    Only process 0 writes.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start: int):
+        self._file = self._board = None
+        if jax.process_index() != 0:
+            return
+        path = workdir / "metrics.jsonl"
+        kept = []
+        if path.exists():
+            lines = path.read_text().splitlines()
+            kept = [line for line in lines if _step_of(line) <= start]
+        path.write_text("".join(line + "\n" for line in kept))
+        self._file = open(path, "a")  # noqa: SIM115 - lives as long as the run
+        try:
+            import tensorboardX
+        except ImportError:
+            log("TensorBoard events are not written: pip install tensorboardX for them")
+        else:
+            self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=start)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes scalars of one step."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if self._board is not None:
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Ends both logs."""
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; one cut short by a kill counts as after everything."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
+
+
+def log(message: str) -> None:
+    """Prints a line at once, from process 0 only."""
+    if jax.process_index() == 0:
+        print(message, flush=True)

@@ -1,0 +1,128 @@
+"""Every golden file in `--golden=DIR`: what the reference implementations answer.
+
+A file that no test here knows is a failure, so nothing in the folder goes untested.
+"""
+
+import importlib.util
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+import converters
+from jaxvid import optim, train, zoo
+
+pytestmark = pytest.mark.golden
+
+HERE = pathlib.Path(__file__).parent
+
+
+def _module(path: pathlib.Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pytest_generate_tests(metafunc):
+    folder = pathlib.Path(metafunc.config.getoption("--golden"))
+    files = sorted(
+        p.relative_to(folder) for p in folder.rglob("*") if p.suffix in (".npz", ".json")
+    )
+    metafunc.parametrize("golden", [folder / f for f in files], ids=[str(f) for f in files])
+
+
+def test_golden(golden):
+    if golden.parent.name == "train":
+        check_training(golden)
+    elif golden.name.startswith("sampling"):
+        from tests.data.golden_data import check_sampling
+
+        check_sampling(golden)
+    elif golden.name.startswith("preprocess"):
+        from tests.data.golden_data import check_preprocess
+
+        check_preprocess(golden)
+    else:
+        check_logits(golden)
+
+
+def load(path: pathlib.Path):
+    """(PyTorch-named weights, input as our networks take it, expected values, overrides)."""
+    weights, video, expected = _module(HERE / "golden" / "weights.py").load(path)
+    overrides = json.loads(str(np.load(path)["meta"])).get("small_overrides") or {}
+    flat = {name: value for part in overrides.values() for name, value in part.items()}
+    if video.ndim == 6:  # clips: [1, views, C, T, H, W]
+        video = video[0].transpose(0, 2, 3, 4, 1)
+    else:  # frames: [1, views * T, C, H, W]
+        views = len(expected["view_logits"])
+        video = video.reshape(views, -1, *video.shape[2:]).transpose(0, 1, 3, 4, 2)
+    return weights, video, expected, flat
+
+
+def check_logits(path: pathlib.Path) -> None:
+    """Converted weights give the reference's logits, view by view."""
+    weights, video, expected, overrides = load(path)
+    variables = converters.convert(path.stem, weights, overrides=overrides)
+    model = zoo.create_model(path.stem, **overrides)
+    forward = jax.jit(lambda v, x: model.apply(v, x, train=False)[0])
+    logits = np.asarray(forward(variables, video))
+    wanted = expected["view_logits"]
+    allowed = 1e-4 * expected["logits"].std()
+    if "logits_f64" in expected:
+        noise = np.abs(expected["logits"] - expected["logits_f64"]).max()
+        allowed = max(allowed, 10 * noise)
+    difference = np.abs(logits - wanted).max()
+    print(f"{path.stem}: max |difference| {difference:.2e}, allowed {allowed:.2e}")
+    assert logits.shape == wanted.shape
+    assert difference <= allowed
+
+
+def check_training(path: pathlib.Path) -> None:
+    """A short training run in float64: every loss, gradient norm and final norm."""
+    meta = json.loads(str(np.load(path)["meta"]))
+    settings = meta["settings"]
+    weights = load(path.parent.parent / f"{meta['name']}.npz")[0]
+    model = zoo.create_model(meta["name"], dropout=0.0)
+    config = ml_collections.ConfigDict(
+        {
+            "name": settings["optimizer"],
+            "momentum": settings.get("momentum", 0.0),
+            "nesterov": False,
+            "betas": settings.get("betas", (0.9, 0.999)),
+            "weight_decay": settings["weight_decay"],
+            "no_decay": (),
+            "clip_norm": settings["clip"],
+        }
+    )
+    optimizer = optim.make_optimizer(config, lambda step: settings["lr"])
+    with jax.enable_x64(True):
+        variables = jax.tree.map(
+            lambda a: jnp.asarray(a, jnp.float64), converters.convert(meta["name"], weights)
+        )
+        state = train.TrainState(
+            jnp.zeros((), jnp.int32),
+            variables["params"],
+            variables["batch_stats"],
+            optimizer.init(variables["params"]),
+        )
+        update = jax.jit(train.make_update(model, optimizer))
+        shape = meta["input_shape"]
+        for step in range(meta["steps"]):
+            draw = np.random.RandomState(1000 + step)
+            x = draw.normal(0, 1, shape) + draw.normal(0, 0.7, [*shape[:-2], 1, 1])
+            labels = draw.randint(0, meta["classes"], meta["batch"])
+            video = x.astype(np.float32).astype(np.float64)
+            order = (0, 1, 3, 4, 2) if video.shape[2] == 3 else (0, 2, 3, 4, 1)
+            state, measured = update(state, video.transpose(order), labels, jax.random.key(0))
+            np.testing.assert_allclose(measured["loss"], meta["losses_f64"][step], rtol=1e-6)
+            np.testing.assert_allclose(
+                measured["grad_norm"], meta["grad_norms_f64"][step], rtol=1e-6
+            )
+        back = converters.to_torch(meta["name"], jax.tree.map(np.asarray, state.variables))
+    for key, norm in meta["param_norms_f64"].items():
+        np.testing.assert_allclose(np.linalg.norm(back[key]), norm, rtol=1e-6, err_msg=key)
