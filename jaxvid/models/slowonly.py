@@ -5,6 +5,7 @@ A ResNet whose last two stages are inflated (3x1x1 in each block's first convolu
 never strides in time.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import jax
 
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, resnet_names
-from jaxvid.rows import Row
+from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 
 class SlowOnly(nn.Module):
@@ -67,4 +68,84 @@ NAMES = [
     ("cls_head.fc_cls.bias", "params/head/fc/bias", "same"),
 ]
 
-ROWS: list[Row] = []
+# Rows: what the tables of SlowOnly publish.
+
+_SECTIONS = {
+    "kinetics400": "Kinetics-400",
+    "kinetics700": "Kinetics-700",
+    "kinetics710": "Kinetics-710",
+}
+_STEPS = Recipe(
+    epochs=150,
+    batch_size=128,
+    lr=0.02,
+    clip_norm=40.0,
+    # Upstream writes 90 and 130, which it counts from the end of the warm-up.
+    milestones=(100, 140),
+    warmup_epochs=10,
+)
+_STEPS_256 = dataclasses.replace(_STEPS, batch_size=256, lr=0.04)
+_COSINE = Recipe(
+    epochs=256, batch_size=128, lr=0.2, clip_norm=40.0, schedule="cosine", warmup_epochs=34
+)
+_HEAD = "the table's 32.45M parameters are those of 400 classes: these classes make"
+
+
+def _row(
+    name: str,
+    clip: tuple[int, int],
+    dataset: str,
+    recipe: Recipe,
+    top1: float,
+    top5: float,
+    upstream: str,
+    date: str,
+    file: str = "",
+    note: str = "",
+) -> Row:
+    """`clip` is its length and interval; `file` names a checkpoint not called as its config."""
+    length, interval = clip
+    test = Sampling(clip_len=length, frame_interval=interval, num_clips=10)
+    return Row(
+        name=name,
+        variant=f"slowonly_r50_{length}f",
+        dataset=dataset,
+        num_classes=CLASS_COUNTS[dataset],
+        train=dataclasses.replace(test, num_clips=1),
+        test=Protocol(test, crops="three", crop=256),
+        recipe=recipe,
+        top1=top1,
+        top5=top5,
+        source=f"{OPENMMLAB_V1}/slowonly/{upstream}/{file or upstream}_{date}.pth",
+        upstream=upstream,
+        section=_SECTIONS[dataset],
+        config=f"mmaction2/configs/recognition/slowonly/{upstream}.py",
+        pretrained="None" if recipe is _COSINE else "ImageNet",
+        note=note,
+    )
+
+
+# fmt: off
+ROWS = [
+    _row("slowonly_r50_4x16_k400", (4, 16), "kinetics400", _COSINE, 72.97, 90.88,
+         "slowonly_r50_8xb16-4x16x1-256e_kinetics400-rgb", "20220901-f6a40d08",
+         file="slowonly_r50_4x16x1_256e_8xb16_kinetics400-rgb"),
+    _row("slowonly_r50_8x8_k400", (8, 8), "kinetics400", _COSINE, 75.15, 92.11,
+         "slowonly_r50_8xb16-8x8x1-256e_kinetics400-rgb", "20220901-2132fc87"),
+    _row("slowonly_r50_4x16_k400_in1k", (4, 16), "kinetics400", _STEPS, 75.12, 91.72,
+         "slowonly_imagenet-pretrained-r50_8xb16-4x16x1-steplr-150e_kinetics400-rgb",
+         "20220901-e7b65fad"),
+    _row("slowonly_r50_8x8_k400_in1k", (8, 8), "kinetics400", _STEPS, 76.45, 92.55,
+         "slowonly_imagenet-pretrained-r50_8xb16-8x8x1-steplr-150e_kinetics400-rgb",
+         "20220901-df42dc84"),
+    _row("slowonly_r50_4x16_k700", (4, 16), "kinetics700", _STEPS_256, 65.52, 86.39,
+         "slowonly_imagenet-pretrained-r50_16xb16-4x16x1-steplr-150e_kinetics700-rgb",
+         "20221013-98b1b0a7", note=f"{_HEAD} 33.07M"),
+    _row("slowonly_r50_8x8_k700", (8, 8), "kinetics700", _STEPS_256, 67.67, 87.80,
+         "slowonly_imagenet-pretrained-r50_16xb16-8x8x1-steplr-150e_kinetics700-rgb",
+         "20221013-15b93b10", note=f"{_HEAD} 33.07M"),
+    _row("slowonly_r50_8x8_k710", (8, 8), "kinetics710", _STEPS_256, 72.39, 90.60,
+         "slowonly_imagenet-pretrained-r50_32xb8-8x8x1-steplr-150e_kinetics710-rgb",
+         "20230612-12ce977c", note=f"{_HEAD} 33.09M"),
+]
+# fmt: on

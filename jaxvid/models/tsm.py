@@ -6,6 +6,7 @@ channels moves one frame back and an eighth one frame forth, so 2-D convolutions
 cost; and scores, not features, are averaged over the frames.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ import jax
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, Hook, Place, ResNet, resnet_names
 from jaxvid.layers.temporal import temporal_shift
-from jaxvid.rows import Row
+from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, STHV2_MIRRORED, Protocol, Recipe, Row, Sampling
 
 
 def shift_hook(every: int, divisor: int) -> Hook:
@@ -82,4 +83,107 @@ NAMES = [
     ("cls_head.fc_cls.bias", "params/head/fc/bias", "same"),
 ]
 
-ROWS: list[Row] = []
+# Rows: what the tables of TSM publish, and the two rows of its authors that VoV3D quotes.
+
+_SGD = Recipe(
+    epochs=50,
+    batch_size=128,
+    lr=0.02,
+    decay_norm_and_bias=False,
+    clip_norm=20.0,
+    milestones=(25, 45),
+    warmup_epochs=5,
+    head_lr_scale=5.0,
+    bias_lr_scale=2.0,
+    crop_mode="multi_scale",
+    fixed_crops=13,
+)
+_SGD_100 = dataclasses.replace(_SGD, epochs=100, milestones=(50, 90), warmup_epochs=10)
+_SGD_STHV2 = dataclasses.replace(_SGD, weight_decay=5e-4, mirrored_labels=STHV2_MIRRORED)
+_SGD_AUTHORS = dataclasses.replace(
+    _SGD, batch_size=64, lr=0.01, weight_decay=5e-4, milestones=(20, 40), warmup_epochs=0, flip=0.0
+)
+_HEAD = "the table's 23.87M parameters are those of 174 classes: 400 make 24.33M"
+_AUTHORS = "https://github.com/mit-han-lab/temporal-shift-module"
+
+
+def _row(
+    name: str,
+    test: Sampling,
+    dataset: str,
+    recipe: Recipe,
+    top1: float,
+    top5: float,
+    upstream: str,
+    date: str,
+    note: str = _HEAD,
+) -> Row:
+    """`test` is also how training samples, but that training draws each segment's frame once."""
+    kinetics = dataset == "kinetics400"
+    return Row(
+        name=name,
+        variant=f"tsm_r50_{test.num_clips}f",
+        dataset=dataset,
+        num_classes=CLASS_COUNTS[dataset],
+        train=dataclasses.replace(test, twice_sample=False),
+        test=Protocol(test, crops="ten") if kinetics else Protocol(test, crops="three", crop=256),
+        recipe=recipe,
+        top1=top1,
+        top5=top5,
+        source=f"{OPENMMLAB_V1}/tsm/{upstream}/{upstream}_{date}.pth",
+        upstream=upstream,
+        section="Kinetics-400" if kinetics else "Something-something V2",
+        config=f"mmaction2/configs/recognition/tsm/{upstream}.py",
+        pretrained="ImageNet",
+        note=note,
+    )
+
+
+def _authors_row(version: int, top1: float, top5: float, listed: float) -> Row:
+    """A row of TSM's authors on Something-Something, as VoV3D's table quotes it."""
+    dataset = f"sthv{version}"
+    test = Sampling(num_clips=16, twice_sample=True)
+    return Row(
+        name=f"tsm_r50_1x1x16_{dataset}_authors",
+        variant="tsm_r50_16f",
+        dataset=dataset,
+        num_classes=CLASS_COUNTS[dataset],
+        train=Sampling(num_clips=16),
+        test=Protocol(test, crops="three", crop=256, average="score"),
+        recipe=_SGD_AUTHORS,
+        top1=top1,
+        top5=top5,
+        source=f"{_AUTHORS}#something-something-v{version}",
+        upstream=f"tsm_r_50_k_400_f16_{dataset}",
+        section=f"Something-Something-V{version}",
+        pretrained="K-400",
+        note="quoted by VoV3D as 6 views (2 clips x 3 crops) from Kinetics weights; the authors' "
+        f"page lists {listed} and advises ImageNet weights, and names no config: recipe and "
+        "test are those of its commands",
+    )
+
+
+# fmt: off
+ROWS = [
+    _row("tsm_r50_1x1x8_k400", Sampling(num_clips=8), "kinetics400", _SGD, 73.18, 90.56,
+         "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb", "20220831-64d69186"),
+    _row("tsm_r50_1x1x8_k400_100e", Sampling(num_clips=8), "kinetics400", _SGD_100, 73.22, 90.22,
+         "tsm_imagenet-pretrained-r50_8xb16-1x1x8-100e_kinetics400-rgb", "20220831-a6db1e5d"),
+    _row("tsm_r50_1x1x16_k400", Sampling(num_clips=16), "kinetics400", _SGD, 75.12, 91.55,
+         "tsm_imagenet-pretrained-r50_8xb16-1x1x16-50e_kinetics400-rgb", "20220831-042b1748"),
+    _row("tsm_r50_dense_1x1x8_k400", Sampling("dense", num_clips=8), "kinetics400", _SGD,
+         73.38, 90.78,
+         "tsm_imagenet-pretrained-r50_8xb16-dense-1x1x8-50e_kinetics400-rgb", "20220831-f55d3c2b",
+         note=f"{_HEAD}; printed 8x10, but its config takes the 8 frames at each of 10 positions"),
+    _row("tsm_r50_1x1x8_sthv2", Sampling(num_clips=8, twice_sample=True), "sthv2", _SGD_STHV2,
+         62.72, 87.70,
+         "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb", "20230317-be0fc26e",
+         note="printed 8x3, but its config samples the 8 frames twice"),
+    _row("tsm_r50_1x1x16_sthv2", Sampling(num_clips=16), "sthv2", _SGD_STHV2, 64.16, 88.61,
+         "tsm_imagenet-pretrained-r50_8xb16-1x1x16-50e_sthv2-rgb", "20230317-ec6696ad",
+         note="its config makes the 16 frames by sampling 8 twice, so that they enter out of order "
+              "(all middles of 8 parts, then all beginnings); here they are the middles of 16"),
+    _authors_row(1, 48.3, 78.1, listed=48.4),
+    _authors_row(2, 63.0, 88.1, listed=63.1),
+]
+# fmt: on
