@@ -25,11 +25,11 @@ def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """Whether each label [N] is among the k highest of scores [N, classes].
 
     Ties count against the label, so that a model that answers the same for everything earns
-    nothing by it.
+    nothing by it; and so do scores that are not numbers, which no comparison holds for.
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
-    others_at_least = (scores >= own).sum(1) - 1
-    return others_at_least < k
+    others_not_below = (~(scores < own)).sum(1) - 1
+    return (others_not_below < k) & ~np.isnan(own[:, 0])
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> Accuracy:

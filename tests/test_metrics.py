@@ -1,0 +1,65 @@
+"""Accuracies of a test set, on scores small enough to count by hand."""
+
+import numpy as np
+import pytest
+
+from jaxvid import metrics
+
+SCORES = np.array(
+    [
+        [0.7, 0.2, 0.1, 0.0],
+        [0.1, 0.6, 0.3, 0.0],
+        [0.5, 0.4, 0.1, 0.0],
+        [0.2, 0.3, 0.4, 0.1],
+        [0.0, 0.1, 0.2, 0.7],
+    ]
+)
+LABELS = np.array([0, 1, 1, 2, 0])
+
+
+def test_top_k_counts_the_label_among_the_k_highest():
+    ranks = np.array([0, 0, 1, 0, 3])
+    for k in range(1, 5):
+        np.testing.assert_array_equal(metrics.top_k_hits(SCORES, LABELS, k), ranks < k)
+
+
+def test_ties_count_against_the_label():
+    scores = np.array([[0.4, 0.4, 0.2], [0.4, 0.2, 0.4], [0.3, 0.3, 0.3]])
+    labels = np.array([0, 1, 2])
+    np.testing.assert_array_equal(metrics.top_k_hits(scores, labels, 1), [False, False, False])
+    np.testing.assert_array_equal(metrics.top_k_hits(scores, labels, 2), [True, False, False])
+    np.testing.assert_array_equal(metrics.top_k_hits(scores, labels, 3), [True, True, True])
+
+
+def test_a_constant_answer_earns_nothing():
+    result = metrics.accuracy(np.full((6, 7), 1 / 7), np.arange(6))
+    assert result.top1 == 0 and result.top5 == 0 and result.mean_class == 0
+
+
+def test_nan_scores_are_no_hits():
+    scores = np.array([[np.nan, 0.1, 0.2], [np.nan, np.nan, np.nan]])
+    assert not metrics.top_k_hits(scores, np.array([0, 1]), 3).any()
+
+
+def test_accuracy_by_hand():
+    result = metrics.accuracy(SCORES, LABELS)
+    assert result.count == 5
+    assert result.top1 == pytest.approx(3 / 5)
+    assert result.top5 == 1.0
+    # Class 3 does not occur: the mean is over the other three.
+    assert result.mean_class == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    assert result.top1_error == pytest.approx(np.sqrt(0.6 * 0.4 / 5))
+
+
+def test_confusion_counts_label_by_answer():
+    expected = [[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(metrics.accuracy(SCORES, LABELS).confusion, expected)
+
+
+def test_fewer_than_five_classes_are_all_top_5():
+    assert metrics.accuracy(SCORES[:, :2], np.array([0, 1, 1, 0, 1])).top5 == 1.0
+
+
+def test_any_monotone_scale_gives_the_same_accuracies():
+    plain, scaled = (metrics.accuracy(scores, LABELS) for scores in (SCORES, 30 * SCORES - 7))
+    assert (plain.top1, plain.mean_class) == (scaled.top1, scaled.mean_class)
