@@ -5,7 +5,7 @@ A ResNet whose last two stages are inflated (3x1x1 in each block's first convolu
 never strides in time.
 """
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -84,7 +84,7 @@ _STEPS = Recipe(
     milestones=(100, 140),
     warmup_epochs=10,
 )
-_STEPS_256 = dataclasses.replace(_STEPS, batch_size=256, lr=0.04)
+_STEPS_256 = replace(_STEPS, batch_size=256, lr=0.04)
 _COSINE = Recipe(
     epochs=256, batch_size=128, lr=0.2, clip_norm=40.0, schedule="cosine", warmup_epochs=34
 )
@@ -111,7 +111,7 @@ def _row(
         variant=f"slowonly_r50_{length}f",
         dataset=dataset,
         num_classes=CLASS_COUNTS[dataset],
-        train=dataclasses.replace(test, num_clips=1),
+        train=replace(test, num_clips=1),
         test=Protocol(test, crops="three", crop=256),
         recipe=recipe,
         top1=top1,

@@ -6,7 +6,7 @@ channels moves one frame back and an eighth one frame forth, so 2-D convolutions
 cost; and scores, not features, are averaged over the frames.
 """
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -98,9 +98,9 @@ _SGD = Recipe(
     crop_mode="multi_scale",
     fixed_crops=13,
 )
-_SGD_100 = dataclasses.replace(_SGD, epochs=100, milestones=(50, 90), warmup_epochs=10)
-_SGD_STHV2 = dataclasses.replace(_SGD, weight_decay=5e-4, mirrored_labels=STHV2_MIRRORED)
-_SGD_AUTHORS = dataclasses.replace(
+_SGD_100 = replace(_SGD, epochs=100, milestones=(50, 90), warmup_epochs=10)
+_SGD_STHV2 = replace(_SGD, weight_decay=5e-4, mirrored_labels=STHV2_MIRRORED)
+_SGD_AUTHORS = replace(
     _SGD, batch_size=64, lr=0.01, weight_decay=5e-4, milestones=(20, 40), warmup_epochs=0, flip=0.0
 )
 _HEAD = "the table's 23.87M parameters are those of 174 classes: 400 make 24.33M"
@@ -125,7 +125,7 @@ def _row(
         variant=f"tsm_r50_{test.num_clips}f",
         dataset=dataset,
         num_classes=CLASS_COUNTS[dataset],
-        train=dataclasses.replace(test, twice_sample=False),
+        train=replace(test, twice_sample=False),
         test=Protocol(test, crops="ten") if kinetics else Protocol(test, crops="three", crop=256),
         recipe=recipe,
         top1=top1,

@@ -5,6 +5,7 @@ A 2-D ResNet sees each frame alone; features are averaged over all frames before
 so any number of frames may enter, and the logits of several views average to those of all frames.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,18 @@ import jax
 
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, resnet_names
-from jaxvid.rows import Row
+from jaxvid.rows import (
+    CLASS_COUNTS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OPENMMLAB_V0,
+    OPENMMLAB_V1,
+    STHV2_MIRRORED,
+    Protocol,
+    Recipe,
+    Row,
+    Sampling,
+)
 
 
 class TSN(nn.Module):
@@ -49,6 +61,7 @@ Model = TSN
 
 VARIANTS = {
     "tsn_r50": {"depth": 50, "dropout": 0.4},
+    "tsn_r50_flow": {"depth": 50, "dropout": 0.4},
     "tsn_test": {"depth": 50, "blocks": (1, 1, 1, 1), "width": 8},
 }
 
@@ -58,4 +71,274 @@ NAMES = [
     ("cls_head.fc_cls.bias", "params/head/fc/bias", "same"),
 ]
 
-ROWS: list[Row] = []
+# Rows: what the tables of MMAction2 1.x and 0.x publish. Features are averaged over all frames of
+# all crops before the one linear layer, which equals averaging the views' scores.
+
+_DATASETS = {
+    "Kinetics-400": "kinetics400",
+    "Something-Something V2": "sthv2",
+    "UCF101": "ucf101",
+    "Diving48": "diving48",
+    "HMDB51": "hmdb51",
+    "K400": "kinetics400",
+    "K400 (data benchmark)": "kinetics400",
+    "K400 (OmniSource)": "kinetics400",
+    "K600": "kinetics600",
+    "K700": "kinetics700",
+    "SthV1": "sthv1",
+    "SthV2": "sthv2",
+    "MiT": "mit",
+    "ActivityNet": "activitynet",
+}
+_SECTIONS_V1 = ("Kinetics-400", "Something-Something V2")
+
+
+def _test(frames: int, crops: str, sampler: str = "frames", crop: int = 224) -> Protocol:
+    return Protocol(Sampling(sampler, num_clips=frames), crops=crops, crop=crop, average="score")
+
+
+_TEN = _test(25, "ten")
+_THREE = _test(25, "three", crop=256)
+_FLOW_TEN = Protocol(Sampling(clip_len=5, num_clips=25), crops="ten", average="score")
+_DENSE_8 = _test(8, "center", "dense")
+
+_SGD = Recipe(
+    epochs=100, batch_size=256, milestones=(40, 80), clip_norm=40.0, crop_mode="multi_scale"
+)
+_SGD_50 = replace(_SGD, epochs=50, milestones=(20, 40))
+_STHV2 = replace(_SGD_50, mirrored_labels=STHV2_MIRRORED)
+_DENSE = replace(_SGD, fixed_crops=13)
+_DIVING = replace(_SGD, batch_size=64, lr=0.0025)
+_MIT = replace(_SGD, batch_size=128, lr=0.005, crop_scales=(1.0, 0.8), crop_scale_gap=0)
+_STH_8 = replace(_SGD_50, batch_size=128, lr=0.02, flip=0.0)
+_STH_16 = replace(_SGD_50, batch_size=32, lr=0.005, weight_decay=5e-4, clip_norm=20.0, flip=0.0)
+_RESIZED = replace(_SGD, crop_mode="random_resized")
+_RESIZED_96 = replace(_RESIZED, batch_size=96, lr=0.00375)
+_UCF = replace(_RESIZED, epochs=75, lr=0.00128, weight_decay=5e-4, milestones=())
+_HMDB = replace(_RESIZED, epochs=50, lr=0.025, milestones=(20, 40))
+_ACTIVITYNET = replace(_HMDB, batch_size=64, lr=0.001, initial_weights="tsn_r50_1x1x8_k400_320p")
+_FLOW = replace(_RESIZED, epochs=110, lr=0.005, milestones=(70, 100))
+_ACTIVITYNET_FLOW = replace(
+    _FLOW,
+    epochs=150,
+    batch_size=64,
+    lr=0.001,
+    milestones=(60, 120),
+    initial_weights="tsn_r50_flow_5x1x8_k400",
+)
+
+_SQUEEZED = "frames were stored at 340x256, whatever their aspect"
+_UNSCALED = "in training, crops were cut from frames of their own size, not resized before"
+_OMNI = "only a checkpoint is published: test and recipe are the baseline's"
+_HEAD = "the table's 24.33M parameters are those of 400 classes: 174 make 23.86M"
+_POSITIONS = "its config takes the frames at each of 10 positions and one centre crop"
+_RANDOM_TEST = "its config of that time drew the test's frames at random, as in training"
+
+
+def _row(
+    name: str,
+    section: str,
+    segments: int,
+    test: Protocol,
+    recipe: Recipe,
+    top1: float,
+    top5: float,
+    upstream: str,
+    date: str,
+    weights: str = "",
+    config: str = "",
+    pretrained: str = "ImageNet",
+    dropout: float = 0.4,
+    note: str = "",
+) -> Row:
+    """A row that trains on `segments` segments.
+
+    `date` ends the checkpoint's name, '' where none is published. `weights` is its path under the
+    family's address and `config` the config's name, where they are not called `upstream`.
+    """
+    v1 = section in _SECTIONS_V1
+    flow = test.sampling.clip_len > 1
+    path = weights or f"{upstream}/{upstream}"
+    folder = f"{'mmaction2' if v1 else 'mmaction2@0.x'}/configs/recognition/tsn"
+    return Row(
+        name=name,
+        variant="tsn_r50_flow" if flow else "tsn_r50",
+        dataset=_DATASETS[section],
+        num_classes=CLASS_COUNTS[_DATASETS[section]],
+        train=replace(test.sampling, num_clips=segments),
+        test=test,
+        recipe=recipe,
+        modality="flow" if flow else "rgb",
+        mean=(128.0,) * 10 if flow else IMAGENET_MEAN,
+        std=(128.0,) * 10 if flow else IMAGENET_STD,
+        top1=top1,
+        top5=top5,
+        source=f"{OPENMMLAB_V1 if v1 else OPENMMLAB_V0}/tsn/{path}_{date}.pth" if date else None,
+        upstream=upstream,
+        section=section,
+        config=f"{folder}/{config or upstream}.py",
+        pretrained=pretrained,
+        note=note,
+        overrides={} if dropout == 0.4 else {"dropout": dropout},
+    )
+
+
+def _benchmark_rows(
+    size: str,
+    recipe: Recipe,
+    weights: str,
+    date: str,
+    ten: tuple[float, float],
+    three: tuple[float, float],
+) -> list[Row]:
+    """One trained network of the data benchmark, tested with ten crops and with three."""
+    short, crop = ("msc", "multiscalecrop") if recipe is _SGD else ("rrc", "randomresizedcrop")
+    name = f"tsn_r50_1x1x3_k400_{size}_{short}"
+    upstream = f"tsn_r50_{crop}_{size}_1x1x3_100e_kinetics400_rgb"
+    config = f"data_benchmark/{upstream}"
+    section = "K400 (data benchmark)"
+    weights = f"{weights}/{weights}" if weights else f"data_benchmark/{upstream}/{upstream}"
+    note = f"{_SQUEEZED}; " if size == "340x256" else ""
+    return [
+        _row(name, section, 3, _TEN, recipe, *ten, upstream, date, weights, config,
+             note=note.removesuffix("; ")),
+        _row(f"{name}_3crop", section, 3, _THREE, recipe, *three, f"{upstream}__25x3", "",
+             config=config, note=f"{note}the weights of {name}, tested with three crops"),
+    ]  # fmt: skip
+
+
+# fmt: off
+ROWS = [
+    _row("tsn_r50_1x1x3_k400", "Kinetics-400", 3, _TEN, _SGD, 72.83, 90.65,
+         "tsn_imagenet-pretrained-r50_8xb32-1x1x3-100e_kinetics400-rgb", "20220906-cd10898e"),
+    _row("tsn_r50_1x1x5_k400", "Kinetics-400", 5, _TEN, _SGD, 73.80, 91.21,
+         "tsn_imagenet-pretrained-r50_8xb32-1x1x5-100e_kinetics400-rgb", "20220906-65d68713"),
+    _row("tsn_r50_1x1x8_k400", "Kinetics-400", 8, _TEN, _SGD, 74.12, 91.34,
+         "tsn_imagenet-pretrained-r50_8xb32-1x1x8-100e_kinetics400-rgb", "20220906-2692d16c"),
+    _row("tsn_r50_dense_1x1x5_k400", "Kinetics-400", 5, _test(25, "center", "dense"),
+         replace(_DENSE, lr=0.06), 71.37, 89.67,
+         "tsn_imagenet-pretrained-r50_8xb32-dense-1x1x5-100e_kinetics400-rgb", "20220906-dcbc6e01",
+         dropout=0.5, note=f"printed 25x10, but {_POSITIONS}; the table's 102.7G FLOPs are of 25 "
+         "of its 250 frames"),
+    _row("tsn_r50_1x1x8_sthv2", "Something-Something V2", 8, _TEN, _STHV2, 35.51, 67.09,
+         "tsn_imagenet-pretrained-r50_8xb32-1x1x8-50e_sthv2-rgb", "20230313-06ad7d03",
+         dropout=0.5, note=_HEAD),
+    _row("tsn_r50_1x1x16_sthv2", "Something-Something V2", 16, _TEN,
+         replace(_STHV2, fixed_crops=13), 36.91, 68.77,
+         "tsn_imagenet-pretrained-r50_8xb32-1x1x16-50e_sthv2-rgb", "20230221-85bcc1c3",
+         dropout=0.5, note=_HEAD),
+
+    _row("tsn_r50_1x1x3_ucf101", "UCF101", 3, _THREE, _UCF, 83.03, 96.78,
+         "tsn_r50_1x1x3_75e_ucf101_rgb", "20201023-d85ab600", note="split 1"),
+    _row("tsn_r50_1x1x8_diving48", "Diving48", 8, _test(8, "center"), _DIVING, 71.27, 95.74,
+         "tsn_r50_video_1x1x8_100e_diving48_rgb", "20210426-6dde0185"),
+    _row("tsn_r50_1x1x16_diving48", "Diving48", 16, _test(16, "center"),
+         replace(_DIVING, batch_size=32, lr=0.00125), 76.75, 96.95,
+         "tsn_r50_video_1x1x16_100e_diving48_rgb", "20210426-63c5f2f7"),
+    _row("tsn_r50_1x1x8_hmdb51", "HMDB51", 8, _test(8, "center", crop=256), _HMDB, 48.95, 80.19,
+         "tsn_r50_1x1x8_50e_hmdb51_imagenet_rgb", "20201123-ce6c27ed", note="split 1"),
+    _row("tsn_r50_1x1x8_hmdb51_k400pre", "HMDB51", 8, _test(8, "center", crop=256),
+         replace(_HMDB, initial_weights="tsn_r50_1x1x8_k400_256p"), 56.08, 84.31,
+         "tsn_r50_1x1x8_50e_hmdb51_kinetics400_rgb", "20201123-7f84701b",
+         pretrained="Kinetics400", note="split 1"),
+    _row("tsn_r50_1x1x8_hmdb51_mitpre", "HMDB51", 8, _test(8, "center", crop=256),
+         replace(_HMDB, initial_weights="tsn_r50_1x1x6_mit"), 54.25, 83.86,
+         "tsn_r50_1x1x8_50e_hmdb51_mit_rgb", "20201123-01526d41",
+         pretrained="Moments", note="split 1"),
+
+    _row("tsn_r50_1x1x3_k400_340x256", "K400", 3, _TEN, _SGD, 70.60, 89.26,
+         "tsn_r50_1x1x3_100e_kinetics400_rgb", "20200614-e508be42", note=_SQUEEZED),
+    _row("tsn_r50_1x1x3_k400_256p", "K400", 3, _TEN, _SGD, 70.42, 89.03,
+         "tsn_r50_1x1x3_100e_kinetics400_rgb", "20200725-22592236",
+         weights="tsn_r50_256p_1x1x3_100e_kinetics400_rgb/tsn_r50_256p_1x1x3_100e_kinetics400_rgb"),
+    _row("tsn_r50_dense_1x1x5_k400_340x256", "K400", 5, _DENSE_8,
+         replace(_DENSE, batch_size=128, lr=0.03, clip_norm=20.0), 70.18, 89.10,
+         "tsn_r50_dense_1x1x5_50e_kinetics400_rgb", "20200627-a063165f",
+         weights="tsn_r50_dense_1x1x5_100e_kinetics400_rgb/tsn_r50_dense_1x1x5_100e_kinetics400_rgb",
+         config="tsn_r50_dense_1x1x5_100e_kinetics400_rgb", dropout=0.5,
+         note=f"printed 8x10: {_POSITIONS}; named 50 epochs, but its config has 100; {_SQUEEZED}"),
+    _row("tsn_r50_1x1x3_k400_320p", "K400", 3, _THREE, _RESIZED, 70.91, 89.51,
+         "tsn_r50_320p_1x1x3_100e_kinetics400_rgb", "20200702-cc665e2a"),
+    _row("tsn_r50_flow_5x1x3_k400", "K400", 3, _FLOW_TEN, _FLOW, 55.70, 79.85,
+         "tsn_r50_320p_1x1x3_110e_kinetics400_flow", "20200705-3036bab6"),
+    _row("tsn_r50_1x1x8_k400_256p", "K400", 8, _THREE, _RESIZED_96, 71.80, 90.17,
+         "tsn_r50_1x1x8_100e_kinetics400_rgb", "20200817-883baf16",
+         weights="tsn_r50_256p_1x1x8_100e_kinetics400_rgb/tsn_r50_256p_1x1x8_100e_kinetics400_rgb",
+         config="tsn_r50_320p_1x1x8_100e_kinetics400_rgb"),
+    _row("tsn_r50_1x1x8_k400_320p", "K400", 8, _THREE, _RESIZED_96, 72.41, 90.55,
+         "tsn_r50_320p_1x1x8_100e_kinetics400_rgb", "20200702-ef80e3d7"),
+    _row("tsn_r50_flow_5x1x8_k400", "K400", 8, _FLOW_TEN,
+         replace(_FLOW, batch_size=96, lr=0.001875), 57.76, 80.99,
+         "tsn_r50_320p_1x1x8_110e_kinetics400_flow", "20200705-1f39486b"),
+    _row("tsn_r50_1x1x3_k400_video_320p", "K400", 3, _THREE, _RESIZED, 71.11, 90.04,
+         "tsn_r50_video_320p_1x1x3_100e_kinetics400_rgb", "20201014-5ae1ee79", note=_UNSCALED),
+    _row("tsn_r50_dense_1x1x8_k400_340x256", "K400", 8, _DENSE_8,
+         replace(_DENSE, batch_size=96, lr=0.005), 70.77, 89.3,
+         "tsn_r50_dense_1x1x8_100e_kinetics400_rgb", "20200606-e925e6e3",
+         note=f"printed 8x10: {_POSITIONS}; {_SQUEEZED}"),
+    _row("tsn_r50_1x1x8_k400_video_256p", "K400", 8, _THREE, _SGD, 71.79, 90.25,
+         "tsn_r50_video_1x1x8_100e_kinetics400_rgb", "20200702-568cde33",
+         note=f"{_UNSCALED}; a later config tests ten crops, for which 71.14 was printed"),
+    _row("tsn_r50_dense_1x1x8_k400_video_256p", "K400", 8, _DENSE_8, _SGD, 70.40, 89.12,
+         "tsn_r50_video_dense_1x1x8_100e_kinetics400_rgb", "20200703-0f19175f",
+         note=f"{_UNSCALED}; a later config tests ten crops"),
+
+    *_benchmark_rows("340x256", _SGD, "tsn_r50_1x1x3_100e_kinetics400_rgb", "20200614-e508be42",
+                     (70.60, 89.26), (70.52, 89.39)),
+    *_benchmark_rows("340x256", _RESIZED, "", "20200725-88cb325a", (70.11, 89.01), (69.95, 89.02)),
+    *_benchmark_rows("320p", _SGD, "", "20200725-9922802f", (70.32, 89.25), (70.54, 89.39)),
+    *_benchmark_rows("320p", _RESIZED, "tsn_r50_320p_1x1x3_100e_kinetics400_rgb",
+                     "20200702-cc665e2a", (70.44, 89.23), (70.91, 89.51)),
+    *_benchmark_rows("256p", _SGD, "tsn_r50_256p_1x1x3_100e_kinetics400_rgb", "20200725-22592236",
+                     (70.42, 89.03), (70.79, 89.42)),
+    *_benchmark_rows("256p", _RESIZED, "tsn_r50_256p_randomresize_1x1x3_100e_kinetics400_rgb",
+                     "20200817-ae7963ca", (69.80, 89.06), (70.48, 89.89)),
+
+    _row("tsn_r50_1x1x3_k400_omni_baseline", "K400 (OmniSource)", 3, _TEN, _SGD, 70.6, 89.3,
+         "tsn_r50_1x1x3_100e_kinetics400_rgb", "20200614-e508be42",
+         note=f"{_SQUEEZED}; the baseline without OmniSource"),
+    _row("tsn_r50_1x1x3_k400_omni", "K400 (OmniSource)", 3, _TEN, _SGD, 73.6, 91.0,
+         "tsn_r50_omnisource_imagenet_340x256", "20200926-54192355",
+         weights="omni/tsn_imagenet_pretrained_r50_omni_1x1x3_kinetics400_rgb",
+         config="tsn_r50_1x1x3_100e_kinetics400_rgb", note=f"{_OMNI}; {_SQUEEZED}"),
+    _row("tsn_r50_1x1x3_k400_ig1b", "K400 (OmniSource)", 3, _TEN, _SGD, 73.1, 90.4,
+         "tsn_r50_plain_ig1b_320p", "20200926-c133dd49",
+         weights="omni/tsn_1G1B_pretrained_r50_without_omni_1x1x3_kinetics400_rgb",
+         config="tsn_r50_1x1x3_100e_kinetics400_rgb", pretrained="IG-1B", note=_OMNI),
+    _row("tsn_r50_1x1x3_k400_ig1b_omni", "K400 (OmniSource)", 3, _TEN, _SGD, 75.7, 91.9,
+         "tsn_r50_omnisource_ig1b_320p", "20200926-2863fed0",
+         weights="omni/tsn_1G1B_pretrained_r50_omni_1x1x3_kinetics400_rgb",
+         config="tsn_r50_1x1x3_100e_kinetics400_rgb", pretrained="IG-1B", note=_OMNI),
+
+    _row("tsn_r50_1x1x8_k600", "K600", 8, _THREE, _RESIZED_96, 74.8, 92.3,
+         "tsn_r50_video_1x1x8_100e_kinetics600_rgb", "20201015-4db3c461", note=_UNSCALED),
+    _row("tsn_r50_1x1x8_k700", "K700", 8, _THREE, _RESIZED_96, 61.7, 83.6,
+         "tsn_r50_video_1x1x8_100e_kinetics700_rgb", "20201015-e381a6c7", note=_UNSCALED),
+    _row("tsn_r50_1x1x8_sthv1", "SthV1", 8, _test(8, "ten"),
+         replace(_STH_8, weight_decay=5e-4, clip_norm=20.0, fixed_crops=13), 18.55, 44.80,
+         "tsn_r50_1x1x8_50e_sthv1_rgb", "20200618-061b9195", dropout=0.5),
+    _row("tsn_r50_1x1x16_sthv1", "SthV1", 16, _test(8, "center"),
+         replace(_STH_16, lr=0.01, flip=0.5, fixed_crops=13), 15.77, 39.85,
+         "tsn_r50_1x1x16_50e_sthv1_rgb", "20200614-7e2fe4f1", dropout=0.5,
+         note="its config tests 8 frames, and flips without exchanging left and right labels"),
+    _row("tsn_r50_1x1x8_sthv2_240p", "SthV2", 8, _test(8, "ten"), _STH_8, 32.97, 63.62,
+         "tsn_r50_1x1x8_50e_sthv2_rgb", "20200915-f3b381a5", dropout=0.5, note=_RANDOM_TEST),
+    _row("tsn_r50_1x1x16_sthv2_240p", "SthV2", 16, _test(16, "ten"), _STH_16, 27.21, 55.84,
+         "tsn_r50_1x1x16_50e_sthv2_rgb", "20200917-80bc3611", dropout=0.5, note=_RANDOM_TEST),
+    _row("tsn_r50_1x1x6_mit", "MiT", 6, _test(6, "three", crop=256), _MIT, 26.84, 51.6,
+         "tsn_r50_1x1x6_100e_mit_rgb", "20200618-d512ab1b"),
+    _row("tsn_r50_1x1x8_activitynet_video", "ActivityNet", 8, _THREE, _ACTIVITYNET, 73.93, 93.44,
+         "tsn_r50_320p_1x1x8_50e_activitynet_video_rgb", "20210301-7f8da0c6",
+         pretrained="Kinetics400", dropout=0.8, note="trained on whole untrimmed videos"),
+    _row("tsn_r50_1x1x8_activitynet_clip", "ActivityNet", 8, _THREE, _ACTIVITYNET, 76.90, 94.47,
+         "tsn_r50_320p_1x1x8_50e_activitynet_clip_rgb", "20210301-c0f04a7e",
+         pretrained="Kinetics400", dropout=0.8, note="trained and tested on the annotated clips"),
+    _row("tsn_r50_flow_5x1x8_activitynet_video", "ActivityNet", 8, _FLOW_TEN, _ACTIVITYNET_FLOW,
+         57.51, 83.02, "tsn_r50_320p_1x1x8_150e_activitynet_video_flow", "20200804-13313f52",
+         pretrained="Kinetics400", dropout=0.8,
+         note="trained on whole untrimmed videos, but its config tests the annotated clips"),
+    _row("tsn_r50_flow_5x1x8_activitynet_clip", "ActivityNet", 8, _FLOW_TEN, _ACTIVITYNET_FLOW,
+         59.51, 82.69, "tsn_r50_320p_1x1x8_150e_activitynet_clip_flow", "20200804-8622cf38",
+         pretrained="Kinetics400", dropout=0.8, note="trained and tested on the annotated clips"),
+]
+# fmt: on
