@@ -1,0 +1,276 @@
+"""Video files to frames, by PyAV: RGB, upright, in the order in which they are shown.
+
+Frames are numbered as they come out of the decoder, whatever their timestamps, as the published
+protocols number them. The frame is upright when the file's display matrix (a phone held sideways,
+a mirrored camera) has been applied. Colours follow the file's own matrix and range.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Collection, Iterator
+from types import TracebackType
+
+import numpy as np
+
+from jaxvid.errors import JaxvidError
+
+_TOLERATED = 0.1  # part of a file that may be missing at its end before it counts as truncated
+_RATE_ERROR = 0.01  # by which a container's average rate may differ from its timestamps
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a video is, after all of it was decoded.
+
+    `height` and `width` are upright; `fps` is NaN where nothing tells it; `damaged` counts packets
+    that did not decode, frames that the decoder patched up, and packets missing at the end.
+    """
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    codec: str
+    damaged: int
+
+
+class Video:
+    """An open video file: `frames()` decodes it once, then `info()` says what it was.
+
+    With `short_side` larger frames are shrunk to that shorter side, never enlarged.
+    """
+
+    def __init__(self, path: str | os.PathLike, short_side: int | None = None):
+        try:
+            import av
+        except ImportError:
+            raise JaxvidError("reading video needs PyAV: pip install 'jaxvid[data]'") from None
+
+        self._av = av
+        self._path = os.fspath(path)
+        self._short_side = short_side
+        self._size: tuple[int, int] | None = None  # height, width before turning upright
+        self._upright = (0, 0)
+        self._times: list[float] = []
+        self._count = self._packets = self._damaged = 0
+        if not os.path.isfile(self._path):
+            raise JaxvidError(f"{self._path} is not a file")
+        if not os.path.getsize(self._path):
+            raise JaxvidError(f"{self._path} is empty")
+        try:
+            # An absolute path cannot be taken for a protocol, as `a:b.mp4` is.
+            self._container = av.open(os.path.abspath(self._path), metadata_errors="replace")
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise JaxvidError(
+                f"{self._path} cannot be opened as a video: {_reason(error)}; it is truncated, "
+                "damaged, or not a video"
+            ) from None
+        streams = [
+            stream
+            for stream in self._container.streams.video
+            if not stream.disposition & av.stream.Disposition.attached_pic
+        ]
+        if not streams:
+            self._container.close()
+            raise JaxvidError(f"{self._path} has no video stream")
+        self._stream = streams[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise JaxvidError(f"{self._path} has a codec that this build of FFmpeg cannot decode")
+        # Decoding in several threads loses frames beside a damaged packet, and which ones differs.
+        self._stream.thread_type = "NONE"
+        self._stream.codec_context.thread_count = 1
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.close()
+
+    def frames(self, wanted: Collection[int] | None = None) -> Iterator[np.ndarray]:
+        """Yields frames uint8 [H, W, 3] in order; with `wanted` only those numbers.
+
+        Raises `JaxvidError` at the end where the file was truncated or held no frame.
+        """
+        av = self._av
+        reformatter = av.video.reformatter.VideoReformatter()
+        last = None if wanted is None else max(wanted, default=-1)
+        for frame in self._decode():
+            number, self._count = self._count, self._count + 1
+            if self._size is None:
+                self._size = _shrunk(frame.height, frame.width, self._short_side)
+            if wanted is None or number in wanted:
+                height, width = self._size
+                try:
+                    # Bicubic, as FFmpeg's own command line shrinks.
+                    rgb = reformatter.reformat(
+                        frame, width, height, "rgb24", interpolation="BICUBIC"
+                    ).to_ndarray()
+                except (av.FFmpegError, ValueError) as error:
+                    raise JaxvidError(
+                        f"{self._path} frame {number} cannot be made RGB: {_reason(error)}"
+                    ) from None
+                image = _turn(rgb, _display_matrix(frame))
+                self._upright = image.shape[:2]
+                yield image
+            elif self._upright == (0, 0):
+                matrix = _display_matrix(frame)
+                self._upright = self._size[::-1] if _transposes(matrix) else self._size
+            if number == last:
+                return
+        if not self._count:
+            raise JaxvidError(f"{self._path} has a video stream without a single readable frame")
+        self._check_whole()
+
+    def info(self) -> Info:
+        """Says what the video was; all frames must have been decoded."""
+        return Info(
+            num_frames=self._count,
+            fps=self._rate(),
+            height=self._upright[0],
+            width=self._upright[1],
+            codec=self._stream.codec_context.name,
+            damaged=self._damaged,
+        )
+
+    def _decode(self) -> Iterator:
+        """Yields decoded frames; a packet that does not decode is counted and passed over."""
+        av = self._av
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, OSError) as error:
+                raise JaxvidError(
+                    f"{self._path} breaks off after {self._count} frames: {_reason(error)}"
+                ) from None
+            if packet is None:
+                return
+            self._packets += packet.size > 0
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                self._damaged += 1
+                continue
+            for frame in frames:
+                self._damaged += bool(frame.is_corrupt)
+                if frame.time is not None:
+                    self._times.append(frame.time)
+                yield frame
+
+    def _check_whole(self) -> None:
+        expected = self._stream.frames  # 0 where the container does not say
+        missing = max(0, expected - self._packets)
+        if missing > _TOLERATED * expected:
+            raise JaxvidError(
+                f"{self._path} is truncated: {self._packets} of {expected} frames are there"
+            )
+        self._damaged += missing
+        promised = _seconds(self._stream.metadata.get("DURATION", ""))  # Matroska
+        if promised and self._times and max(self._times) < (1 - _TOLERATED) * promised - 0.5:
+            raise JaxvidError(
+                f"{self._path} is truncated: {max(self._times):.2f} s of {promised:.2f} s are there"
+            )
+
+    def _rate(self) -> float:
+        average = self._stream.average_rate
+        stated = float(average) if average else math.nan
+        span = max(self._times) - min(self._times) if len(self._times) == self._count > 1 else 0.0
+        if span <= 0:
+            return stated
+        measured = (self._count - 1) / span
+        return stated if abs(stated / measured - 1) < _RATE_ERROR else measured
+
+
+def probe(path: str | os.PathLike) -> Info:
+    """Decodes a whole video to say what it is; nothing in a header is believed.
+
+    Raises `JaxvidError` with the reason where it cannot be read.
+    """
+    with Video(path) as video:
+        for _ in video.frames(wanted=()):
+            pass
+        return video.info()
+
+
+def read_frames(path: str | os.PathLike, short_side: int | None = None) -> Iterator[np.ndarray]:
+    """Yields all frames of a video, uint8 [H, W, 3], one at a time.
+
+    Raises `JaxvidError` with the reason where it cannot be read, also after the last frame where
+    the file turns out to be truncated.
+    """
+    with Video(path, short_side) as video:
+        yield from video.frames()
+
+
+def frames_at(
+    path: str | os.PathLike,
+    indices: Collection[int] | np.ndarray,
+    short_side: int | None = None,
+) -> np.ndarray:
+    """Decodes the frames numbered `indices`, in that order and with repeats: uint8 [N, H, W, 3].
+
+    Decoding runs from the start to the last of them, for only that numbers frames exactly in
+    every container; the others are not converted. Raises `JaxvidError` also where the video ends
+    before.
+    """
+    numbers = np.asarray(indices, np.int64)
+    if not numbers.size or numbers.min() < 0:
+        raise JaxvidError(f"frames of {path} are numbered from 0; asked for {numbers.tolist()}")
+    wanted = sorted(set(numbers.tolist()))
+    with Video(path, short_side) as video:
+        images = dict(zip(wanted, video.frames(wanted=frozenset(wanted)), strict=False))
+        if len(images) < len(wanted):
+            count = video.info().num_frames
+            raise JaxvidError(f"{path} has {count} frames; frame {wanted[-1]} was asked for")
+    return np.stack([images[number] for number in numbers.tolist()])
+
+
+def _shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    if short_side is None or min(height, width) <= short_side:
+        return height, width
+    scale = short_side / min(height, width)
+    return max(short_side, round(height * scale)), max(short_side, round(width * scale))
+
+
+def _display_matrix(frame) -> np.ndarray | None:
+    """The 2x2 part of a frame's display matrix, [[a, b], [c, d]]: x' = ax + cy, y' = bx + dy."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    return np.frombuffer(bytes(data), "=i4")[[0, 1, 3, 4]].reshape(2, 2)
+
+
+def _transposes(matrix: np.ndarray | None) -> bool:
+    return matrix is not None and bool(abs(int(matrix[0, 1])) > abs(int(matrix[0, 0])))
+
+
+def _turn(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Turns and mirrors an image upright; angles between are rounded to quarter turns."""
+    if matrix is None:
+        return image
+    (a, b), (c, d) = matrix.tolist()
+    if _transposes(matrix):
+        image = image.transpose(1, 0, 2)
+        right, down = c, b
+    else:
+        right, down = a, d
+    if right < 0:
+        image = image[:, ::-1]
+    if down < 0:
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def _seconds(text: str) -> float:
+    """Reads `00:00:02.5`; 0 where the text is something else."""
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip("\0 "))
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else 0.0
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
