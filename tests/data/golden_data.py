@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 
-from jaxvid.data import sampling
-from jaxvid.rows import Sampling
+from jaxvid.data import augment, sampling
+from jaxvid.rows import Protocol, Sampling
 
 SAMPLERS = {
     "SampleFrames": "frames",
@@ -76,3 +76,35 @@ def _check_within(ours, theirs, bound, where):
     assert (difference <= bound + rounding).all(), (
         f"{where}: {difference.max():.4g} apart where at most {bound.max():.4g} is chance"
     )
+
+
+CROPS = {"CenterCrop": "center", "ThreeCrop": "three", "TenCrop": "ten"}
+
+
+def check_preprocess(path):
+    """Compares resizing and test crops in `path` with ours; returns how many there were.
+
+    Fixed-point and float arithmetic round differently, so one grey level is allowed.
+    """
+    count = 0
+    with np.load(path) as golden:
+        for key in golden.files:
+            name, _, rest = key.partition("/")
+            if rest == "frames":
+                continue
+            frames, want = golden[f"{name}/frames"], golden[key]
+            short, _, what = rest.partition("/")
+            side = int(short.removeprefix("short"))
+            if what == "resized":
+                ours = augment.resize_short_side(frames, side).numpy()
+            else:
+                protocol = Protocol(Sampling(), side, CROPS[what], want.shape[1])
+                clip = np.arange(len(frames))[None]
+                ours = augment.make_views(frames, clip, protocol).numpy()
+                ours = ours.reshape(-1, *ours.shape[2:])
+            assert ours.shape == want.shape, f"{path}, {key}: {ours.shape} is not {want.shape}"
+            apart = np.abs(ours.astype(int) - want.astype(int)).max()
+            assert apart <= 1, f"{path}, {key}: {apart} grey levels apart, at most 1 is rounding"
+            count += 1
+    assert count, f"{path} holds no answers"
+    return count

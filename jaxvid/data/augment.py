@@ -1,0 +1,243 @@
+"""Pixels: the crops of a published test and the random changes of training.
+
+What is drawn is numpy and a function of a Generator; what is done to pixels is TensorFlow, from
+uint8 `[T, H, W, 3]` to uint8. All frames of a clip are changed alike.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from jaxvid.data.cpu_tf import tf
+from jaxvid.errors import JaxvidError
+from jaxvid.rows import Protocol
+
+MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
+CROP_MODES = ("random_resized", "multi_scale", "center")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Settings of the random changes of training.
+
+    Attributes:
+        size: side in pixels of the square that comes out.
+        crop_mode: `random_resized` (a box of any place, area and aspect; Inception, 2014),
+            `multi_scale` (one of a few sizes and places; TSN, 2016) or `center` (the largest
+            central square).
+        area: range of the box's area, as a fraction of the picture's.
+        aspect: range of its width over its height.
+        flip: probability of mirroring left and right.
+        color_jitter: how far brightness, contrast and saturation factors may lie from 1, and
+            how far hue may turn, as a fraction of the circle.
+    """
+
+    size: int = 224
+    crop_mode: str = "random_resized"
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+    def __post_init__(self):
+        if self.crop_mode not in CROP_MODES:
+            raise JaxvidError(
+                f"crop_mode is {self.crop_mode!r}: choose one of {', '.join(CROP_MODES)}"
+            )
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise JaxvidError(f"area is {self.area}: give two rising fractions of the picture")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise JaxvidError(f"aspect is {self.aspect}: give two rising ratios above 0")
+        if not 0 <= self.flip <= 1:
+            raise JaxvidError(f"flip is {self.flip}: give a probability")
+        *factors, hue = self.color_jitter
+        if len(factors) != 3 or not all(0 <= f <= 1 for f in factors) or not 0 <= hue <= 0.5:
+            raise JaxvidError(
+                f"color_jitter is {self.color_jitter}: give brightness, contrast and saturation"
+                " up to 1, then hue up to 0.5"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What was drawn for one clip.
+
+    `box` is (top, left, height, width) in pixels of the stored picture, `jitter` the brightness,
+    contrast and saturation factors and the turn of hue, and `order` the order they are applied in.
+    """
+
+    box: tuple[int, int, int, int]
+    flip: bool
+    jitter: tuple[float, float, float, float]
+    order: tuple[int, int, int, int]
+
+
+def draw(augmentation: Augmentation, height: int, width: int, rng: np.random.Generator) -> Draw:
+    """Draws the changes of one clip of `height` x `width` pictures."""
+    box = _BOXES[augmentation.crop_mode](augmentation, height, width, rng)
+    flip = bool(rng.random() < augmentation.flip)
+    spread = np.asarray(augmentation.color_jitter)
+    jitter = rng.uniform(-spread, spread) + (1.0, 1.0, 1.0, 0.0)
+    order = rng.permutation(4)
+    return Draw(box, flip, tuple(jitter.tolist()), tuple(order.tolist()))
+
+
+def _random_resized(
+    augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """The first of 10 boxes of random area and aspect that fits, else the central square."""
+    area = rng.uniform(*augmentation.area, size=10) * height * width
+    aspect = np.exp(rng.uniform(*np.log(augmentation.aspect), size=10))
+    widths = np.round(np.sqrt(area * aspect)).astype(int)
+    heights = np.round(np.sqrt(area / aspect)).astype(int)
+    for h, w in zip(heights, widths, strict=True):
+        if 0 < h <= height and 0 < w <= width:
+            top = rng.integers(height - h + 1)
+            left = rng.integers(width - w + 1)
+            return int(top), int(left), int(h), int(w)
+    return _center(augmentation, height, width, rng)
+
+
+def _multi_scale(
+    augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A box whose sides are neighbouring scales of the short side, at one of 13 places."""
+    sizes = [max(1, int(min(height, width) * scale)) for scale in MULTI_SCALES]
+    pairs = [(h, w) for i, h in enumerate(sizes) for j, w in enumerate(sizes) if abs(i - j) <= 1]
+    h, w = pairs[rng.integers(len(pairs))]
+    down, right = (height - h) // 4, (width - w) // 4
+    y, x = _THIRTEEN[rng.integers(len(_THIRTEEN))]
+    return y * down, x * right, h, w
+
+
+def _center(
+    augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+_BOXES = {"random_resized": _random_resized, "multi_scale": _multi_scale, "center": _center}
+
+# Corners, centre, middles of the sides, and centres of the quarters, in quarters of the room.
+_THIRTEEN = (
+    *((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)),
+    *((2, 0), (2, 4), (4, 2), (0, 2)),
+    *((1, 1), (1, 3), (3, 1), (3, 3)),
+)
+
+
+def finish(frames, flip, jitter, order, augmentation: Augmentation):
+    """Resizes, mirrors and recolours the frames of one cropped clip.
+
+    Args:
+        frames: uint8 `[T, h, w, 3]`, the pixels of the drawn box.
+        flip: bool scalar.
+        jitter: float32 `[4]`, as in `Draw`.
+        order: int32 `[4]`, as in `Draw`.
+        augmentation: the settings.
+
+    Returns:
+        uint8 `[T, size, size, 3]`.
+    """
+    size = augmentation.size
+    pixels = tf.image.resize(frames, (size, size), method="bilinear", antialias=False)
+    pixels = tf.cond(flip, lambda: tf.reverse(pixels, [2]), lambda: pixels)
+    if any(augmentation.color_jitter):
+        pixels = _recolor(pixels, jitter, order, hue=augmentation.color_jitter[3] > 0)
+    return tf.cast(tf.round(pixels), tf.uint8)
+
+
+def _recolor(pixels, jitter, order, hue: bool):
+    """Applies the four colour changes to float32 `[T, H, W, 3]` of 0..255 in the drawn order."""
+
+    def blend(image, other, factor):
+        return tf.clip_by_value(factor * image + (1 - factor) * other, 0.0, 255.0)
+
+    def gray(image):
+        return tf.reduce_sum(image * (0.2989, 0.587, 0.114), -1, keepdims=True)
+
+    def turn_hue(image):
+        return tf.image.adjust_hue(image / 255.0, jitter[3]) * 255.0 if hue else image
+
+    for which in tf.unstack(order):
+        image = pixels
+        pixels = tf.switch_case(
+            which,
+            [
+                lambda image=image: blend(image, 0.0, jitter[0]),
+                lambda image=image: blend(
+                    image, tf.reduce_mean(gray(image), [1, 2, 3], keepdims=True), jitter[1]
+                ),
+                lambda image=image: blend(image, gray(image), jitter[2]),
+                lambda image=image: turn_hue(image),
+            ],
+        )
+    return tf.clip_by_value(pixels, 0.0, 255.0)
+
+
+def check_protocol(protocol: Protocol) -> None:
+    """Refuses a test whose crops do not exist."""
+    if protocol.crops not in _OFFSETS:
+        raise JaxvidError(f"crops is {protocol.crops!r}: choose one of {', '.join(_OFFSETS)}")
+    if protocol.crop > protocol.short_side:
+        raise JaxvidError(
+            f"crop {protocol.crop} is larger than short_side {protocol.short_side}: a test crop"
+            " must fit into the resized picture"
+        )
+
+
+def make_views(frames, clips, protocol: Protocol):
+    """Resizes and crops decoded frames as the published test does.
+
+    Args:
+        frames: uint8 `[N, H, W, 3]`.
+        clips: integer `[clips, T]`, the numbers in `frames` that make up each clip.
+        protocol: the row's test.
+
+    Returns:
+        uint8 `[views, T, crop, crop, 3]`: all clips of the first crop, then of the second, ...
+    """
+    frames = resize_short_side(frames, protocol.short_side)
+    height, width = tf.shape(frames)[1], tf.shape(frames)[2]
+    size = protocol.crop
+    views = []
+    for top, left, flip in _OFFSETS[protocol.crops](height - size, width - size):
+        crop = frames[:, top : top + size, left : left + size]
+        views.append(tf.gather(crop[:, :, ::-1] if flip else crop, clips))
+    return tf.concat(views, 0)
+
+
+def resize_short_side(frames, side: int):
+    """Resizes uint8 `[N, H, W, 3]` so that the shorter side is `side`, keeping the aspect."""
+    shape = tf.cast(tf.shape(frames)[1:3], tf.float64)
+    new = tf.cast(shape * (side / tf.reduce_min(shape)) + 0.5, tf.int32)
+    return tf.cast(
+        tf.round(tf.image.resize(frames, new, method="bilinear", antialias=False)), tf.uint8
+    )
+
+
+def _center_offset(down, right):
+    return [(down // 2, right // 2, False)]
+
+
+def _three_offsets(down, right):
+    """Both ends and the middle of the longer side."""
+    tall = down > right
+    return [
+        (
+            tf.where(tall, at * (down // 2), down // 2),
+            tf.where(tall, right // 2, at * (right // 2)),
+            False,
+        )
+        for at in (0, 2, 1)
+    ]
+
+
+def _ten_offsets(down, right):
+    """Four corners and the centre, each followed by its mirror image."""
+    places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    return [(y * (down // 4), x * (right // 4), flip) for y, x in places for flip in (False, True)]
+
+
+_OFFSETS = {"center": _center_offset, "three": _three_offsets, "ten": _ten_offsets}

@@ -1,0 +1,377 @@
+"""Batches of uint8 clips, for training and for the published tests.
+
+The videos of training follow one another without end: all videos in an order drawn from (seed,
+0), all of them in an order drawn from (seed, 1), and so on. Example number n of this stream is in
+batch n // batch size, and everything random about it is drawn from (seed, n). So batches do not
+depend on how many processes share them, starting at any step costs nothing, and fewer videos than
+a batch holds just come round sooner.
+
+Python plans an example (numpy, cheap) and fetches the JPEGs of the frames that it needs;
+TensorFlow decodes and changes pixels, in threads.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxvid.data import augment, sampling
+from jaxvid.data.cpu_tf import tf
+from jaxvid.data.datasets import Source, Split
+from jaxvid.errors import JaxvidError
+from jaxvid.rows import CROP_COUNTS, Protocol, Sampling
+
+_EPOCH_KEYS = 2**63
+"""Epochs draw from keys of their own, beside those of the example numbers."""
+
+
+def steps_per_epoch(videos: int, batch_size: int) -> int:
+    """The number of whole batches in all videos once, at least 1."""
+    return max(videos // batch_size, 1)
+
+
+def clip_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int, int]:
+    """Shape [T, H, W, C] of one training clip."""
+    how = _train_sampling(config)
+    rng = np.random.default_rng(0)
+    views = sampling.sample_views(how, 1, test=False, rng=rng)
+    if len(views) != 1:
+        raise JaxvidError(
+            f"config.data.sampling gives {len(views)} clips of a video, but training takes one:"
+            " set num_clips to 1"
+        )
+    return (views.shape[1], config.data.crop, config.data.crop, 3)
+
+
+def make_protocol(config: ml_collections.ConfigDict) -> Protocol:
+    """The test that `config.test` describes."""
+    test = config.test
+    protocol = Protocol(
+        Sampling(**test.sampling), test.short_side, test.crops, test.crop, test.average
+    )
+    augment.check_protocol(protocol)
+    return protocol
+
+
+def make_augmentation(config: ml_collections.ConfigDict) -> augment.Augmentation:
+    """The random changes of training that `config.data` describes."""
+    data = config.data
+    return augment.Augmentation(
+        size=data.crop,
+        crop_mode=data.crop_mode,
+        area=tuple(data.area),
+        aspect=tuple(data.aspect),
+        flip=data.flip,
+        color_jitter=tuple(data.color_jitter),
+    )
+
+
+def train_batches(
+    split: Split,
+    config: ml_collections.ConfigDict,
+    *,
+    start_step: int = 0,
+    process: int | None = None,
+    processes: int | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields this process's part of every global batch, from `start_step` on, without end.
+
+    Args:
+        split: the videos.
+        config: `seed`, `data` and `train.batch_size` are read.
+        start_step: the step whose batch comes first.
+        process: which of `processes` this one is; by default as JAX says.
+        processes: how many share a batch; by default as JAX says.
+
+    Returns:
+        An iterator of `video` uint8 `[B, T, H, W, C]`, `label` int32 `[B]` and `index` int64
+        `[B]`, the videos' numbers in the split; `close()` ends its threads.
+    """
+    part = _Part(config.train.batch_size, process, processes, "train")
+    clip = clip_shape(config)
+    augmentation = make_augmentation(config)
+    how = _train_sampling(config)
+    source, seed = split.source, config.seed
+    if seed < 0:
+        raise JaxvidError(f"config.seed is {seed}: give a whole number from 0")
+
+    def load(position: int) -> tuple:
+        example = part.number(position)
+        video = epoch_order(seed, example // len(source), len(source))[example % len(source)]
+        rng = generator(seed, example)
+        views = sampling.sample_views(
+            how, int(source.num_frames[video]), _fps(source, video), test=False, rng=rng
+        )
+        drawn = augment.draw(augmentation, int(source.height[video]), int(source.width[video]), rng)
+        return (
+            *_fetch(source, video, views[0]),
+            np.array(drawn.box, np.int32),
+            np.array(drawn.flip),
+            np.array(drawn.jitter, np.float32),
+            np.array(drawn.order, np.int32),
+            np.int32(source.label[video]),
+            np.int64(video),
+        )
+
+    loaded = (
+        tf.TensorSpec([None], tf.string),
+        tf.TensorSpec([clip[0]], tf.int64),
+        tf.TensorSpec([4], tf.int32),
+        tf.TensorSpec([], tf.bool),
+        tf.TensorSpec([4], tf.float32),
+        tf.TensorSpec([4], tf.int32),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([], tf.int64),
+    )
+
+    def change(images, frames, box, flip, jitter, order, label, video):
+        # A crop of a picture with halved chroma may differ from the cropped picture at its rim.
+        pixels = _decode(lambda image: tf.image.decode_and_crop_jpeg(image, box, **_JPEG), images)
+        pixels = augment.finish(pixels, flip, jitter, order, augmentation)
+        pixels = tf.ensure_shape(tf.gather(pixels, frames), clip)
+        return {"video": pixels, "label": label, "index": video}
+
+    examples = _Examples(load, loaded, change, lambda item: source.name(int(item[-1])))
+    first = start_step * part.size
+    positions = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+    return examples.batches(positions, part.size, config.data.workers)
+
+
+def test_batches(
+    split: Split,
+    config: ml_collections.ConfigDict,
+    *,
+    process: int | None = None,
+    processes: int | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields this process's part of every global batch of the test's views, each video once.
+
+    Args:
+        split: the videos.
+        config: `test`, its `batch_size` and `data.workers` are read.
+        process: which of `processes` this one is; by default as JAX says.
+        processes: how many share a batch; by default as JAX says.
+
+    Returns:
+        An iterator of `video` uint8 `[B, V, T, H, W, C]`, `label` int32 `[B]`, `index` int64
+        `[B]` and `weight` float32 `[B]`. The last batch is filled up with zeros of weight 0 and
+        index -1. Every process gets the same number of batches.
+    """
+    part = _Part(config.test.batch_size, process, processes, "test")
+    protocol = make_protocol(config)
+    source = split.source
+    if protocol.sampling.sampler == "untrimmed":
+        raise JaxvidError(
+            "the untrimmed sampler gives every video its own number of views, which cannot be"
+            " batched: take another sampler, or predict video by video"
+        )
+
+    def load(position: int) -> tuple:
+        video = part.number(position)
+        views = _test_frames(protocol, int(source.num_frames[video]), _fps(source, video))
+        return (
+            *_fetch(source, video, views),
+            np.int32(source.label[video]),
+            np.int64(video),
+        )
+
+    def change(images, clips, label, video):
+        frames = _decode(lambda image: tf.io.decode_jpeg(image, **_JPEG), images)
+        views = tf.ensure_shape(augment.make_views(frames, clips, protocol), shape)
+        return {"video": views, "label": label, "index": video, "weight": tf.constant(1.0)}
+
+    clips, length = _test_frames(protocol, 1, None).shape
+    views = clips * CROP_COUNTS[protocol.crops]
+    shape = (views, length, protocol.crop, protocol.crop, 3)
+    loaded = (
+        tf.TensorSpec([None], tf.string),
+        tf.TensorSpec([clips, length], tf.int64),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([], tf.int64),
+    )
+    examples = _Examples(load, loaded, change, lambda item: source.name(int(item[-1])))
+    steps = -(-len(source) // part.batch)
+    mine = [i for i in range(steps * part.size) if part.number(i) < len(source)]
+    positions = tf.data.Dataset.from_tensor_slices(np.array(mine, np.int64))
+    return _filled(examples.batches(positions, part.size, config.data.workers), steps, part, shape)
+
+
+test_batches.__test__ = False  # pytest takes it for a test where it is imported
+
+
+def _filled(
+    batches: Iterator[dict[str, np.ndarray]], steps: int, part: "_Part", shape: tuple[int, ...]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Fills the last of `steps` batches up to its full size."""
+    nothing = {
+        "video": np.zeros((0, *shape), np.uint8),
+        "label": np.zeros(0, np.int32),
+        "index": np.zeros(0, np.int64),
+        "weight": np.zeros(0, np.float32),
+    }
+    for _ in range(steps):
+        batch = next(batches, nothing)
+        missing = part.size - len(batch["index"])
+        if missing:
+            batch = {
+                name: np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+                for name, array in batch.items()
+            }
+            batch["index"][-missing:] = -1
+        yield batch
+
+
+def plan_test(
+    protocol: Protocol, total_frames: int, fps: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Says which frames a test needs of a video, so that only those are decoded.
+
+    Returns:
+        The needed frame numbers in rising order, int64 `[N]`, and the place in them of every
+        frame of every clip, int64 `[clips, T]`.
+    """
+    clips = _test_frames(protocol, total_frames, fps)
+    frames, places = np.unique(clips, return_inverse=True)
+    return frames, places.reshape(clips.shape)
+
+
+def make_views(frames: np.ndarray, clips: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Turns decoded frames into the views that a test would see of them.
+
+    Args:
+        frames: uint8 RGB `[N, H, W, 3]`, those that `plan_test` asked for.
+        clips: its places `[clips, T]`.
+        protocol: the row's test.
+
+    Returns:
+        uint8 `[V, T, crop, crop, 3]`, just what `test_batches` gives for records of these frames.
+    """
+    augment.check_protocol(protocol)
+    return augment.make_views(tf.constant(frames), tf.constant(clips), protocol).numpy()
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, videos: int) -> np.ndarray:
+    """The order of the videos in an epoch: a permutation of 0 .. videos - 1."""
+    return generator(seed, _EPOCH_KEYS + epoch).permutation(videos)
+
+
+def generator(seed: int, number: int) -> np.random.Generator:
+    """The random numbers of one example: the same wherever and whenever it is made."""
+    # A list would be rounded to float64 as soon as a number needs 64 bits.
+    return np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
+
+
+_JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+
+
+def _decode(decode: Callable[[Any], Any], images: Any) -> Any:
+    """Decodes JPEGs `[N]` to uint8 `[N, H, W, 3]`."""
+    frame = tf.TensorSpec([None, None, 3], tf.uint8)
+    return tf.map_fn(decode, images, fn_output_signature=frame)
+
+
+def _test_frames(protocol: Protocol, total_frames: int, fps: float | None) -> np.ndarray:
+    return sampling.sample_views(protocol.sampling, total_frames, fps, test=True)
+
+
+def _train_sampling(config: ml_collections.ConfigDict) -> Sampling:
+    return Sampling(**config.data.sampling)
+
+
+def _fps(source: Source, video: int) -> float | None:
+    fps = float(source.fps[video])
+    return fps if fps > 0 else None
+
+
+def _fetch(source: Source, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """JPEGs of the frames, each once, and the place in them of every one of `frames`."""
+    needed, places = np.unique(frames, return_inverse=True)
+    images = np.array(source.frames(int(video), needed), object)
+    return images, places.reshape(frames.shape)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Part:
+    """This process's part of every global batch."""
+
+    def __init__(self, batch: int, process: int | None, processes: int | None, what: str):
+        self.process = jax.process_index() if process is None else process
+        processes = jax.process_count() if processes is None else processes
+        if batch < 1 or batch % processes:
+            raise JaxvidError(
+                f"config.{what}.batch_size is {batch}, which does not divide over {processes}"
+                f" processes: take a multiple of {processes}"
+            )
+        self.batch = batch
+        self.size = batch // processes
+
+    def number(self, position: int) -> int:
+        """The global example number of this process's `position`-th example."""
+        step, place = divmod(int(position), self.size)
+        return step * self.batch + self.process * self.size + place
+
+
+class _Examples:
+    """A tf.data pipeline of examples that are planned in Python and made by TensorFlow.
+
+    `load` takes a position and returns arrays as `loaded` describes them; `change` turns them into
+    the example; `name` says, for messages, where what `load` returned came from.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], tuple],
+        loaded: tuple,
+        change: Callable[..., dict[str, Any]],
+        name: Callable[[tuple], str],
+    ):
+        self._load, self._loaded, self._change, self._name = load, loaded, change, name
+
+    def batches(self, positions: Any, size: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yields batches of `size` examples, in the order of `positions`."""
+        workers = workers or _usable_cores()
+        options = tf.data.Options()
+        options.deterministic = True
+        options.threading.private_threadpool_size = workers
+        options.threading.max_intra_op_parallelism = 1
+
+        @tf.autograph.experimental.do_not_convert
+        def make(position):
+            types = [spec.dtype for spec in self._loaded]
+            arrays = tf.numpy_function(self._load, [position], types)
+            for array, spec in zip(arrays, self._loaded, strict=True):
+                array.set_shape(spec.shape)
+            return self._change(*arrays)
+
+        made = positions.map(make, num_parallel_calls=workers)
+        return self._guarded(positions, made.batch(size).prefetch(2).with_options(options), size)
+
+    def _guarded(self, positions: Any, batches: Any, size: int) -> Iterator[dict[str, np.ndarray]]:
+        done = 0
+        try:
+            for batch in batches.as_numpy_iterator():
+                yield batch
+                done += 1
+        except tf.errors.OpError as error:
+            # TensorFlow does not say which example failed: make the batch again, one by one.
+            for position in positions.skip(done * size).take(size).as_numpy_iterator():
+                arrays = self._load(position)
+                try:
+                    self._change(*arrays)
+                except tf.errors.OpError as cause:
+                    line = cause.message.splitlines()[0]
+                    raise JaxvidError(
+                        f"{self._name(arrays)} cannot be decoded ({line}): build the records again"
+                        " without it"
+                    ) from None
+            raise error

@@ -1,0 +1,162 @@
+"""Pixels of tests against the reference's; random changes against what they promise."""
+
+import pathlib
+
+import golden_data
+import numpy as np
+import pytest
+
+from jaxvid.data import augment
+from jaxvid.data.augment import Augmentation
+from jaxvid.data.cpu_tf import tf
+from jaxvid.errors import JaxvidError
+from jaxvid.rows import Protocol, Sampling
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "preprocess.npz"
+PLAIN = ((1.0, 1.0, 1.0, 0.0), (0, 1, 2, 3))
+
+
+def finish(frames, how, flip=False, jitter=PLAIN[0], order=PLAIN[1]):
+    arrays = np.float32(jitter), np.int32(order)
+    return augment.finish(tf.constant(frames), tf.constant(flip), *arrays, how).numpy()
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def test_reference_pixels():
+    assert golden_data.check_preprocess(GOLDEN) == 12
+
+
+def test_no_gpu_for_tensorflow():
+    assert not tf.config.get_visible_devices("GPU")
+
+
+@pytest.mark.parametrize("height, width", [(40, 60), (60, 40)])
+def test_three_crops_smaller_than_the_short_side(height, width):
+    frames = noise(1, height, width, 3)
+    protocol = Protocol(Sampling(), short_side=40, crops="three", crop=30)
+    views = augment.make_views(frames, np.array([[0]]), protocol).numpy()[:, 0]
+    if height > width:
+        frames, views = frames.swapaxes(1, 2), views.swapaxes(1, 2)
+    for view, left in zip(views, (0, 30, 15), strict=True):
+        np.testing.assert_array_equal(view, frames[0, 5:35, left : left + 30])
+
+
+def test_views_are_crop_major():
+    frames = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 12, 3), np.uint8)
+    frames[:, :, 6:] += 100
+    protocol = Protocol(Sampling(), short_side=8, crops="three", crop=8)
+    views = augment.make_views(frames, np.array([[0, 1], [2, 3]]), protocol).numpy()
+    np.testing.assert_array_equal(
+        views[..., 0, 0, 0], [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1], [2, 3]]
+    )
+    np.testing.assert_array_equal(views[2, :, 0, -1, 0], [100, 101])
+
+
+def test_crop_must_fit():
+    with pytest.raises(JaxvidError, match="larger than short_side"):
+        augment.check_protocol(Protocol(Sampling(), short_side=64, crop=65))
+    with pytest.raises(JaxvidError, match="choose one of center, three, ten"):
+        augment.check_protocol(Protocol(Sampling(), crops="five"))
+
+
+@pytest.mark.parametrize("mode", augment.CROP_MODES)
+@pytest.mark.parametrize("size", [(240, 320), (33, 17), (1, 9), (1, 1)])
+def test_boxes_lie_inside_the_picture(mode, size):
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        top, left, height, width = augment.draw(Augmentation(crop_mode=mode), *size, rng).box
+        assert top >= 0 and left >= 0 and height >= 1 and width >= 1
+        assert top + height <= size[0] and left + width <= size[1]
+
+
+def test_random_resized_boxes_cover_area_and_aspect():
+    rng = np.random.default_rng(0)
+    how = Augmentation(area=(0.2, 0.6), aspect=(0.5, 2.0))
+    boxes = np.array([augment.draw(how, 400, 400, rng).box for _ in range(3000)])
+    area = boxes[:, 2] * boxes[:, 3] / 400**2
+    aspect = np.log2(boxes[:, 3] / boxes[:, 2])
+    assert 0.195 < area.min() < 0.21 and 0.58 < area.max() < 0.605
+    assert -1.02 < aspect.min() < -0.9 and 0.9 < aspect.max() < 1.02
+    # Uniform in area and in log aspect; only boxes larger than the picture are drawn again.
+    assert abs(area.mean() - 0.4) < 0.02 and abs(aspect.mean()) < 0.05
+    assert boxes[:, 0].min() == 0 and (boxes[:, 0] + boxes[:, 2]).max() == 400
+
+
+def test_box_falls_back_to_the_central_square():
+    how = Augmentation(area=(1.0, 1.0), aspect=(1.0, 1.0))
+    assert augment.draw(how, 30, 50, np.random.default_rng(0)).box == (0, 10, 30, 30)
+
+
+def test_multi_scale_boxes_are_the_published_ones():
+    rng = np.random.default_rng(0)
+    how = Augmentation(crop_mode="multi_scale")
+    boxes = {augment.draw(how, 256, 340, rng).box for _ in range(5000)}
+    assert {box[2] for box in boxes} == {256, 224, 192, 168}
+    assert {box[2:] for box in boxes} >= {(256, 224), (224, 256)}
+    assert not {box[2:] for box in boxes} & {(256, 192), (168, 224)}
+    assert {box[1] for box in boxes if box[2:] == (256, 256)} == {0, 21, 42, 63, 84}
+
+
+def test_draws_follow_the_generator():
+    how = Augmentation(color_jitter=(0.4, 0.4, 0.4, 0.1))
+    first, again, other = (
+        augment.draw(how, 99, 120, np.random.default_rng(seed)) for seed in (5, 5, 6)
+    )
+    assert first == again != other
+
+
+def test_flip_happens_as_often_as_asked():
+    rng = np.random.default_rng(0)
+    flips = [augment.draw(Augmentation(flip=0.3), 9, 9, rng).flip for _ in range(2000)]
+    assert abs(np.mean(flips) - 0.3) < 0.05
+    assert not any(augment.draw(Augmentation(flip=0.0), 9, 9, rng).flip for _ in range(200))
+
+
+def test_flip_mirrors_every_frame():
+    frames, how = noise(3, 16, 16, 3), Augmentation(size=16)
+    np.testing.assert_array_equal(finish(frames, how), frames)
+    np.testing.assert_array_equal(finish(frames, how, flip=True), frames[:, :, ::-1])
+
+
+def test_colours_change_alike_in_all_frames():
+    frame = noise(1, 12, 12, 3)
+    how = Augmentation(size=12, color_jitter=(0.5, 0.5, 0.5, 0.2))
+    out = finish(np.repeat(frame, 4, 0), how, jitter=(1.3, 0.6, 1.4, 0.1), order=(3, 1, 0, 2))
+    np.testing.assert_array_equal(out, np.repeat(out[:1], 4, 0))
+    assert np.abs(out.astype(int) - frame).mean() > 10
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_each_colour_change(which):
+    frames = noise(2, 10, 10, 3)
+    real = frames.astype(np.float64)
+    gray = (real * (0.2989, 0.587, 0.114)).sum(-1, keepdims=True)
+    jitter = [1.0, 1.0, 1.0, 0.0]
+    jitter[which] = (0.7, 1.4, 0.3, 1 / 3)[which]
+    want = (
+        real * 0.7,
+        1.4 * real - 0.4 * gray.mean((1, 2, 3), keepdims=True),
+        0.3 * real + 0.7 * gray,
+        np.roll(real, 1, -1),  # a third of the circle: red becomes green
+    )[which]
+    how = Augmentation(size=10, color_jitter=(0.5, 0.5, 1.0, 0.5))
+    out = finish(frames, how, jitter=jitter)
+    assert np.abs(out - np.clip(want, 0, 255)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"crop_mode": "some"}, "crop_mode is 'some'"),
+        ({"area": (0.5, 0.1)}, "area"),
+        ({"aspect": (0.0, 1.0)}, "aspect"),
+        ({"flip": 1.5}, "flip"),
+        ({"color_jitter": (0.4, 0.4, 0.4, 0.9)}, "color_jitter"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, words):
+    with pytest.raises(JaxvidError, match=words):
+        Augmentation(**settings)

@@ -1,0 +1,301 @@
+"""Batches: their contents against frames decoded apart, their order against (seed, step)."""
+
+import io
+import itertools
+
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvid.data import augment, datasets, pipeline, records, sampling
+from jaxvid.errors import JaxvidError
+from jaxvid.rows import Protocol, Sampling
+
+JITTER = (0.4, 0.4, 0.4, 0.1)
+CLASSES = ("left", "right", "up")
+LENGTHS = (20, 3, 31, 12, 9, 40, 17)
+
+
+def picture(rng, height, width):
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+    return small.resize((width, height), Image.BILINEAR)
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """Seven small videos of odd lengths and shapes in two shards."""
+    folder = tmp_path_factory.mktemp("records")
+    rng = np.random.default_rng(0)
+    names, entries = records.shard_names("train", 2), []
+    for shard, name in enumerate(names):
+        with open(folder / name, "wb") as file:
+            for number in range(shard, len(LENGTHS), 2):
+                height, width = ((36, 52), (60, 40))[number % 2]
+                frames = [jpeg(picture(rng, height, width)) for _ in range(LENGTHS[number])]
+                label = number % len(CLASSES)
+                entries.append(
+                    records.append(
+                        file,
+                        frames,
+                        shard=shard,
+                        label=label,
+                        text=CLASSES[label],
+                        path=f"clips/{number}.mp4",
+                        fps=25.0 if number else float("nan"),
+                        height=height,
+                        width=width,
+                    )
+                )
+    records.write_index(folder, "train", names, entries)
+    (folder / "labels.txt").write_text("\n".join(CLASSES) + "\n")
+    data = ml_collections.ConfigDict({"dataset": "mine", "data_dir": str(folder)})
+    return datasets.open_split(data, "train")
+
+
+def make_config(batch=4, seed=1, **data):
+    config = ml_collections.ConfigDict()
+    config.seed = seed
+    config.data = {
+        "sampling": {"clip_len": 4, "frame_interval": 2},
+        "crop": 24,
+        "crop_mode": "random_resized",
+        "area": (0.3, 1.0),
+        "aspect": (3 / 4, 4 / 3),
+        "flip": 0.5,
+        "color_jitter": (0.0, 0.0, 0.0, 0.0),
+        "workers": 2,
+    } | data
+    config.train = {"batch_size": batch}
+    config.test = {
+        "sampling": {"clip_len": 4, "frame_interval": 2, "num_clips": 2},
+        "short_side": 32,
+        "crops": "three",
+        "crop": 32,
+        "average": "prob",
+        "batch_size": batch,
+    }
+    return config
+
+
+def take(batches, count):
+    result = list(itertools.islice(batches, count))
+    batches.close()
+    return result
+
+
+def assert_same(one, other):
+    assert len(one) == len(other) > 0
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def decoded(split, number):
+    images = split.source.frames(number, np.arange(split.source.num_frames[number]))
+    return np.stack([np.asarray(Image.open(io.BytesIO(image))) for image in images])
+
+
+def test_split(split):
+    assert len(split) == 7
+    assert split.classes == CLASSES
+    assert sorted(split.paths) == [f"clips/{number}.mp4" for number in range(7)]
+
+
+def test_shapes_and_types(split):
+    config = make_config()
+    (batch,) = take(pipeline.train_batches(split, config), 1)
+    assert pipeline.clip_shape(config) == (4, 24, 24, 3)
+    kinds = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
+    assert kinds == {
+        "video": ("uint8", (4, 4, 24, 24, 3)),
+        "label": ("int32", (4,)),
+        "index": ("int64", (4,)),
+    }
+    np.testing.assert_array_equal(batch["label"], split.source.label[batch["index"]])
+
+
+def test_training_pixels_are_those_of_the_plan(split):
+    config = make_config(color_jitter=JITTER)
+    batches = take(pipeline.train_batches(split, config), 3)
+    how = Sampling(clip_len=4, frame_interval=2)
+    augmentation = pipeline.make_augmentation(config)
+    for example in range(12):
+        step, place = divmod(example, 4)
+        number = batches[step]["index"][place]
+        assert number == pipeline.epoch_order(1, example // 7, 7)[example % 7]
+        rng = pipeline.generator(1, example)
+        frames = decoded(split, number)
+        picked = sampling.sample(how, len(frames), test=False, rng=rng)[0]
+        drawn = augment.draw(augmentation, *frames.shape[1:3], rng)
+        top, left, height, width = drawn.box
+        crop = frames[picked, top : top + height, left : left + width]
+        want = augment.finish(
+            crop, drawn.flip, np.float32(drawn.jitter), np.int32(drawn.order), augmentation
+        )
+        np.testing.assert_array_equal(batches[step]["video"][place], want)
+
+
+def test_batches_are_functions_of_seed_and_step(split):
+    config = make_config(color_jitter=JITTER)
+    first = take(pipeline.train_batches(split, config), 6)
+    assert_same(first[4:], take(pipeline.train_batches(split, config, start_step=4), 2))
+    config.data.workers = 1
+    assert_same(first, take(pipeline.train_batches(split, config), 6))
+    config.seed = 2
+    other = take(pipeline.train_batches(split, config), 1)
+    assert (first[0]["video"] != other[0]["video"]).any()
+
+
+def test_two_processes_share_the_same_batches(split):
+    whole = take(pipeline.train_batches(split, make_config(), start_step=1), 3)
+    parts = [
+        take(
+            pipeline.train_batches(
+                split, make_config(), start_step=1, process=process, processes=2
+            ),
+            3,
+        )
+        for process in range(2)
+    ]
+    joined = [
+        {name: np.concatenate([a[name], b[name]]) for name in a}
+        for a, b in zip(*parts, strict=True)
+    ]
+    assert_same(whole, joined)
+
+
+def test_every_epoch_sees_every_video_in_a_new_order(split):
+    batches = take(pipeline.train_batches(split, make_config(batch=2)), 7)
+    seen = np.concatenate([batch["index"] for batch in batches])
+    assert sorted(seen[:7]) == sorted(seen[7:]) == list(range(7))
+    assert (seen[:7] != seen[7:]).any()
+
+
+def test_every_epoch_has_its_own_order():
+    orders = {tuple(pipeline.epoch_order(1, epoch, 7)) for epoch in range(50)}
+    assert len(orders) > 40
+
+
+def test_fewer_videos_than_a_batch(split):
+    (batch,) = take(pipeline.train_batches(split, make_config(batch=16)), 1)
+    counts = np.bincount(batch["index"], minlength=7)
+    assert counts.sum() == 16 and set(counts) == {2, 3}
+    assert pipeline.steps_per_epoch(7, 16) == 1
+    assert pipeline.steps_per_epoch(7, 2) == 3
+
+
+def test_segments_of_a_frame_net(split):
+    config = make_config(sampling={"clip_len": 1, "num_clips": 5})
+    config.test.sampling = {"clip_len": 1, "num_clips": 5, "twice_sample": True}
+    assert pipeline.clip_shape(config) == (5, 24, 24, 3)
+    (batch,) = take(pipeline.train_batches(split, config), 1)
+    assert batch["video"].shape == (4, 5, 24, 24, 3)
+    batch = next(pipeline.test_batches(split, config))
+    assert batch["video"].shape == (4, 6, 5, 32, 32, 3)
+
+
+def test_test_batches_hold_each_video_once(split):
+    batches = list(pipeline.test_batches(split, make_config()))
+    assert [batch["video"].shape for batch in batches] == [(4, 6, 4, 32, 32, 3)] * 2
+    index = np.concatenate([batch["index"] for batch in batches])
+    weight = np.concatenate([batch["weight"] for batch in batches])
+    np.testing.assert_array_equal(index, [0, 1, 2, 3, 4, 5, 6, -1])
+    np.testing.assert_array_equal(weight, [1, 1, 1, 1, 1, 1, 1, 0])
+    assert weight.dtype == np.float32
+    assert not batches[1]["video"][-1].any()
+
+
+def test_views_of_decoded_frames_equal_those_of_records(split):
+    config = make_config()
+    batches = list(pipeline.test_batches(split, config))
+    protocol = pipeline.make_protocol(config)
+    for number in range(7):
+        frames = decoded(split, number)
+        needed, clips = pipeline.plan_test(protocol, len(frames), None)
+        assert needed.size <= 8
+        views = pipeline.make_views(frames[needed], clips, protocol)
+        np.testing.assert_array_equal(views, batches[number // 4]["video"][number % 4])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_test(split, processes):
+    whole = list(pipeline.test_batches(split, make_config(batch=8)))
+    parts = [
+        list(
+            pipeline.test_batches(split, make_config(batch=8), process=process, processes=processes)
+        )
+        for process in range(processes)
+    ]
+    joined = [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(whole, joined)
+
+
+def test_a_process_without_videos_still_gets_its_batches(split):
+    parts = pipeline.test_batches(split, make_config(batch=32), process=3, processes=4)
+    (batch,) = parts
+    assert batch["video"].shape == (8, 6, 4, 32, 32, 3)
+    assert (batch["index"] == -1).all() and not batch["weight"].any()
+
+
+class Broken:
+    """A split whose fourth video is no JPEG, or cannot be read."""
+
+    def __init__(self, source, unreadable):
+        self._source, self._unreadable = source, unreadable
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def __len__(self):
+        return len(self._source)
+
+    def frames(self, number, indices):
+        if number != 3:
+            return self._source.frames(number, indices)
+        if self._unreadable:
+            raise JaxvidError("shard 1 is gone: build the records again")
+        return [b"this is no picture"] * len(indices)
+
+
+@pytest.mark.parametrize("unreadable, words", [(True, "shard 1 is gone"), (False, "cannot be dec")])
+def test_errors_name_the_video(split, unreadable, words):
+    broken = datasets.Split(Broken(split.source, unreadable), split.classes)
+    name = "" if unreadable else split.paths[3]
+    with pytest.raises(JaxvidError, match=f"{name}.*{words}"):
+        list(pipeline.test_batches(broken, make_config(batch=2)))
+    with pytest.raises(JaxvidError, match=f"{name}.*{words}"):
+        take(pipeline.train_batches(broken, make_config(batch=2)), 4)
+
+
+def test_settings_that_make_no_sense(split):
+    with pytest.raises(JaxvidError, match="does not divide over 3 processes"):
+        pipeline.train_batches(split, make_config(), process=0, processes=3)
+    with pytest.raises(JaxvidError, match="gives 2 clips"):
+        pipeline.train_batches(split, make_config(sampling={"clip_len": 4, "num_clips": 2}))
+    with pytest.raises(JaxvidError, match="seed is -1"):
+        pipeline.train_batches(split, make_config(seed=-1))
+    config = make_config()
+    config.test.sampling = {"sampler": "untrimmed"}
+    with pytest.raises(JaxvidError, match="untrimmed"):
+        pipeline.test_batches(split, config)
+    data = ml_collections.ConfigDict({"dataset": "mine", "data_dir": ""})
+    with pytest.raises(JaxvidError, match="needs data_dir"):
+        datasets.open_split(data, "train")
+
+
+def test_views_refuse_a_crop_that_does_not_fit():
+    protocol = Protocol(Sampling(), short_side=32, crop=40)
+    with pytest.raises(JaxvidError, match="larger than short_side"):
+        pipeline.make_views(np.zeros((1, 50, 50, 3), np.uint8), np.array([[0]]), protocol)
