@@ -123,7 +123,7 @@ def from_row(
         "gamma": recipe.gamma,
         "final_lr": recipe.final_lr,
         "cosine_from_start": False,
-        "warmup_epochs": recipe.warmup_epochs,
+        "warmup_epochs": float(recipe.warmup_epochs),
         "warmup_factor": recipe.warmup_factor,
     }
     config.test = {
