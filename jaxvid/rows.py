@@ -57,6 +57,8 @@ class Sampling:
     @property
     def frames(self) -> str:
         """The tables' short form: clip length x frame interval x number of clips."""
+        if self.sampler == "uniform":
+            return f"uniform {self.clip_len}"
         prefix = "" if self.sampler == "frames" else f"{self.sampler} "
         return f"{prefix}{self.clip_len}x{self.frame_interval}x{self.clips}"
 
@@ -97,7 +99,8 @@ class Recipe:
     `crop_mode` is `random_resized` or `multi_scale`: a crop whose sides are `crop_scales` of the
     short side, at most `crop_scale_gap` places of that list apart, at one of `fixed_crops` (5 or
     13) positions. `mirrored_labels` are pairs that change places when a clip is flipped.
-    `initial_weights` names the row that training starts from, where it is one of ours.
+    `rand_augment` is `m<magnitude>-n<operations>`. `initial_weights` names the row that training
+    starts from, where it is one of ours.
 
     Fields say what was published, not what we would choose.
     """
