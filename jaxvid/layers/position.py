@@ -1,0 +1,61 @@
+"""Positions that attention knows: tables of learnt relative embeddings, and how they are read.
+
+Plain functions over arrays. What is static (index arithmetic) is numpy and costs nothing at run
+time; what is learnt (the tables) is JAX.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def resize_table(table: jax.Array, length: int) -> jax.Array:
+    """Interpolates a table [L, D] linearly to [length, D], as PyTorch with align_corners=False.
+
+    Row centres keep their relative places; rows before the first centre and after the last repeat
+    it. Nothing is smoothed when the table shrinks.
+    """
+    size = table.shape[0]
+    if size == length:
+        return table
+    source = np.clip((np.arange(length) + 0.5) * (size / length) - 0.5, 0, size - 1)
+    low = np.floor(source).astype(np.int32)
+    high = np.minimum(low + 1, size - 1)
+    weight = jnp.asarray((source - low)[:, None], table.dtype)
+    return table[low] * (1 - weight) + table[high] * weight
+
+
+def relative_index(queries: int, keys: int) -> np.ndarray:
+    """Says which row of a table of 2 max(queries, keys) - 1 rows belongs to each pair on one axis.
+
+    The axis with fewer positions is spread evenly over the other's range and the distance is
+    truncated toward zero. Row 0 is the last key seen from the first query.
+
+    Returns:
+        int32 [queries, keys].
+    """
+    # float32 on purpose: published tables were read with it, and uneven ratios round differently.
+    query_step = np.float32(max(keys / queries, 1.0))
+    key_step = max(queries / keys, 1.0)
+    query_at = np.arange(queries, dtype=np.float32)[:, None] * query_step
+    key_at = np.arange(keys, dtype=np.float32)[None, :] * np.float32(key_step)
+    return np.trunc(query_at - key_at + np.float32((keys - 1) * key_step)).astype(np.int32)
+
+
+def relative_embeddings(table: jax.Array, queries: int, keys: int) -> jax.Array:
+    """Looks up the embedding of each (query, key) pair on one axis: [L, D] -> [queries, keys, D].
+
+    A table made for another size is interpolated first.
+    """
+    table = resize_table(table, 2 * max(queries, keys) - 1)
+    return table[relative_index(queries, keys)]
+
+
+def axis_one_hots(sizes: tuple[int, ...]) -> np.ndarray:
+    """Marks each cell of a grid by its coordinate on every axis: float32 [prod(sizes), sum(sizes)].
+
+    Row-major. With sizes (2, 3), cell (1, 0) is [0, 1, 1, 0, 0].
+    """
+    coordinates = np.indices(sizes).reshape(len(sizes), -1)
+    marks = [np.eye(n, dtype=np.float32)[at] for n, at in zip(sizes, coordinates, strict=True)]
+    return np.concatenate(marks, axis=1)

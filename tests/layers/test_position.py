@@ -1,0 +1,72 @@
+"""Relative positions against values that PyTorch computed."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvid.layers.position import (
+    axis_one_hots,
+    relative_embeddings,
+    relative_index,
+    resize_table,
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "expected"),
+    [
+        ([0, 10, 40], 5, [0, 4, 10, 28, 40]),
+        ([0, 10, 40, 20, 30], 3, [10 / 3, 40, 80 / 3]),
+        ([0, 10, 40], 3, [0, 10, 40]),
+        ([7], 3, [7, 7, 7]),
+    ],
+)
+def test_tables_are_resized_as_pytorch_does(rows, length, expected):
+    table = jnp.asarray(rows, jnp.float32)[:, None] * jnp.asarray([1.0, -2.0])
+    resized = resize_table(table, length)
+    np.testing.assert_allclose(resized[:, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(resized[:, 1], -2 * np.asarray(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "expected"),
+    [
+        (3, 3, [[2, 1, 0], [3, 2, 1], [4, 3, 2]]),
+        (3, 7, [[6, 5, 4, 3, 2, 1, 0], [8, 7, 6, 5, 4, 3, 2], [10, 9, 8, 7, 6, 5, 4]]),
+        (
+            6,
+            4,
+            [[4, 3, 1, 0], [5, 4, 2, 1], [6, 5, 3, 2], [7, 6, 4, 3], [8, 7, 5, 4], [9, 8, 6, 5]],
+        ),
+    ],
+)
+def test_index_of_each_pair(queries, keys, expected):
+    np.testing.assert_array_equal(relative_index(queries, keys), expected)
+
+
+@pytest.mark.parametrize("queries", range(1, 25))
+def test_index_stays_inside_the_table(queries):
+    for keys in range(1, 25):
+        index = relative_index(queries, keys)
+        assert index.min() == 0
+        assert index.max() <= 2 * max(queries, keys) - 2
+
+
+def test_uneven_ratios_round_as_float32_does():
+    # What PyTorch gives. In float64 the last of the second row would be 1.
+    expected = [[6, 5, 3, 2, 1, 0], [7, 6, 5, 3, 2, 0], [8, 7, 6, 4, 3, 1]]
+    np.testing.assert_array_equal(relative_index(8, 6)[:3], expected)
+
+
+def test_a_table_of_another_size_is_interpolated_before_it_is_read():
+    table = jnp.arange(5.0)[:, None]
+    np.testing.assert_array_equal(relative_embeddings(table, 3, 3)[..., 0], relative_index(3, 3))
+    other = relative_embeddings(table, 2, 4)
+    np.testing.assert_allclose(other, resize_table(table, 7)[relative_index(2, 4)])
+
+
+def test_one_hots_mark_every_axis_row_major():
+    marks = axis_one_hots((2, 3))
+    assert marks.shape == (6, 5)
+    np.testing.assert_array_equal(marks[3], [0, 1, 1, 0, 0])
+    np.testing.assert_array_equal(marks.sum(1), np.full(6, 2))
