@@ -199,25 +199,29 @@ def _fields(value: Any, indent: str = "") -> list[str]:
         item = getattr(value, field.name)
         if dataclasses.is_dataclass(item):
             lines += [f"{indent}{field.name}:", *_fields(item, indent + "  ")]
-        elif item not in (None, "", {}):
+        elif item not in (None, "", (), {}):
             lines.append(f"{indent}{field.name}: {item}")
     return lines
 
 
 def _commands(row: Row) -> list[str]:
-    config = f"--config=configs/zoo_row.py:name={row.name}"
+    """What to type to convert, test and fine-tune the row, or to train it."""
+    run = f"  python -m jaxvid.main --config=configs/zoo_row.py:name={row.name}"
+    published = f"dataset={row.dataset},data_dir=DATA"
+    built = "written by `python -m jaxvid.data.build`"
     if row.source is None or not row.source.endswith((".pth", ".pyth", ".pkl")):
+        where = f"; see {row.source}" if row.source else ""
         return [
-            "no checkpoint file is published; to train it:",
-            f"  python -m jaxvid.main {config},data_dir=DATA --workdir=RUN",
+            f"No checkpoint file is published{where}. To train it on DATA, {built}:",
+            f"{run},{published} --workdir=RUN",
         ]
     file = row.source.rsplit("/", 1)[-1]
     return [
-        "to convert its checkpoint, test it, and fine-tune it to N classes of your own:",
+        f"To convert its checkpoint, test it on DATA and fine-tune it on CLIPS, both {built}:",
         f"  curl -LO {row.source}",
         f"  python -m converters --model={row.name} --checkpoint={file} --out=WEIGHTS",
-        f"  python -m jaxvid.main {config},init=WEIGHTS,data_dir=DATA --mode=eval --workdir=RUN",
-        f"  python -m jaxvid.main {config},init=WEIGHTS,data_dir=DATA,classes=N --workdir=RUN",
+        f"{run},{published},init=WEIGHTS --mode=eval --workdir=RUN",
+        f"{run},dataset=mine,data_dir=CLIPS,init=WEIGHTS --workdir=RUN",
     ]
 
 

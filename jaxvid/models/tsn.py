@@ -198,12 +198,12 @@ def _benchmark_rows(
     config = f"data_benchmark/{upstream}"
     section = "K400 (data benchmark)"
     weights = f"{weights}/{weights}" if weights else f"data_benchmark/{upstream}/{upstream}"
-    note = f"{_SQUEEZED}; " if size == "340x256" else ""
+    stored = _SQUEEZED if size == "340x256" else f"frames were stored at {size}"
     return [
         _row(name, section, 3, _TEN, recipe, *ten, upstream, date, weights, config,
-             note=note.removesuffix("; ")),
+             note=f"{stored}; the table tests these weights with ten crops and with three"),
         _row(f"{name}_3crop", section, 3, _THREE, recipe, *three, f"{upstream}__25x3", "",
-             config=config, note=f"{note}the weights of {name}, tested with three crops"),
+             config=config, note=f"{stored}; the weights of {name}, tested with three crops"),
     ]  # fmt: skip
 
 

@@ -1,0 +1,173 @@
+import csv
+import dataclasses
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxvid import zoo
+from jaxvid.errors import JaxvidError
+from jaxvid.rows import CLASS_COUNTS, CROP_COUNTS, Row
+
+# The tables' own rows, of the families done so far: what a new family adds to first.
+TABLE = pathlib.Path(__file__).parent / "golden" / "zoo_rows.csv"
+
+
+def table() -> list[dict[str, str]]:
+    with TABLE.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def rows() -> list[Row]:
+    return [zoo.get_row(name) for name in zoo.list_models()]
+
+
+def key(name, section, top1, source):
+    return name, section, float(top1), source or None
+
+
+def served() -> dict[tuple, Row]:
+    return {key(row.upstream, row.section, row.top1, row.source): row for row in rows()}
+
+
+def test_every_row_of_the_tables_is_served_once():
+    printed = [key(r["name"], r["section"], r["top1"], r["source"]) for r in table()]
+    assert len(set(printed)) == len(printed)
+    assert len(rows()) == len(printed)
+    assert set(served()) == set(printed)
+
+
+def test_rows_say_what_the_tables_print():
+    for printed in table():
+        row = served()[key(printed["name"], printed["section"], printed["top1"], printed["source"])]
+        assert row.variant == printed["variant"]
+        assert row.num_classes == int(printed["num_classes"])
+        assert row.top5 == float(printed["top5"])
+        assert row.config == printed["config"]
+        if row.test.views != printed["protocol"] and printed["protocol"]:
+            assert printed["protocol"] in row.note, row.name
+
+
+def test_names_are_unique_and_snake_case():
+    families = {zoo.family(variant) for variant in zoo.variants()}
+    names = [row.name for module in families for row in module.ROWS]
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"[a-z0-9_]+", name) for name in names)
+    assert "tsm_r50_1x1x8_k400" in names
+
+
+def test_every_row_builds_its_model():
+    for row in rows():
+        model = zoo.create_model(row.name)
+        assert isinstance(model, zoo.family(row.variant).Model)
+        assert model.num_classes == row.num_classes
+        for field, value in row.overrides.items():
+            assert getattr(model, field) == value
+
+
+def test_protocols_are_complete():
+    for row in rows():
+        for sampling in (row.train, row.test.sampling):
+            assert sampling.sampler in ("frames", "dense", "uniform", "untrimmed")
+            assert sampling.clip_len * sampling.num_clips >= 3, row.name
+        assert row.test.crops in CROP_COUNTS
+        assert row.test.average in ("prob", "score")
+        assert row.test.crop <= row.test.short_side
+        channels = 10 if row.modality == "flow" else 3
+        assert len(row.mean) == len(row.std) == channels
+        assert row.recipe.optimizer in ("sgd", "adamw")
+        assert list(row.recipe.milestones) == sorted(row.recipe.milestones)
+        assert all(m < row.recipe.epochs for m in row.recipe.milestones)
+        if row.recipe.initial_weights:
+            assert zoo.get_row(row.recipe.initial_weights).modality == row.modality
+
+
+def test_a_test_feeds_as_many_frames_as_training():
+    """Where the number of frames is part of the network: all but TSN, which averages any number."""
+    for row in rows():
+        if not row.variant.startswith("tsn"):
+            train, test = row.train, row.test.sampling
+            assert train.clip_len == test.clip_len
+            if train.clip_len == 1:
+                assert train.num_clips == test.num_clips
+
+
+def test_labels_match_classes():
+    for dataset, count in CLASS_COUNTS.items():
+        names = zoo.labels(dataset)
+        assert len(names) == len(set(names)) == count
+        assert all(name == name.strip() != "" for name in names)
+    assert all(CLASS_COUNTS[row.dataset] == row.num_classes for row in rows())
+    with pytest.raises(JaxvidError, match="'k400'; there are .*kinetics400"):
+        zoo.labels("k400")
+
+
+def test_names_of_tables_and_variants_give_their_first_row():
+    upstream = "mvit-small-p244_32xb16-16x4x1-200e_kinetics400-rgb"
+    assert zoo.get_row(upstream).name == "mvitv2_s_16x4_k400"
+    assert zoo.get_row("tsm_r50_16f").name == "tsm_r50_1x1x16_k400"
+    assert zoo.get_row("tsm_r50_1x1x8_k400").name == "tsm_r50_1x1x8_k400"
+
+
+def test_list_models_matches_patterns():
+    assert zoo.list_models("tsm*k400") == [
+        "tsm_r50_1x1x16_k400",
+        "tsm_r50_1x1x8_k400",
+        "tsm_r50_dense_1x1x8_k400",
+    ]
+    assert zoo.list_models("nothing*") == []
+
+
+@pytest.mark.parametrize("ask", [zoo.get_row, zoo.create_model, zoo.starting_row])
+def test_unknown_names_suggest_the_nearest(ask):
+    with pytest.raises(JaxvidError, match="'tsm_r50_1x1x9_k400'.* tsm_r50_1x1x8_k400"):
+        ask("tsm_r50_1x1x9_k400")
+
+
+def test_a_variant_without_row_has_a_model_but_no_protocol():
+    with pytest.raises(JaxvidError, match="no test protocol"):
+        zoo.get_row("tsm_test")
+    row = zoo.starting_row("tsm_test")
+    assert row.variant == row.name == "tsm_test"
+    assert row.test == zoo.family("tsm_test").ROWS[0].test
+    assert row.top1 is None and row.source is None and row.dataset == ""
+
+
+def test_create_model_takes_classes_dtype_and_fields():
+    model = zoo.create_model("tsm_test", num_classes=7, dtype=jnp.bfloat16, shift_divisor=4)
+    assert (model.num_classes, model.dtype, model.shift_divisor) == (7, jnp.bfloat16, 4)
+    video = jax.ShapeDtypeStruct((1, 8, 32, 32, 3), jnp.float32)
+    (logits, _), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), video)
+    assert logits.shape == (1, 7)
+
+
+def test_unknown_fields_list_the_known():
+    with pytest.raises(JaxvidError, match="'shift_div': the nearest are shift_divisor.*dropout"):
+        zoo.create_model("tsm_r50_8f", shift_div=4)
+
+
+def test_list_prints_a_line_a_row(capsys):
+    zoo.main(["list", "tsm_r50_1x1x8_k400*"])
+    header, first, second = capsys.readouterr().out.splitlines()
+    assert header.split() == ["name", "dataset", "frames", "test", "top-1", "top-5"]
+    assert first.split() == ["tsm_r50_1x1x8_k400", "kinetics400", "1x1x8", "8x10", "73.18", "90.56"]
+    assert second.startswith("tsm_r50_1x1x8_k400_100e")
+    with pytest.raises(JaxvidError, match="'qqq'"):
+        zoo.main(["list", "qqq"])
+
+
+def test_show_prints_every_field_and_the_commands(capsys):
+    row = zoo.get_row("tsm_r50_1x1x8_k400")
+    zoo.main(["show", row.upstream])
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(row):
+        value = getattr(row, field.name)
+        assert value in (None, "", {}) or f"{field.name}:" in text
+    file = row.source.rsplit("/", 1)[-1]
+    assert f"python -m converters --model={row.name} --checkpoint={file} --out=" in text
+    arguments = f"name={row.name},dataset=kinetics400,data_dir=DATA,init=WEIGHTS"
+    assert f"--config=configs/zoo_row.py:{arguments} --mode=eval" in text
+    zoo.main(["show", "mvitv2_s_16x4_k400_norepeat"])
+    assert "No checkpoint file is published" in capsys.readouterr().out
