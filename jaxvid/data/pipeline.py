@@ -129,7 +129,7 @@ def train_batches(
     )
 
     def change(images, frames, box, flip, jitter, order, label, video):
-        # A crop of a picture with halved chroma may differ from the cropped picture at its rim.
+        # Equal to cropping afterwards, but at the rim of JPEGs with subsampled chroma.
         pixels = _decode(lambda image: tf.image.decode_and_crop_jpeg(image, box, **_JPEG), images)
         pixels = augment.finish(pixels, flip, jitter, order, augmentation)
         pixels = tf.ensure_shape(tf.gather(pixels, frames), clip)
@@ -341,7 +341,6 @@ class _Examples:
         """Yields batches of `size` examples, in the order of `positions`."""
         workers = workers or _usable_cores()
         options = tf.data.Options()
-        options.deterministic = True
         options.threading.private_threadpool_size = workers
         options.threading.max_intra_op_parallelism = 1
 
@@ -353,7 +352,7 @@ class _Examples:
                 array.set_shape(spec.shape)
             return self._change(*arrays)
 
-        made = positions.map(make, num_parallel_calls=workers)
+        made = positions.map(make, num_parallel_calls=workers, deterministic=True)
         return self._guarded(positions, made.batch(size).prefetch(2).with_options(options), size)
 
     def _guarded(self, positions: Any, batches: Any, size: int) -> Iterator[dict[str, np.ndarray]]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvid.data import augment, datasets, pipeline, records, sampling
+from jaxvid.data import augment, datasets, pipeline, sampling
+from jaxvid.data.cpu_tf import tf
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import Protocol, Sampling
 
@@ -28,32 +29,42 @@ def jpeg(image):
     return buffer.getvalue()
 
 
+def feature(*values):
+    if isinstance(values[0], bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+    if isinstance(values[0], float):
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def record(rng, number):
+    """A SequenceExample as DMVR's tools write it, made by TensorFlow."""
+    height, width = ((36, 52), (60, 40))[number % 2]
+    context = {
+        "clip/label/index": feature(number % len(CLASSES)),
+        "clip/label/text": feature(CLASSES[number % len(CLASSES)].encode()),
+        "video/filename": feature(f"clips/{number}.mp4".encode()),
+    }
+    if number:
+        context["image/frame_rate"] = feature(25.0)
+    frames = [feature(jpeg(picture(rng, height, width))) for _ in range(LENGTHS[number])]
+    return tf.train.SequenceExample(
+        context=tf.train.Features(feature=context),
+        feature_lists=tf.train.FeatureLists(
+            feature_list={"image/encoded": tf.train.FeatureList(feature=frames)}
+        ),
+    ).SerializeToString()
+
+
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     """Seven small videos of odd lengths and shapes in two shards."""
     folder = tmp_path_factory.mktemp("records")
     rng = np.random.default_rng(0)
-    names, entries = records.shard_names("train", 2), []
-    for shard, name in enumerate(names):
-        with open(folder / name, "wb") as file:
+    for shard in range(2):
+        with tf.io.TFRecordWriter(str(folder / f"train-0000{shard}-of-00002")) as writer:
             for number in range(shard, len(LENGTHS), 2):
-                height, width = ((36, 52), (60, 40))[number % 2]
-                frames = [jpeg(picture(rng, height, width)) for _ in range(LENGTHS[number])]
-                label = number % len(CLASSES)
-                entries.append(
-                    records.append(
-                        file,
-                        frames,
-                        shard=shard,
-                        label=label,
-                        text=CLASSES[label],
-                        path=f"clips/{number}.mp4",
-                        fps=25.0 if number else float("nan"),
-                        height=height,
-                        width=width,
-                    )
-                )
-    records.write_index(folder, "train", names, entries)
+                writer.write(record(rng, number))
     (folder / "labels.txt").write_text("\n".join(CLASSES) + "\n")
     data = ml_collections.ConfigDict({"dataset": "mine", "data_dir": str(folder)})
     return datasets.open_split(data, "train")
