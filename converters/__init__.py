@@ -1,0 +1,17 @@
+"""From PyTorch checkpoints of the zoo's tables to ours and back, without PyTorch."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from converters.checkpoints import convert, to_torch
+
+__all__ = ["convert", "to_torch"]
+
+
+def __getattr__(name: str):
+    """Loads a public name on first use, so that `import converters` itself costs nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module 'converters' has no attribute {name!r}")
+    from converters import checkpoints
+
+    return getattr(checkpoints, name)

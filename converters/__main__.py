@@ -1,0 +1,123 @@
+"""`python -m converters`: a PyTorch checkpoint to ours, and back with `--to=torch`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from converters import checkpoints, torch_write
+from jaxvid import checkpoint
+from jaxvid.errors import JaxvidError, exit_on_error
+
+DESCRIPTION = """\
+Converts a published PyTorch checkpoint into a jaxvid checkpoint, or one of ours back.
+PyTorch is not needed, and nothing inside the file is run: it is read as data.
+"""
+EPILOG = """\
+examples:
+  python -m converters --model=tsm_r50_1x1x8_k400 --checkpoint=tsm.pth --out=weights/tsm
+  python -m converters --model=tsm_r50_1x1x8_k400 --checkpoint=mine.pth --out=weights/mine \\
+      --classes=labels.txt
+  python -m converters --to=torch --checkpoint=weights/tsm --out=tsm.pth
+
+`python -m jaxvid.zoo list` shows the models, `python -m jaxvid.zoo show NAME` where a model's
+checkpoint lies. Every tensor must find its place: what does not fit is listed, and nothing is
+written. A file that torch.load opens with weights_only=True comes back from --to=torch; a
+converted checkpoint returns with every key and every bit.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    args = _parser().parse_args(argv)
+    if args.to == "torch":
+        _to_torch(args)
+    else:
+        _to_jaxvid(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m converters",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model that the checkpoint is of; with --to=torch it is known from the checkpoint",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        required=True,
+        type=Path,
+        help="what to convert: a .pth file; with --to=torch a converted checkpoint's folder or a "
+        "training run's, which means its best checkpoint",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        required=True,
+        type=Path,
+        help="where the result goes: a folder; with --to=torch a .pth file",
+    )
+    parser.add_argument(
+        "--to", choices=("jaxvid", "torch"), default="jaxvid", help="direction (default: jaxvid)"
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        type=Path,
+        help="class names, one a line in the order of the logits, where they are not those of the "
+        "model's dataset",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what is at --out (default: refuse)"
+    )
+    return parser
+
+
+def _to_jaxvid(args: argparse.Namespace) -> None:
+    if args.model is None:
+        raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
+    classes = _read_classes(args.classes) if args.classes else None
+    variables, meta, report = checkpoints.convert_and_tell(
+        args.model, args.checkpoint, classes=classes
+    )
+    checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
+    print("\n".join(report.lines()))
+    print(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
+
+
+def _to_torch(args: argparse.Namespace) -> None:
+    if args.classes:
+        raise JaxvidError("--classes has no use with --to=torch: leave it out")
+    meta = checkpoint.load_meta(args.checkpoint)
+    name = meta.get("row") or args.model
+    if name is None:
+        raise JaxvidError(f"{args.checkpoint} does not say of which model it is: add --model=NAME")
+    if args.model not in (None, name, meta.get("variant")):
+        raise JaxvidError(f"{args.checkpoint} is of {name}, not of {args.model}: leave --model out")
+    tensors = checkpoints.to_torch(name, checkpoint.load(args.checkpoint), meta)
+    classes = {"classes": list(meta.get("classes") or [])}
+    torch_write.write(
+        args.out, tensors, {"jaxvid": name, "dataset_meta": classes}, overwrite=args.overwrite
+    )
+    print(f"wrote {args.out} ({name}, {len(tensors)} tensors)")
+
+
+def _read_classes(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise JaxvidError(f"cannot read --classes={path} as text ({error})") from error
+    classes = [line.strip() for line in lines if line.strip()]
+    if not classes or len(set(classes)) < len(classes):
+        raise JaxvidError(f"--classes={path} should hold one name a line, each of them once")
+    return classes
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()

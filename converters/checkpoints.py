@@ -1,0 +1,246 @@
+"""PyTorch's checkpoints to ours and back: reads a row's network, its name map and the tensors."""
+
+import base64
+import hashlib
+import math
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from converters import torch_file
+from converters.names import NameMap
+from converters.report import STEP_COUNTER, Report
+from jaxvid import zoo
+from jaxvid.errors import JaxvidError
+from jaxvid.rows import Row
+
+# Stacked (x, y) pairs of a flow network's input, in every published row.
+FLOW_CHANNELS = 10
+MAX_DROPPED_BYTES = 64 << 20
+
+
+def convert(
+    name: str,
+    source: str | Path | Mapping[str, Any],
+    *,
+    num_classes: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict:
+    """Returns `{"params", "batch_stats"}` of model `name`, nested dicts of float32 numpy arrays.
+
+    `source` is a `.pth` file or a dict of arrays by PyTorch's keys; `overrides` are fields of the
+    model that differ from the row's. Without `num_classes` the classifier is as wide as the
+    source's. Raises `JaxvidError`, which lists every key and leaf that does not fit.
+    """
+    return convert_and_tell(name, source, num_classes=num_classes, overrides=overrides)[0]
+
+
+def convert_and_tell(
+    name: str,
+    source: str | Path | Mapping[str, Any],
+    *,
+    num_classes: int | None = None,
+    classes: list[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[dict, dict, Report]:
+    """Converts as `convert` does; returns (variables, meta for `checkpoint.save`, report).
+
+    `classes` are the names of the classes, in the order of the logits, where they are not those
+    of the row's dataset.
+    """
+    row = zoo.starting_row(name)
+    overrides = dict(overrides or {})
+    from_file = isinstance(source, str | Path)
+    tensors = torch_file.read(source) if from_file else dict(source)
+    tensors = {key: np.asarray(tensor) for key, tensor in tensors.items()}
+    names = NameMap(zoo.family(row.variant).NAMES)
+    remarks = []
+
+    if classes is not None:
+        num_classes = len(classes)
+    count = num_classes or row.num_classes
+    leaves = _leaves(name, row, count, overrides)
+    if num_classes is None:
+        count = _count_classes(names, tensors, leaves, name, row, overrides) or count
+        if count != row.num_classes:
+            leaves = _leaves(name, row, count, overrides)
+            remarks.append(f"the classifier has {count} classes, not the row's {row.num_classes}")
+    if classes is None:
+        classes = _labels(row, count)
+        if not classes:
+            remarks.append(f"the {count} classes have no names: give them with --classes=FILE")
+
+    arrays, dropped = names.to_ours(tensors, leaves)
+    cast = {
+        key: tensor.dtype.name
+        for key, tensor in tensors.items()
+        if key not in dropped and tensor.dtype != np.float32
+    }
+    arrays = {path: np.array(view, leaves[path].dtype, order="C") for path, view in arrays.items()}
+    params = {path: array for path, array in arrays.items() if path.startswith("params/")}
+    report = Report(
+        tensors=len(tensors),
+        params=len(params),
+        values=sum(array.size for array in params.values()),
+        statistics=len(arrays) - len(params),
+        dropped=list(dropped),
+        cast=dict(Counter(cast.values())),
+        remarks=remarks,
+    )
+    meta = {
+        "row": row.name,
+        "variant": row.variant,
+        "num_classes": count,
+        "classes": classes,
+        "mean": list(row.mean),
+        "std": list(row.std),
+        "overrides": overrides,
+        "source": _describe_file(Path(source)) if from_file else None,
+        "report": report.lines(),
+        "cast": cast,
+        "dropped": _pack(dropped),
+    }
+    return {"params": {}, "batch_stats": {}} | _nest(arrays), meta, report
+
+
+def to_torch(
+    name: str, variables: Mapping[str, Any], meta: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Returns the tensors of model `name` by PyTorch's keys.
+
+    With the `meta` of a converted checkpoint every key and bit of its source returns, also those
+    that were dropped. Otherwise each BatchNorm's step counter is 0.
+    """
+    meta = meta or {}
+    names = NameMap(zoo.family(zoo.starting_row(name).variant).NAMES)
+    kinds = {kind: variables.get(kind, {}) for kind in ("params", "batch_stats")}
+    arrays = {path: np.asarray(leaf) for path, leaf in _flat(kinds).items()}
+    cast = meta.get("cast", {})
+    tensors = {}
+    for key, array in names.to_torch(arrays).items():
+        tensors[key] = array.astype(_dtype(cast[key])) if key in cast else array
+        counter = key.removesuffix("running_var") + STEP_COUNTER
+        if key.endswith(".running_var") and "dropped" not in meta and names.drops(counter):
+            tensors[counter] = np.zeros((), np.int64)
+    return tensors | _unpack(meta.get("dropped", {}))
+
+
+def _leaves(name: str, row: Row, num_classes: int, overrides: dict) -> dict[str, Any]:
+    """Returns shape and dtype of every variable of the network, by path; computes nothing."""
+    model = zoo.create_model(name, num_classes, **overrides)
+    sampling = row.train
+    frames = sampling.clip_len if sampling.clip_len > 1 else sampling.num_clips
+    channels = 3 if row.modality == "rgb" else FLOW_CHANNELS
+    clip = jax.ShapeDtypeStruct((1, frames, row.train_crop, row.train_crop, channels), np.float32)
+    variables = jax.eval_shape(lambda video: model.init(jax.random.key(0), video), clip)
+    return _flat(variables)
+
+
+def _count_classes(
+    names: NameMap,
+    tensors: Mapping[str, np.ndarray],
+    leaves: Mapping[str, Any],
+    name: str,
+    row: Row,
+    overrides: dict,
+) -> int | None:
+    """Returns how many classes the tensors were trained for, or None where they do not say.
+
+    The classifier is what changes shape with the number of classes.
+    """
+
+    def shape_in_source(path: str) -> tuple[int, ...] | None:
+        tensor, layout = tensors.get(names.key_of(path)), names.layout_of(path)
+        wanted = layout.torch_shape(leaves[path].shape) if layout else ()
+        if tensor is None or tensor.ndim != len(wanted):
+            return None
+        return layout.to_ours(tensor).shape
+
+    shapes = {path: shape_in_source(path) for path in leaves}
+    if all(shape in (None, leaves[path].shape) for path, shape in shapes.items()):
+        return None
+    wider = _leaves(name, row, row.num_classes + 1, overrides)
+    counts = set()
+    for path, leaf in leaves.items():
+        for axis, size in enumerate(leaf.shape):
+            if wider[path].shape[axis] == size + 1 and shapes[path]:
+                counts.add(shapes[path][axis] - size + row.num_classes)
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _labels(row: Row, count: int) -> list[str]:
+    if not row.dataset or count != row.num_classes:
+        return []
+    try:
+        labels = zoo.labels(row.dataset)
+    except JaxvidError:
+        return []
+    return labels if len(labels) == count else []
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _pack(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns dropped tensors as JSON: integers as they are, others as compressed text."""
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if size > MAX_DROPPED_BYTES:
+        raise JaxvidError(f"{size >> 20} MiB of tensors would be dropped: check --model")
+    packed = {}
+    for key, tensor in tensors.items():
+        if tensor.shape == () and tensor.dtype == np.int64:
+            packed[key] = int(tensor)
+        else:
+            data = base64.b64encode(zlib.compress(np.ascontiguousarray(tensor).tobytes()))
+            shape = list(tensor.shape)
+            packed[key] = {
+                "dtype": tensor.dtype.name,
+                "shape": shape,
+                "zlib": data.decode("ascii"),
+            }
+    return packed
+
+
+def _unpack(packed: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    tensors = {}
+    for key, value in packed.items():
+        try:
+            if isinstance(value, int):
+                tensors[key] = np.array(value, np.int64)
+                continue
+            dtype, shape = _dtype(value["dtype"]), tuple(value["shape"])
+            size = dtype.itemsize * math.prod(shape)
+            unpacker = zlib.decompressobj()
+            data = unpacker.decompress(base64.b64decode(value["zlib"]), size + 1)
+            tensors[key] = np.frombuffer(data, dtype).reshape(shape)
+        except (LookupError, TypeError, ValueError, OverflowError, zlib.error) as error:
+            raise JaxvidError(f"the dropped tensor {key!r} in jaxvid.json is damaged") from error
+    return tensors
+
+
+def _dtype(name: str) -> np.dtype:
+    return jax.numpy.dtype(name)
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def _nest(named: Mapping[str, Any]) -> dict:
+    tree: dict[str, Any] = {}
+    for path, leaf in named.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
