@@ -73,8 +73,12 @@ class Video:
             if not stream.disposition & av.stream.Disposition.attached_pic
         ]
         if not streams:
+            kinds = ", ".join(sorted({stream.type for stream in self._container.streams}))
             self._container.close()
-            raise JaxvidError(f"{self._path} has no video stream")
+            raise JaxvidError(
+                f"{self._path} has no video stream "
+                + (f"(only {kinds})" if kinds else "(no stream at all: truncated or damaged)")
+            )
         self._stream = streams[0]
         if self._stream.codec_context is None:
             self._container.close()

@@ -226,6 +226,28 @@ def append(
     return _entry(shard, offset, data)
 
 
+def scan(path: pathlib.Path, shard: int) -> Iterator[Entry]:
+    """Yields the index lines of a shard, all checksums checked, from its bytes alone."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        offset = place = 0
+        while offset < size:
+            head = file.read(_HEAD)
+            whole = len(head) == _HEAD and struct.unpack_from("<I", head, 8)[0] == masked(head[:8])
+            length = struct.unpack_from("<Q", head)[0] if whole else 0
+            if not whole or offset + _HEAD + length + _FOOT > size:
+                raise JaxvidError(f"{path} record {place} is corrupt or cut short; fetch it again")
+            data = file.read(length)
+            if struct.unpack("<I", file.read(_FOOT))[0] != masked(data):
+                raise JaxvidError(f"{path} record {place} is corrupt; fetch it again")
+            try:
+                yield _entry(shard, offset + _HEAD, data)
+            except JaxvidError as error:
+                raise JaxvidError(f"{path} record {place}: {error}") from None
+            offset += _HEAD + length + _FOOT
+            place += 1
+
+
 def write_index(
     folder: pathlib.Path, split: str, names: Sequence[str], entries: Sequence[Entry]
 ) -> None:
@@ -288,6 +310,8 @@ def _index_foreign(folder: pathlib.Path, split: str) -> None:
             f"{folder} has no {split}-*.tfrecord: {known}; make them with "
             "`python -m jaxvid.data.build`"
         )
+    if (folder / f".build-{split}").exists():
+        raise JaxvidError(f"the build of {split!r} in {folder} was interrupted; run it again")
     total = int(found[0][2])
     if len(found) != total or {int(match[1]) for match in found} != set(range(total)):
         raise JaxvidError(
@@ -299,12 +323,9 @@ def _index_foreign(folder: pathlib.Path, split: str) -> None:
     entries = []
     progress = Progress(math.ceil(sum(sizes) / 1e6), f"indexing {split}", "MB")
     for shard, name in enumerate(names):
-        for place, (offset, data) in enumerate(_scan(folder / name)):
-            try:
-                entries.append(_entry(shard, offset, data))
-            except JaxvidError as error:
-                raise JaxvidError(f"{folder / name} record {place}: {error}") from None
-            progress.update(round(len(data) / 1e6))
+        for entry in scan(folder / name, shard):
+            entries.append(entry)
+            progress.update(round(entry.length / 1e6))
     progress.close()
     try:
         write_index(folder, split, names, entries)
@@ -313,25 +334,6 @@ def _index_foreign(folder: pathlib.Path, split: str) -> None:
             f"{folder} has no {split}.index.npz and it cannot be written there ({error.strerror}); "
             "copy the records to a folder that can be written"
         ) from None
-
-
-def _scan(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
-    """Yields (offset, data) of each TFRecord of a file, checksums checked."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        offset = place = 0
-        while offset < size:
-            head = file.read(_HEAD)
-            whole = len(head) == _HEAD and struct.unpack_from("<I", head, 8)[0] == masked(head[:8])
-            length = struct.unpack_from("<Q", head)[0] if whole else 0
-            if not whole or offset + _HEAD + length + _FOOT > size:
-                raise JaxvidError(f"{path} record {place} is corrupt or cut short; fetch it again")
-            data = file.read(length)
-            if struct.unpack("<I", file.read(_FOOT))[0] != masked(data):
-                raise JaxvidError(f"{path} record {place} is corrupt; fetch it again")
-            yield offset + _HEAD, data
-            offset += _HEAD + length + _FOOT
-            place += 1
 
 
 def _entry(shard: int, offset: int, data: bytes) -> Entry:
