@@ -37,6 +37,12 @@ class Progress:
             self._shown = now
             self._show(note)
 
+    def clear(self) -> None:
+        """Wipes the bar off a terminal, so that a line can be printed in its place."""
+        if self._tty:
+            self._stream.write(f"\r{'':<79}\r")
+            self._stream.flush()
+
     def close(self, note: str = "") -> None:
         """Shows the final count and ends the line."""
         self._show(note)

@@ -1,0 +1,93 @@
+"""Pictures: what must be where, and that nothing is cut."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from jaxvid import draw
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
+ANSWERS = [("waving", 0.75), ("a name of no end " * 30, 0.25), ("", 0.0)]
+
+
+def strip(tmp_path, *args, **settings):
+    path = tmp_path / "strip.png"
+    draw.strip(*args, path, **settings)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def is_color(picture, color):
+    return (picture == ImageColor.getrgb(color)).all(-1)
+
+
+def test_bars_are_as_long_as_their_probabilities(tmp_path):
+    picture = strip(tmp_path, FRAMES, [("", 0.75), ("", 0.25), ("", 1.0), ("", 0.0)])
+    filled = is_color(picture, draw._FILL)
+    width = (filled | is_color(picture, draw._TRACK)).sum(1).max()
+    # Text covers part of a bar: only its first and last rows are whole.
+    lengths = filled[np.flatnonzero(np.diff(filled.any(1).astype(int), prepend=0) == 1)].sum(1)
+    np.testing.assert_allclose(lengths / width, [0.75, 0.25, 1.0], atol=0.01)
+
+
+def test_frames_stand_in_order(tmp_path):
+    frames = np.zeros((3, 16, 16, 3), np.uint8)
+    frames[0, ..., 0] = frames[1, ..., 1] = frames[2, ..., 2] = 255
+    picture = strip(tmp_path, frames, ANSWERS)
+    places = [np.argwhere((picture == color).all(-1))[:, 1] for color in np.eye(3, dtype=int) * 255]
+    assert all(place.size == draw._TILE**2 for place in places)
+    assert places[0].max() < places[1].min() and places[1].max() < places[2].min()
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_long_text_stays_inside_the_margins(tmp_path, count):
+    frames = FRAMES[:1].repeat(count, 0)
+    captions = ["a caption wider than its frame"] * count
+    picture = strip(tmp_path, frames, ANSWERS, title="a title " * 50, captions=captions)
+    ink = (picture < 200).all(-1)
+    rows, columns = np.nonzero(ink)
+    height, width = ink.shape
+    assert columns.min() >= draw._MARGIN and columns.max() < width - draw._MARGIN
+    assert rows.min() >= draw._MARGIN and rows.max() < height - draw._MARGIN
+
+
+def test_a_long_label_leaves_room_for_its_percentage(tmp_path):
+    short, long = (
+        strip(tmp_path, FRAMES, [(label, 0.0)]) for label in ("wave", "name without end " * 40)
+    )
+    # The last 60 columns hold the percentage alone, whatever the label.
+    np.testing.assert_array_equal(short[:, -60:], long[:, -60:])
+    assert (short != long).any()
+
+
+def test_titles_and_captions_are_drawn(tmp_path):
+    plain = strip(tmp_path, FRAMES, ANSWERS)
+    full = strip(tmp_path, FRAMES, ANSWERS, title="clip.mp4", captions=["a", "b", "c"])
+    assert full.shape[0] > plain.shape[0] and full.shape[1] == plain.shape[1]
+
+
+def test_the_typeface_has_other_letters_than_latin():
+    font = draw._font(15)
+    missing = font.getmask("\U0010ffff").getbbox()
+    assert all(font.getmask(letter).getbbox() != missing for letter in "жλéß")
+
+
+def test_fitted_keeps_what_fits():
+    font = draw._font(15)
+    assert draw._fitted("walking", 500, font) == "walking"
+    assert draw._fitted("two\nlines  here", 500, font) == "two lines here"
+    cut = draw._fitted("a very long name of a class", 100, font)
+    assert cut.endswith("…") and font.getlength(cut) <= 100
+    assert "a very long name".startswith(cut[:-1]) and len(cut) > 5
+
+
+@pytest.mark.parametrize("classes", [1, 3, 60])
+def test_confusion_matrix_is_a_picture(tmp_path, classes):
+    counts = np.eye(classes, dtype=int) * 3
+    names = [f"class {i}" for i in range(classes)]
+    draw.confusion_matrix(counts, names, tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert min(pixels.shape[:2]) > 300
+    assert (pixels < 128).all(-1).any() and (pixels > 250).all(-1).any()
