@@ -155,7 +155,8 @@ def _recolor(pixels, jitter, order, hue: bool):
         return tf.clip_by_value(factor * image + (1 - factor) * other, 0.0, 255.0)
 
     def gray(image):
-        return tf.reduce_sum(image * (0.2989, 0.587, 0.114), -1, keepdims=True)
+        # Several times faster than a product and a sum over the three channels.
+        return 0.2989 * image[..., :1] + 0.587 * image[..., 1:2] + 0.114 * image[..., 2:]
 
     def turn_hue(image):
         return tf.image.adjust_hue(image / 255.0, jitter[3]) * 255.0 if hue else image
