@@ -1,0 +1,408 @@
+"""Prediction: the same scores as evaluation, every file answered or named, output to rely on."""
+
+import inspect
+import io
+import json
+
+import av
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvid import checkpoint, evaluate, predict, sharding, train, zoo
+from jaxvid import config as configs
+from jaxvid.data import build, datasets, decode, pipeline
+from jaxvid.errors import JaxvidError, exit_on_error
+from jaxvid.rows import CROP_COUNTS, Protocol, Sampling
+
+CLASSES = ["left", "right", "up"]
+CLIPS = ("a.mp4", "b.mp4", "inner/c.avi")
+
+
+def encode(path, seed, frames=20):
+    """Writes a clip of a bright square that moves over a smooth background."""
+    rng = np.random.default_rng(seed)
+    background = Image.fromarray(rng.integers(60, 200, (3, 4, 3), np.uint8)).resize((64, 48))
+    start, speed = rng.uniform(0, 20, 2), rng.uniform(-1, 1, 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.bit_rate = 2_000_000
+        for number in range(frames):
+            picture = np.array(background)
+            y, x = np.clip(start + number * speed, 0, 30).astype(int)
+            picture[y : y + 16, x : x + 16] = rng.integers(0, 256, 3) // 8 * 8
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        file.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for seed, name in enumerate(CLIPS):
+        encode(folder / name, seed)
+    return folder
+
+
+def make_config():
+    """A protocol with several clips and crops, at a size for tests."""
+    config = configs.from_row("tsm_test")
+    config.test.update(
+        {"short_side": 32, "crops": "three", "crop": 32, "batch_size": 2, "views_per_step": 2}
+    )
+    config.test.sampling.update({"num_clips": 4, "twice_sample": True})
+    config.data.mean = (100.0, 110.0, 120.0)
+    return config
+
+
+def save_network(path, model, shape, meta):
+    """Saves random weights whose answers differ from video to video."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+    rng = np.random.default_rng(0)
+
+    def fill(key_path, leaf):
+        name = jax.tree_util.keystr(key_path, simple=True, separator="/")
+        if name.endswith("kernel"):
+            return rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype("float32")
+        constant = np.ones if name.endswith(("scale", "var")) else np.zeros
+        return constant(leaf.shape, np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(fill, shapes)
+    variables["params"]["head"]["fc"]["kernel"] *= 10
+    checkpoint.save(path, variables, meta)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint as training leaves it."""
+    config = make_config()
+    model = zoo.create_model("tsm_test", len(CLASSES))
+    path = tmp_path_factory.mktemp("trained") / "best"
+    return save_network(path, model, (1, 4, 32, 32, 3), train.describe(config, CLASSES))
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return predict.Predictor(trained)
+
+
+@pytest.fixture(scope="module")
+def evaluation(videos, trained, tmp_path_factory):
+    """Scores of all clips by way of records, as evaluation computes them, and the records."""
+    out = tmp_path_factory.mktemp("records")
+    table = out / "test.csv"
+    table.write_text("path,label\n" + "".join(f"{name},up\n" for name in CLIPS))
+    (out / "names.txt").write_text("\n".join(CLASSES) + "\n")
+    build.build(videos, table, out, classes=out / "names.txt", workers=1)
+    config = make_config()
+    config.data.update({"dataset": "mine", "data_dir": str(out)})
+    split = datasets.open_split(config.data, "test")
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    model = zoo.create_model("tsm_test", len(CLASSES))
+    scores, _ = evaluate.score_batches(
+        evaluate.make_scorer(model, config),
+        checkpoint.load(trained),
+        pipeline.test_batches(split, config),
+        len(split),
+        mesh,
+    )
+    return scores, split
+
+
+def test_files_score_as_in_evaluation(predictor, videos, evaluation):
+    scores, split = evaluation
+    for expected, path in zip(scores, split.paths, strict=True):
+        # The records' JPEGs are all that lies between the two.
+        np.testing.assert_allclose(predictor.scores(videos / path), expected, atol=0.01)
+    assert np.abs(scores[0] - scores[1]).max() > 0.05, "the clips are too alike to tell"
+
+
+def test_the_records_own_frames_score_exactly_as_in_evaluation(predictor, evaluation):
+    scores, split = evaluation
+    for number, expected in enumerate(scores):
+        count = int(split.source.num_frames[number])
+        jpegs = split.source.frames(number, np.arange(count))
+        frames = np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs])
+        ours = predictor.scores(frames, fps=float(split.source.fps[number]))
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_files_are_shrunk_as_build_shrinks_them():
+    default = inspect.signature(build.build).parameters["short_side"].default
+    assert default == predict.STORED_SHORT_SIDE
+
+
+def test_a_file_scores_as_its_frames(predictor, videos):
+    path = videos / CLIPS[0]
+    frames = np.stack(list(decode.read_frames(path)))
+    np.testing.assert_array_equal(predictor.scores(path), predictor.scores(frames, fps=10))
+
+
+def test_only_sampled_frames_are_taken(predictor, videos, monkeypatch):
+    asked = []
+    frames_at = decode.frames_at
+
+    def watch(path, numbers, short_side=None):
+        asked.append(list(numbers))
+        return frames_at(path, numbers, short_side)
+
+    monkeypatch.setattr(decode, "frames_at", watch)
+    prediction = predictor.predict(videos / CLIPS[0])
+    # 20 frames: the middles and the beginnings of 4 parts.
+    assert asked == [[0, 2, 5, 7, 10, 12, 15, 17]]
+    assert prediction.num_frames == 20 and prediction.fps == 10 and prediction.seconds == 2
+    np.testing.assert_array_equal(prediction.numbers, [2, 7, 12, 17])
+
+
+def test_answers_are_named_and_sorted(predictor, videos):
+    prediction = predictor.predict(videos / CLIPS[0])
+    names, scores = zip(*prediction.top(2), strict=True)
+    assert len(names) == 2 and scores[0] >= scores[1]
+    assert names[0] == CLASSES[prediction.scores.argmax()]
+    assert len(prediction.top(50)) == 3
+    assert sum(score for _, score in prediction.top(50)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("crops", CROP_COUNTS)
+def test_the_shown_view_is_the_central_one(trained, videos, crops):
+    predictor = predict.Predictor(trained)
+    settings = {"short_side": 40, "crops": crops, "crop": 32}
+    predictor.config.test.update(settings)
+    predictor.protocol = pipeline.make_protocol(predictor.config)
+    path = videos / CLIPS[0]
+    prediction = predictor.predict(path)
+    frames = decode.frames_at(path, prediction.numbers)
+    central = Protocol(Sampling(), 40, "center", 32)
+    expected = pipeline.make_views(frames, np.arange(4)[None], central)[0]
+    np.testing.assert_array_equal(prediction.view, expected)
+
+
+def test_one_view_is_the_shown_view_alone(trained, predictor, videos):
+    one = predict.Predictor(trained, views="one").predict(videos / CLIPS[0])
+    whole = predictor.predict(videos / CLIPS[0])
+    np.testing.assert_array_equal(one.numbers, whole.numbers)
+    np.testing.assert_array_equal(one.view, whole.view)
+    config = make_config()
+    scorer = evaluate.make_scorer(zoo.create_model("tsm_test", 3), config)
+    expected = scorer(checkpoint.load(trained), one.view[None, None])[0]
+    np.testing.assert_allclose(one.scores, expected, atol=1e-6)
+    assert np.abs(one.scores - whole.scores).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "sampling, numbers",
+    [
+        ({"clip_len": 4, "frame_interval": 2, "num_clips": 10}, [46, 48, 50, 52]),
+        ({"sampler": "uniform", "clip_len": 4, "num_clips": 4}, [12, 37, 62, 86]),
+        ({"sampler": "dense", "num_clips": 4}, [16, 32, 48, 64]),
+        ({"sampler": "untrimmed", "clip_len": 4}, [38, 39, 40, 41]),
+    ],
+)
+def test_one_view_of_every_sampler_is_a_middle_one(trained, sampling, numbers):
+    config = predict.make_config(checkpoint.load_meta(trained), None, trained)
+    config.test.sampling.update({"twice_sample": False} | sampling)
+    predict._keep_one_view(config)
+    plan = pipeline.plan_test(pipeline.make_protocol(config), 100, 25.0)
+    found, clips = predict._middle_clip(*plan)
+    assert clips.shape == (1, 4)
+    np.testing.assert_array_equal(found[clips[0]], numbers)
+
+
+# ---- what a checkpoint says of itself
+
+
+TINY = {"depth": 18, "blocks": (1, 1, 1, 1), "width": 16}
+
+
+def save_converted(path, **meta):
+    """A checkpoint as the converter leaves it, of a published row on a tiny network."""
+    row = zoo.get_row("tsm_r50_1x1x8_k400")
+    model = zoo.create_model(row.name, **TINY)
+    said = {"row": row.name, "variant": row.variant, "num_classes": 400, "overrides": TINY}
+    said = {name: value for name, value in (said | meta).items() if value is not None}
+    return save_network(path, model, (1, 8, 32, 32, 3), said)
+
+
+def test_a_converted_checkpoint_is_tested_as_its_row(tmp_path):
+    path = save_converted(tmp_path / "converted")
+    predictor = predict.Predictor(path)
+    row = zoo.get_row("tsm_r50_1x1x8_k400")
+    assert predictor.protocol == row.test
+    assert tuple(predictor.config.data.mean) == row.mean
+    assert predictor.classes[:2] == ("abseiling", "air drumming") and len(predictor.classes) == 400
+
+
+def test_a_trained_checkpoint_is_tested_as_it_was_in_training(predictor):
+    assert predictor.protocol == pipeline.make_protocol(make_config())
+    assert tuple(predictor.config.data.mean) == (100.0, 110.0, 120.0)
+    assert predictor.classes == tuple(CLASSES)
+
+
+def test_the_training_runs_folder_will_do(trained, videos, predictor, tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints")
+    state = {**checkpoint.load(trained), "step": np.int32(3)}
+    checkpoints.save(3, state, train.describe(make_config(), CLASSES), metric=0.5)
+    scores = predict.Predictor(tmp_path / "run").scores(videos / CLIPS[1])
+    np.testing.assert_array_equal(scores, predictor.scores(videos / CLIPS[1]))
+
+
+@pytest.mark.parametrize(
+    "model", ["tsm_r50_1x1x8_k400", "tsm_r50_8f", zoo.get_row("tsm_r50_1x1x8_k400").upstream]
+)
+def test_model_may_repeat_what_the_checkpoint_says(tmp_path, model):
+    path = save_converted(tmp_path / "converted")
+    assert predict.Predictor(path, model).config.model.name == "tsm_r50_1x1x8_k400"
+
+
+def test_model_contradicting_the_checkpoint_is_refused(trained):
+    with pytest.raises(JaxvidError, match="--model=tsn_test contradicts .* of tsm_test"):
+        predict.Predictor(trained, "tsn_test")
+
+
+def test_model_is_needed_where_the_checkpoint_does_not_say(tmp_path):
+    path = save_converted(tmp_path / "bare", row=None, variant=None)
+    with pytest.raises(JaxvidError, match="add --model=NAME"):
+        predict.Predictor(path)
+    assert predict.Predictor(path, "tsm_r50_1x1x8_k400").protocol.crops == "ten"
+
+
+def test_another_networks_weights_are_refused(tmp_path):
+    path = save_converted(tmp_path / "other", overrides={})
+    with pytest.raises(JaxvidError, match="not a checkpoint of this network.* more$"):
+        predict.Predictor(path)
+
+
+def test_classes_without_names_are_numbered(tmp_path):
+    model = zoo.create_model("tsm_test", 3)
+    meta = {"row": "tsm_test", "num_classes": 3}
+    path = save_network(tmp_path / "bare", model, (1, 4, 32, 32, 3), meta)
+    assert predict.Predictor(path).classes == ("class 0", "class 1", "class 2")
+
+
+@pytest.mark.parametrize(
+    "frames", [np.zeros((4, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((4, 8, 8, 1), "u1")]
+)
+def test_arrays_that_are_no_video_are_refused(predictor, frames):
+    with pytest.raises(JaxvidError, match=r"give uint8 RGB \[N, H, W, 3\]"):
+        predictor.scores(frames)
+
+
+# ---- the command
+
+
+@pytest.fixture
+def mixed(videos, tmp_path):
+    """A folder of good and bad videos and other files."""
+    folder = tmp_path / "mixed"
+    for name in CLIPS:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((videos / name).read_bytes())
+    (folder / "aa_broken.MP4").write_bytes(b"not a video")
+    (folder / "notes.txt").write_text("not one either")
+    (folder / "._a.mp4").write_bytes(b"a system's note")
+    return folder
+
+
+def run(*arguments):
+    with exit_on_error():
+        predict.main([str(argument) for argument in arguments])
+
+
+def test_json_is_one_line_a_video_and_nothing_else(trained, mixed, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        run(f"--checkpoint={trained}", f"--video={mixed}", "--json", "--top=2")
+    assert end.value.code == 1
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    names = ["a.mp4", "aa_broken.MP4", "b.mp4", "inner/c.avi"]
+    assert [line["path"] for line in lines] == [str(mixed / name) for name in names]
+    assert "cannot be opened" in lines[1]["error"]
+    for line in (lines[0], *lines[2:]):
+        assert line["frames"] == 20 and line["fps"] == 10 and line["duration"] == 2
+        assert [answer.keys() for answer in line["answers"]] == [{"label", "score"}] * 2
+        assert line["milliseconds"] > 0 and "picture" not in line
+    assert "1 of 4 videos have no answer" in err and "aa_broken.MP4" in err
+    assert "files left out as no videos: 2" in err
+    assert "predict 4/4" in err
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_text_names_every_video_and_its_picture(trained, mixed, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        run(f"--checkpoint={trained}", f"--video={mixed}")
+    out, _ = capsys.readouterr()
+    pictures = ["a.png", "b.png", "inner/c.png"]
+    for name in (*CLIPS, "aa_broken.MP4"):
+        assert str(mixed / name) in out
+    assert all(f"picture: predictions/{name}" in out for name in pictures)
+    assert out.count("no answer:") == 1
+    columns = {
+        line.index(name) for line in out.splitlines() for name in CLASSES if f" {name} " in line
+    }
+    assert len(columns) == 1, "the labels are not aligned"
+    for name in pictures:
+        with Image.open(tmp_path / "predictions" / name) as image:
+            assert image.size[0] > 600
+
+
+def test_one_video_and_a_picture_where_it_was_asked(trained, videos, capsys, tmp_path):
+    picture = tmp_path / "new" / "seen.png"
+    run(f"--checkpoint={trained}", f"--video={videos / 'a.mp4'}", f"--picture={picture}")
+    out, err = capsys.readouterr()
+    assert f"{videos / 'a.mp4'}  (20 frames, 10 fps, 2.0 s)" in out
+    assert picture.exists() and f"picture: {picture}" in out
+    assert "predict" not in err
+
+
+def test_a_single_unreadable_video_is_one_error(trained, mixed, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(f"--checkpoint={trained}", f"--video={mixed / 'aa_broken.MP4'}")
+    out, err = capsys.readouterr()
+    assert end.value.code == 1 and out == ""
+    assert err.startswith("error: ") and err.count("aa_broken.MP4") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--video=/nowhere.mp4"], "/nowhere.mp4 does not exist"),
+        (["--video={videos}", "--picture=one.png"], "--out"),
+        (["--video={videos}/a.mp4", "--picture=one.jpg"], "must end in .png"),
+        (["--video={videos}", "--top=0"], "--top=0"),
+        (["--video={empty}"], "holds no file"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(trained, videos, tmp_path, capsys, arguments, words):
+    filled = [argument.format(videos=videos, empty=tmp_path) for argument in arguments]
+    with pytest.raises(SystemExit) as end:
+        run(f"--checkpoint={trained}", *filled)
+    out, err = capsys.readouterr()
+    assert end.value.code == 1 and out == ""
+    assert err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+def test_pictures_of_videos_with_the_same_stem_stay_apart(tmp_path):
+    names = ["x.avi", "x.mp4", "y.mp4", "in/x.mp4"]
+    paths = predict._picture_paths(tmp_path, [tmp_path / name for name in names])
+    assert [str(path) for path in paths] == ["x.avi.png", "x.mp4.png", "y.png", "in/x.png"]
+
+
+def test_pictures_show_at_most_eight_frames_with_their_times(monkeypatch, tmp_path):
+    shown = {}
+
+    def strip(frames, answers, path, title, captions):
+        shown.update(frames=frames, captions=captions, title=title, path=path)
+
+    monkeypatch.setattr(predict.draw, "strip", strip)
+    view = np.arange(32, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    prediction = predict.Prediction(64, 10.0, np.ones(1), ("a",), view, np.arange(32) * 2)
+    predict._write_picture(prediction, "clip.mp4", 5, tmp_path / "deep" / "clip.png")
+    np.testing.assert_array_equal(shown["frames"][:, 0, 0, 0], [0, 4, 9, 13, 18, 22, 27, 31])
+    assert shown["captions"][1] == "0.80 s" and shown["captions"][-1] == "6.20 s"
+    assert shown["title"] == "clip.mp4: 64 frames, 10 fps, 6.4 s"
