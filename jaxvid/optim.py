@@ -30,9 +30,11 @@ def make_schedule(config: ml_collections.ConfigDict, steps: int, epochs: float) 
         def base(step):
             return cosine(step - begin)
     elif config.schedule == "step":
-        base = optax.piecewise_constant_schedule(
-            config.lr, {round(m * per_epoch): config.gamma for m in config.milestones}
-        )
+        scales: dict[int, float] = {}
+        for milestone in config.milestones:  # Of a short run several may fall into one step.
+            step = round(milestone * per_epoch)
+            scales[step] = scales.get(step, 1.0) * config.gamma
+        base = optax.piecewise_constant_schedule(config.lr, scales)
     elif config.schedule == "constant":
         base = optax.constant_schedule(config.lr)
     else:
