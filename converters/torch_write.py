@@ -37,11 +37,12 @@ def write(
     path = Path(path)
     if path.exists() and not overwrite:
         raise JaxvidError(f"{path} exists already: choose another --out or pass --overwrite")
+    description = _describe(state_dict, meta)
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(temporary, "w") as archive:
-            _add(archive, "data.pkl", _describe(state_dict, meta))
+            _add(archive, "data.pkl", description)
             _add(archive, "byteorder", sys.byteorder.encode("ascii"))
             for number, array in enumerate(state_dict.values()):
                 _add(archive, f"data/{number}", _bytes(array))
@@ -86,8 +87,9 @@ def _describe(state_dict: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> 
 
 def _put_tensor(out: io.BytesIO, number: int, array: np.ndarray) -> None:
     """Writes the call that PyTorch answers with a contiguous tensor over storage `number`."""
-    young = _YOUNG_NAMES.get(array.dtype)
-    storage = "torch.storage.UntypedStorage" if young else _STORAGE_NAMES.get(array.dtype)
+    dtype = array.dtype.newbyteorder("=")
+    young = _YOUNG_NAMES.get(dtype)
+    storage = "torch.storage.UntypedStorage" if young else _STORAGE_NAMES.get(dtype)
     if storage is None:
         raise JaxvidError(f"PyTorch has no tensors of type {array.dtype}")
     strides = [1]

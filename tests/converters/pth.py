@@ -1,0 +1,117 @@
+"""Writes `.pth` files the long way round, apart from our writer: through Python's own pickler."""
+
+import dataclasses
+import pickle
+import zipfile
+from typing import Any
+
+import numpy as np
+
+STORAGES = {
+    "float32": "FloatStorage",
+    "float64": "DoubleStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage",
+    "uint8": "ByteStorage",
+    "bool": "BoolStorage",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A global, by name only."""
+
+    module: str
+    name: str
+
+
+@dataclasses.dataclass
+class Call:
+    """What a pickle asks to be called when it is read."""
+
+    function: Any
+    arguments: tuple
+    state: Any = None
+
+
+@dataclasses.dataclass
+class Storage:
+    """A storage: its bytes are member `key` of the archive."""
+
+    kind: Named
+    key: str
+    count: int
+
+
+class _Pickler(pickle._Pickler):
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def persistent_id(self, value):
+        if isinstance(value, Storage):
+            return ("storage", value.kind, value.key, "cpu", value.count)
+        return None
+
+    def save_named(self, value):
+        self.write(b"c" + f"{value.module}\n{value.name}\n".encode())
+
+    def save_call(self, value):
+        self.save(value.function)
+        self.save(value.arguments)
+        self.write(pickle.REDUCE)
+        if value.state is not None:
+            self.save(value.state)
+            self.write(pickle.BUILD)
+
+    dispatch[Named] = save_named
+    dispatch[Call] = save_call
+
+
+ORDERED_DICT = Call(Named("collections", "OrderedDict"), ())
+REBUILD = Named("torch._utils", "_rebuild_tensor_v2")
+
+
+class File:
+    """A file in the making: `tensor` adds storages, `write` puts all of it on disk."""
+
+    def __init__(self):
+        self.storages: dict[str, bytes] = {}
+
+    def storage(self, array, kind=None):
+        """Adds the elements of `array`, in order, as one storage."""
+        key = str(len(self.storages))
+        self.storages[key] = array.tobytes()
+        name = kind or STORAGES[array.dtype.newbyteorder("=").name]
+        return Storage(Named("torch", name), key, array.size)
+
+    def tensor(self, array):
+        """Adds `array` as a contiguous tensor over a storage of its own."""
+        strides = [int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim)]
+        return self.view(self.storage(array), 0, array.shape, strides)
+
+    def view(self, storage, offset, shape, strides):
+        """A tensor over part of a storage."""
+        arguments = (storage, offset, tuple(shape), tuple(strides), False, ORDERED_DICT)
+        return Call(REBUILD, arguments)
+
+    def write(self, path, content, *, protocol=2, byteorder="little", pickled=None, **zip_options):
+        """Writes `content`, or the ready-made pickle `pickled`."""
+        with zipfile.ZipFile(path, "w", **zip_options) as archive:
+            if pickled is None:
+                pickled = dump(content, protocol)
+            archive.writestr("archive/data.pkl", pickled)
+            if byteorder:
+                archive.writestr("archive/byteorder", byteorder)
+            for key, data in self.storages.items():
+                archive.writestr(f"archive/data/{key}", data)
+            archive.writestr("archive/version", "3\n")
+        return path
+
+
+def dump(content, protocol=2):
+    """Pickles `content`, in which `Named`, `Call` and `Storage` stand for what they describe."""
+    import io
+
+    out = io.BytesIO()
+    _Pickler(out, protocol).dump(content)
+    return out.getvalue()
