@@ -1,0 +1,214 @@
+"""Whole conversions: every small network there and back, and the command line on top."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import converters
+from converters import __main__ as cli
+from converters import checkpoints, torch_file, torch_write
+from jaxvid import checkpoint, zoo
+from jaxvid.errors import JaxvidError
+
+ROOT = Path(converters.__file__).parents[1]
+NAME = "tsm_test"
+SMALL = [name for name in zoo.variants() if name.endswith("_test")]
+
+
+def random_variables(name, **settings):
+    """Returns variables of a network without running it."""
+    row = zoo.starting_row(name)
+    leaves = checkpoints._leaves(name, row, settings.pop("num_classes", row.num_classes), settings)
+    rng = np.random.default_rng(0)
+    arrays = {path: rng.normal(size=x.shape).astype(x.dtype) for path, x in leaves.items()}
+    return {"params": {}, "batch_stats": {}} | checkpoints._nest(arrays)
+
+
+def equal(one, two):
+    one, two = checkpoints._flat(one), checkpoints._flat(two)
+    return one.keys() == two.keys() and all(
+        one[key].dtype == two[key].dtype and one[key].tobytes() == two[key].tobytes() for key in one
+    )
+
+
+def head_of(tensors):
+    return [key for key in tensors if key.startswith("cls_head.") and key.endswith(".weight")][0]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_small_network_goes_to_torch_and_back(name):
+    variables = random_variables(name)
+    tensors = converters.to_torch(name, variables)
+    assert equal(converters.convert(name, tensors), variables)
+    means = {key for key in tensors if key.endswith(".running_mean")}
+    for key in means:
+        counter = tensors[key.replace("running_mean", "num_batches_tracked")]
+        assert counter.dtype == np.int64
+        assert counter.shape == ()
+        assert counter == 0
+
+
+def test_a_file_returns_with_every_key_and_bit(tmp_path):
+    tensors = converters.to_torch(NAME, random_variables(NAME))
+    for number, key in enumerate(sorted(tensors)):
+        if key.endswith("num_batches_tracked"):
+            tensors[key] = np.array(2**40 + number)
+    head = head_of(tensors)
+    tensors[head] = tensors[head].astype(ml_dtypes.bfloat16)
+    bias = head.replace("weight", "bias")
+    tensors[bias] = tensors[bias].astype(np.float16)
+    torch_write.write(tmp_path / "a.pth", tensors, {})
+
+    variables, meta, report = checkpoints.convert_and_tell(NAME, tmp_path / "a.pth")
+    checkpoint.save(tmp_path / "a", variables, meta)
+    loaded = checkpoint.load(tmp_path / "a")
+    assert {leaf.dtype.name for leaf in checkpoints._flat(loaded).values()} == {"float32"}
+    assert "1 tensors of bfloat16 widened, exactly, to float32" in report.lines()
+    back = converters.to_torch(NAME, loaded, checkpoint.load_meta(tmp_path / "a"))
+    assert back.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        assert back[key].dtype == tensor.dtype, key
+        assert back[key].shape == tensor.shape, key
+        assert back[key].tobytes() == np.ascontiguousarray(tensor).tobytes(), key
+
+
+def test_meta_says_all_that_prediction_needs(tmp_path):
+    name = "tsm_r50_8f"
+    row = zoo.get_row(name)
+    shapes = checkpoints._leaves(name, row, row.num_classes, {})
+    zeros = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in shapes.items()}
+    tensors = converters.to_torch(name, checkpoints._nest(zeros))
+    _, meta, report = checkpoints.convert_and_tell(name, tensors)
+    assert meta["row"] == row.name
+    assert meta["variant"] == name
+    assert meta["classes"] == zoo.labels(row.dataset)
+    assert meta["num_classes"] == len(meta["classes"]) == row.num_classes
+    assert meta["mean"] == list(row.mean)
+    assert meta["std"] == list(row.std)
+    assert meta["overrides"] == {}
+    assert meta["report"] == report.lines()
+    assert json.loads(json.dumps(meta)) == meta
+
+
+def test_the_classifier_may_have_other_classes_and_it_is_said():
+    variables = random_variables(NAME, num_classes=7)
+    tensors = converters.to_torch(NAME, variables)
+    converted, meta, report = checkpoints.convert_and_tell(NAME, tensors)
+    assert equal(converted, variables)
+    assert meta["num_classes"] == 7
+    assert meta["classes"] == []
+    assert any("7 classes, not the row's" in line for line in report.lines())
+    assert any("no names" in line for line in report.lines())
+
+    names = [f"gesture {i}" for i in range(7)]
+    assert checkpoints.convert_and_tell(NAME, tensors, classes=names)[1]["classes"] == names
+    with pytest.raises(JaxvidError, match="has shape"):
+        converters.convert(NAME, tensors, num_classes=6)
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_all_that_is_wrong():
+    tensors = converters.to_torch(NAME, random_variables(NAME))
+    removed = "backbone.conv1.conv.weight"
+    tensors["backbone.conv1.weird"] = tensors.pop(removed)
+    with pytest.raises(JaxvidError, match="2 problems.*'backbone.conv1.weird' is unknown") as error:
+        converters.convert(NAME, tensors)
+    assert f"which is '{removed}'" in str(error.value)
+
+
+def test_dropped_tensors_of_any_kind_come_back_and_too_many_are_refused(monkeypatch):
+    dropped = {
+        "index": np.arange(2401, dtype=np.int64).reshape(49, 49).T,
+        "half": np.array([1.5, -0.0], np.float16),
+        "flags": np.array([True, False]),
+        "count": np.array(5, np.int64),
+    }
+    packed = json.loads(json.dumps(checkpoints._pack(dropped)))
+    assert packed["count"] == 5
+    for key, array in checkpoints._unpack(packed).items():
+        assert array.dtype == dropped[key].dtype
+        assert array.shape == dropped[key].shape
+        assert array.tobytes() == np.ascontiguousarray(dropped[key]).tobytes()
+    packed["index"]["shape"] = [49, 50]
+    with pytest.raises(JaxvidError, match="'index' in jaxvid.json is damaged"):
+        checkpoints._unpack(packed)
+    monkeypatch.setattr(checkpoints, "MAX_DROPPED_BYTES", 1000)
+    with pytest.raises(JaxvidError, match="would be dropped"):
+        checkpoints._pack(dropped)
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_the_command_line_goes_both_ways(tmp_path, capsys):
+    tensors = converters.to_torch(NAME, random_variables(NAME))
+    torch_write.write(tmp_path / "a.pth", tensors, {})
+    convert = (f"--model={NAME}", f"--checkpoint={tmp_path / 'a.pth'}", f"--out={tmp_path / 'a'}")
+    run(*convert)
+    said = capsys.readouterr().out
+    assert f"{len(tensors)} tensors" in said
+    assert "num_batches_tracked" in said
+    assert f"wrote {tmp_path / 'a'}" in said
+    source = checkpoint.load_meta(tmp_path / "a")["source"]
+    assert source["file"] == "a.pth"
+    assert len(source["sha256"]) == 64
+    with pytest.raises(JaxvidError, match="already holds a checkpoint"):
+        run(*convert)
+    run(*convert, "--overwrite")
+
+    back = ("--to=torch", f"--checkpoint={tmp_path / 'a'}", f"--out={tmp_path / 'b.pth'}")
+    run(*back)
+    read = torch_file.read(tmp_path / "b.pth")
+    assert read.keys() == tensors.keys()
+    assert all(read[key].tobytes() == array.tobytes() for key, array in tensors.items())
+    with pytest.raises(JaxvidError, match="exists already"):
+        run(*back)
+    with pytest.raises(JaxvidError, match=f"is of {NAME}, not of tsn_test"):
+        run(*back, "--model=tsn_test", "--overwrite")
+
+
+def test_a_training_run_goes_to_torch(tmp_path):
+    variables = random_variables(NAME)
+    state = variables | {"opt_state": {"m": np.ones(3)}, "step": 5}
+    run_folder = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    run_folder.save(5, state, {"row": NAME, "classes": ["a", "b"]}, metric=0.5)
+    run("--to=torch", f"--checkpoint={tmp_path}", f"--out={tmp_path / 'b.pth'}")
+    assert equal(converters.convert(NAME, torch_file.read(tmp_path / "b.pth")), variables)
+
+
+def test_classes_come_from_a_file(tmp_path):
+    tensors = converters.to_torch(NAME, random_variables(NAME, num_classes=2))
+    torch_write.write(tmp_path / "a.pth", tensors, {})
+    (tmp_path / "labels.txt").write_text("wave\nswipe left\n")
+    convert = (f"--model={NAME}", f"--checkpoint={tmp_path / 'a.pth'}", f"--out={tmp_path / 'a'}")
+    run(*convert, f"--classes={tmp_path / 'labels.txt'}")
+    assert checkpoint.load_meta(tmp_path / "a")["classes"] == ["wave", "swipe left"]
+    (tmp_path / "labels.txt").write_text("wave\nwave\n")
+    with pytest.raises(JaxvidError, match="each of them once"):
+        run(*convert, f"--classes={tmp_path / 'labels.txt'}", "--overwrite")
+
+
+def test_errors_are_one_line_and_exit_code_1(tmp_path):
+    command = [sys.executable, "-m", "converters", f"--model={NAME}", f"--out={tmp_path / 'a'}"]
+    (tmp_path / "a.pth").write_bytes(b"PK\3\4 cut")
+    done = subprocess.run(
+        [*command, f"--checkpoint={tmp_path / 'a.pth'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_importing_the_converters_loads_nothing_heavy():
+    code = (
+        "import sys, jaxvid, converters, converters.checkpoints; "
+        "print([m for m in ('torch', 'tensorflow', 'orbax') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
