@@ -165,16 +165,15 @@ def shrink(row: Row) -> Row:
 
 
 def _fewer_frames(sampling):
+    """At most 8 frames, and one view of them."""
+    sampling = dataclasses.replace(sampling, twice_sample=False, num_sample_positions=1)
     if sampling.clip_len == 1:
-        return dataclasses.replace(
-            sampling, num_clips=min(sampling.num_clips, 8), twice_sample=False
-        )
+        return dataclasses.replace(sampling, num_clips=min(sampling.num_clips, 8))
     return dataclasses.replace(
         sampling,
         clip_len=min(sampling.clip_len, 8),
         frame_interval=min(sampling.frame_interval, 4),
         num_clips=1,
-        twice_sample=False,
     )
 
 
