@@ -184,7 +184,7 @@ def local_run(config: ml_collections.ConfigDict) -> None:
     """
     config.data.update({"flip": 0.0, "area": (0.6, 1.0)})
     config.train.update(
-        {"batch_size": 16, "epochs": 8.0, "eval_epochs": 2.0, "checkpoint_steps": 100}
+        {"batch_size": 16, "epochs": 20.0, "eval_epochs": 5.0, "checkpoint_steps": 100}
     )
     config.test.batch_size = 16
     config.optim.update(
