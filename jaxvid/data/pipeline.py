@@ -12,6 +12,7 @@ TensorFlow decodes and changes pixels, in threads.
 
 import functools
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -135,10 +136,13 @@ def train_batches(
         pixels = tf.ensure_shape(tf.gather(pixels, frames), clip)
         return {"video": pixels, "label": label, "index": video}
 
-    examples = _Examples(load, loaded, change, lambda item: source.name(int(item[-1])))
-    first = start_step * part.size
-    positions = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
-    return examples.batches(positions, part.size, config.data.workers)
+    positions = tf.data.Dataset.range(start_step * part.size, np.iinfo(np.int64).max)
+
+    def name(arrays):
+        return source.name(int(arrays[-1]))
+
+    workers = config.data.workers
+    return _Batches(load, loaded, change, name, positions, part.size, workers, ahead=2)
 
 
 def test_batches(
@@ -193,11 +197,17 @@ def test_batches(
         tf.TensorSpec([], tf.int32),
         tf.TensorSpec([], tf.int64),
     )
-    examples = _Examples(load, loaded, change, lambda item: source.name(int(item[-1])))
     steps = -(-len(source) // part.batch)
     mine = [i for i in range(steps * part.size) if part.number(i) < len(source)]
     positions = tf.data.Dataset.from_tensor_slices(np.array(mine, np.int64))
-    return _filled(examples.batches(positions, part.size, config.data.workers), steps, part, shape)
+
+    def name(arrays):
+        return source.name(int(arrays[-1]))
+
+    # All views of a batch of videos are large: hold no more than the next one.
+    workers = config.data.workers
+    batches = _Batches(load, loaded, change, name, positions, part.size, workers, ahead=1)
+    return _filled(batches, steps, part, shape)
 
 
 test_batches.__test__ = False  # pytest takes it for a test where it is imported
@@ -321,11 +331,12 @@ class _Part:
         return step * self.batch + self.process * self.size + place
 
 
-class _Examples:
-    """A tf.data pipeline of examples that are planned in Python and made by TensorFlow.
+class _Batches:
+    """Batches of examples that are planned in Python and made by TensorFlow.
 
-    `load` takes a position and returns arrays as `loaded` describes them; `change` turns them into
-    the example; `name` says, for messages, where what `load` returned came from.
+    `load` takes one of `positions` and returns arrays as `loaded` describes them; `change` turns
+    them into the example; `name` says, for messages, where what `load` returned came from.
+    Examples keep the order of their positions; `ahead` batches are made before they are asked for.
     """
 
     def __init__(
@@ -334,11 +345,11 @@ class _Examples:
         loaded: tuple,
         change: Callable[..., dict[str, Any]],
         name: Callable[[tuple], str],
+        positions: Any,
+        size: int,
+        workers: int,
+        ahead: int,
     ):
-        self._load, self._loaded, self._change, self._name = load, loaded, change, name
-
-    def batches(self, positions: Any, size: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields batches of `size` examples, in the order of `positions`."""
         workers = workers or _usable_cores()
         options = tf.data.Options()
         options.threading.private_threadpool_size = workers
@@ -346,31 +357,47 @@ class _Examples:
 
         @tf.autograph.experimental.do_not_convert
         def make(position):
-            types = [spec.dtype for spec in self._loaded]
-            arrays = tf.numpy_function(self._load, [position], types)
-            for array, spec in zip(arrays, self._loaded, strict=True):
+            arrays = tf.numpy_function(load, [position], [spec.dtype for spec in loaded])
+            for array, spec in zip(arrays, loaded, strict=True):
                 array.set_shape(spec.shape)
-            return self._change(*arrays)
+            return change(*arrays)
 
         made = positions.map(make, num_parallel_calls=workers, deterministic=True)
-        return self._guarded(positions, made.batch(size).prefetch(2).with_options(options), size)
+        made = made.batch(size).prefetch(ahead).with_options(options)
+        self._load, self._change, self._name = load, change, name
+        self._positions, self._size, self._done = positions, size, 0
+        self._running = [made.as_numpy_iterator()]
+        # Threads that call Python while it shuts down would hang the process: this also runs then.
+        self._finalizer = weakref.finalize(self, self._running.clear)
 
-    def _guarded(self, positions: Any, batches: Any, size: int) -> Iterator[dict[str, np.ndarray]]:
-        done = 0
+    def __iter__(self) -> "_Batches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if not self._running:
+            raise StopIteration
         try:
-            for batch in batches.as_numpy_iterator():
-                yield batch
-                done += 1
+            batch = next(self._running[0])
         except tf.errors.OpError as error:
-            # TensorFlow does not say which example failed: make the batch again, one by one.
-            for position in positions.skip(done * size).take(size).as_numpy_iterator():
-                arrays = self._load(position)
-                try:
-                    self._change(*arrays)
-                except tf.errors.OpError as cause:
-                    line = cause.message.splitlines()[0]
-                    raise JaxvidError(
-                        f"{self._name(arrays)} cannot be decoded ({line}): build the records again"
-                        " without it"
-                    ) from None
+            self._explain()
             raise error
+        self._done += 1
+        return batch
+
+    def close(self) -> None:
+        """Ends the threads; there are no batches after this."""
+        self._finalizer()
+
+    def _explain(self) -> None:
+        """Makes a batch that failed again, one by one: TensorFlow does not say which it was."""
+        failed = self._positions.skip(self._done * self._size).take(self._size)
+        for position in failed.as_numpy_iterator():
+            arrays = self._load(position)
+            try:
+                self._change(*arrays)
+            except tf.errors.OpError as error:
+                line = error.message.splitlines()[0]
+                raise JaxvidError(
+                    f"{self._name(arrays)} cannot be decoded ({line}): build the records again"
+                    " without it"
+                ) from None

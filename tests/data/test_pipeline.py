@@ -2,6 +2,9 @@
 
 import io
 import itertools
+import pathlib
+import subprocess
+import sys
 
 import ml_collections
 import numpy as np
@@ -258,6 +261,29 @@ def test_a_process_without_videos_still_gets_its_batches(split):
     (batch,) = parts
     assert batch["video"].shape == (8, 6, 4, 32, 32, 3)
     assert (batch["index"] == -1).all() and not batch["weight"].any()
+
+
+def test_a_process_ends_while_batches_are_made(split):
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+import test_pipeline as t
+from jaxvid.data.records import Records
+
+class Slow(Records):
+    def frames(self, number, indices):
+        time.sleep(0.2)
+        return super().frames(number, indices)
+
+split = t.datasets.check_split(Slow({str(split.source.folder)!r}, "train"), "train")
+train = t.pipeline.train_batches(split, t.make_config(workers=4))
+test = t.pipeline.test_batches(split, t.make_config(workers=4))
+next(train), next(test)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 class Broken:
