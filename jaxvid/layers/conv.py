@@ -43,6 +43,8 @@ class Geometry:
             return "depthwise" if self.groups == self.inputs else "grouped"
         if self.kernel == (1, 1, 1) and self.padding == (0, 0, 0):
             return "pointwise"
+        if self.kernel == self.stride and self.padding == (0, 0, 0):
+            return "patches"
         if self.kernel[0] == 1 and self.padding[0] == 0:
             return "spatial"
         if self.kernel[1:] == (1, 1):
@@ -60,6 +62,7 @@ FUSED_TAPS = 64
 # have not been measured and keep XLA's own convolution.
 _UNMEASURED = {
     "pointwise": "dot",
+    "patches": "native",
     "spatial": "native",
     "temporal": "native",
     "stem": "native",
@@ -70,6 +73,7 @@ _UNMEASURED = {
 TABLE: dict[str, dict[str, str]] = {
     "cpu": {
         "pointwise": "dot",
+        "patches": "patches",
         "spatial": "fold",
         "temporal": "taps",
         "stem": "stack",
@@ -196,6 +200,14 @@ def _native(x, kernel, geometry):
 def _dot(x, kernel, geometry):
     st, sh, sw = geometry.stride
     return x[:, ::st, ::sh, ::sw] @ kernel[0, 0, 0]
+
+
+def _patches(x, kernel, geometry):
+    (kt, kh, kw), (batch, *size, _) = geometry.kernel, x.shape
+    nt, nh, nw = (n // k for n, k in zip(size, geometry.kernel, strict=True))
+    x = x[:, : nt * kt, : nh * kh, : nw * kw].reshape(batch, nt, kt, nh, kh, nw, kw, -1)
+    x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, nt, nh, nw, -1)
+    return x @ kernel.reshape(-1, geometry.outputs)
 
 
 def _fold(x, kernel, geometry):
@@ -451,6 +463,11 @@ def _is_dense(geometry: Geometry) -> bool:
 LOWERINGS: dict[str, Lowering] = {
     "native": Lowering(_native, lambda g: True, "XLA's own 3-D convolution"),
     "dot": Lowering(_dot, lambda g: g.kind == "pointwise", "1x1x1: a matrix product"),
+    "patches": Lowering(
+        _patches,
+        lambda g: g.kind == "patches",
+        "windows that neither overlap nor leave gaps: a matrix product",
+    ),
     "fold": Lowering(
         _fold,
         lambda g: g.kernel[0] == 1 and g.padding[0] == 0,

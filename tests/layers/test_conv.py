@@ -1,5 +1,6 @@
 """Every lowering computes the same convolution, in value and in both gradients."""
 
+import functools
 import itertools
 
 import jax
@@ -25,9 +26,10 @@ CASES = {
     "temporal strided": ((9, 3, 3), (5, 1, 1), (4, 1, 1), (2, 0, 0), 1, 3, 4),
     "3-D": ((4, 5, 5), (3, 3, 3), (1, 1, 1), (1, 1, 1), 1, 3, 4),
     "3-D strided": ((5, 7, 6), (3, 3, 3), (2, 2, 2), (1, 1, 1), 1, 3, 4),
-    "3-D stem": ((5, 9, 9), (5, 7, 7), (1, 2, 2), (2, 3, 3), 1, 2, 3),
+    "3-D stem": ((4, 9, 9), (3, 5, 5), (1, 2, 2), (1, 2, 2), 1, 2, 3),
     "patches": ((6, 8, 8), (2, 4, 4), (2, 4, 4), (0, 0, 0), 1, 3, 5),
-    "overlapping patches": ((4, 9, 8), (3, 7, 7), (2, 4, 4), (1, 3, 3), 1, 3, 4),
+    "patches and a rest": ((5, 9, 6), (2, 4, 3), (2, 4, 3), (0, 0, 0), 1, 3, 5),
+    "overlapping patches": ((5, 9, 8), (3, 5, 5), (2, 4, 4), (1, 2, 2), 1, 3, 4),
     "stride past kernel": ((7, 8, 9), (2, 1, 2), (3, 2, 4), (0, 0, 0), 1, 2, 3),
     "shorter than the kernel": ((1, 5, 4), (3, 3, 3), (1, 1, 1), (1, 1, 1), 1, 2, 3),
     "3-D grouped": ((4, 5, 4), (3, 3, 3), (1, 2, 2), (1, 1, 1), 2, 4, 6),
@@ -37,6 +39,8 @@ CASES = {
     "depthwise uneven": ((6, 7, 9), (2, 5, 1), (2, 1, 3), (1, 2, 0), 3, 3, 3),
     "depthwise temporal": ((6, 3, 3), (5, 1, 1), (1, 1, 1), (2, 0, 0), 3, 3, 3),
     "depthwise multiplied": ((3, 5, 5), (3, 3, 3), (1, 2, 1), (1, 1, 1), 3, 3, 6),
+    "depthwise of many taps": ((5, 5, 6), (5, 5, 3), (2, 1, 1), (2, 2, 1), 3, 3, 3),
+    "depthwise padded past its kernel": ((3, 5, 4), (3, 3, 3), (1, 1, 2), (3, 4, 5), 2, 2, 2),
     "depthwise 2-D": ((2, 5, 5), (1, 3, 3), (1, 1, 1), (0, 1, 1), 3, 3, 3),
     "one channel": ((3, 5, 5), (3, 3, 3), (1, 1, 1), (1, 1, 1), 1, 1, 2),
 }
@@ -76,31 +80,45 @@ def by_definition(x, kernel, *, stride, padding, groups):
     return y
 
 
-def value_and_gradients(x, kernel, lowering, case):
-    """The result, and the gradients of a random functional of it."""
+@functools.partial(jax.jit, static_argnames=("lowering", "name"))
+def value_and_gradients(x, kernel, lowering, name):
+    """The result for the case of this name, and the gradients of a random functional of it."""
 
     def run(x, kernel):
-        return conv(x, kernel, lowering=lowering, **options(case))
+        return conv(x, kernel, lowering=lowering, **options(CASES[name]))
 
     y, pullback = jax.vjp(run, x, kernel)
     cotangent = np.random.default_rng(1).normal(size=y.shape).astype(y.dtype)
     return y, *pullback(jnp.asarray(cotangent))
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_every_lowering_equals_the_definition_and_native_gradients(case):
-    x, kernel = arrays(case)
+def each_lowering_of(*names):
+    """Parameters (lowering, case's name): every lowering that can compute each case."""
+    return pytest.mark.parametrize(
+        ("lowering", "name"),
+        [
+            (lowering, name)
+            for name in names
+            for lowering, entry in LOWERINGS.items()
+            if entry.handles(geometry_of(CASES[name]))
+        ],
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_lowering_equals_the_definition_and_native_gradients(name):
+    x, kernel = arrays(CASES[name])
     with jax.enable_x64(True):
-        expected = by_definition(x, kernel, **options(case))
-        reference = jax.jit(lambda x, k: value_and_gradients(x, k, "native", case))(x, kernel)
+        reference = value_and_gradients(x, kernel, "native", name)
+        expected = by_definition(x, kernel, **options(CASES[name]))
         np.testing.assert_allclose(reference[0], expected, atol=1e-12)
-        for name, lowering in LOWERINGS.items():
-            if name == "native" or not lowering.handles(geometry_of(case)):
+        for lowering, entry in LOWERINGS.items():
+            if lowering == "native" or not entry.handles(geometry_of(CASES[name])):
                 continue
-            got = jax.jit(lambda x, k, name=name: value_and_gradients(x, k, name, case))(x, kernel)
+            got = value_and_gradients(x, kernel, lowering, name)
             for what, a, b in zip(("value", "dx", "dkernel"), got, reference, strict=True):
                 assert a.dtype == jnp.float64
-                np.testing.assert_allclose(a, b, atol=1e-11, err_msg=f"{name}: {what}")
+                np.testing.assert_allclose(a, b, atol=1e-11, err_msg=f"{lowering}: {what}")
 
 
 @pytest.mark.parametrize("backend", TABLE)
@@ -110,28 +128,24 @@ def test_the_table_names_a_lowering_that_can_do_it(case, backend):
     assert LOWERINGS[chosen(geometry, backend=backend)].handles(geometry)
 
 
-@pytest.mark.parametrize("name", LOWERINGS)
-@pytest.mark.parametrize("case", ["2-D strided", "temporal", "3-D strided", "depthwise pool"])
-def test_bfloat16_sums_in_float32(name, case):
-    case = CASES[case]
-    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in arrays(case))
-    got = value_and_gradients(x, kernel, name, case)
-    wide = value_and_gradients(x.astype("float32"), kernel.astype("float32"), "native", case)
+@each_lowering_of("pointwise", "2-D strided", "temporal", "3-D strided", "depthwise pool")
+def test_bfloat16_sums_in_float32(lowering, name):
+    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in arrays(CASES[name]))
+    got = value_and_gradients(x, kernel, lowering, name)
+    wide = value_and_gradients(x.astype("float32"), kernel.astype("float32"), "native", name)
     for a, b in zip(got, wide, strict=True):
         assert a.dtype == jnp.bfloat16
         # 2^-8 is one rounding to bfloat16; a few are allowed, a sum kept in bfloat16 takes more.
         np.testing.assert_allclose(a.astype("float32"), b, atol=0.01 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("name", LOWERINGS)
-@pytest.mark.parametrize("case", ["pointwise", "2-D", "3-D strided", "depthwise pool"])
-def test_vmap_of_gradients(name, case):
-    case = CASES[case]
-    x, kernel = arrays(case, np.float32)
+@each_lowering_of("pointwise", "2-D", "patches", "temporal", "depthwise pool")
+def test_vmap_of_gradients(lowering, name):
+    x, kernel = arrays(CASES[name], np.float32)
     kernels = np.stack([kernel, 2 * kernel])
-    mapped = jax.vmap(lambda k: value_and_gradients(x, k, name, case))(kernels)
+    mapped = jax.vmap(lambda k: value_and_gradients(x, k, lowering, name))(kernels)
     for i, k in enumerate(kernels):
-        single = value_and_gradients(x, k, name, case)
+        single = value_and_gradients(x, k, lowering, name)
         for a, b in zip(mapped, single, strict=True):
             np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-4)
 
