@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import re
 import struct
 import tracemalloc
 import zipfile
@@ -109,10 +110,13 @@ def test_parameters_and_ordered_dicts_are_what_they_hold(tmp_path):
 
 
 def raises(path, match):
-    with pytest.raises(JaxvidError, match=match) as error:
+    with pytest.raises(JaxvidError) as error:
         torch_file.read(path)
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 1500
+    message = str(error.value)
+    assert str(path) in message
+    assert re.search(match, message.replace(str(path), ""))
+    assert "\n" not in message
+    assert len(message) < 1500
 
 
 @pytest.mark.parametrize(
@@ -171,13 +175,13 @@ def test_nothing_that_a_file_names_is_called(tmp_path, monkeypatch, module, name
 def test_no_opcode_reaches_the_world(tmp_path, monkeypatch, pickled):
     monkeypatch.chdir(tmp_path)
     File().write(tmp_path / "a.pth", None, pickled=pickled)
-    raises(tmp_path / "a.pth", "a.pth")
+    raises(tmp_path / "a.pth", ".")
     assert not (tmp_path / "called").exists()
 
 
 def nested_tuples(depth):
     value = b"K\x01\x85q\x00"
-    return value + b"h\x00h\x00\x86q\x00" * depth
+    return value + b"0h\x00h\x00\x86q\x00" * depth
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,7 @@ def nested_tuples(depth):
 def test_bombs_and_nonsense_are_cheap_errors(tmp_path, pickled):
     File().write(tmp_path / "a.pth", None, pickled=pickled)
     tracemalloc.start()
-    raises(tmp_path / "a.pth", "a.pth")
+    raises(tmp_path / "a.pth", ".")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6
