@@ -138,11 +138,8 @@ def train_batches(
 
     positions = tf.data.Dataset.range(start_step * part.size, np.iinfo(np.int64).max)
 
-    def name(arrays):
-        return source.name(int(arrays[-1]))
-
     workers = config.data.workers
-    return _Batches(load, loaded, change, name, positions, part.size, workers, ahead=2)
+    return _Batches(source, load, loaded, change, positions, part.size, workers, ahead=2)
 
 
 def test_batches(
@@ -201,12 +198,9 @@ def test_batches(
     mine = [i for i in range(steps * part.size) if part.number(i) < len(source)]
     positions = tf.data.Dataset.from_tensor_slices(np.array(mine, np.int64))
 
-    def name(arrays):
-        return source.name(int(arrays[-1]))
-
     # All views of a batch of videos are large: hold no more than the next one.
     workers = config.data.workers
-    batches = _Batches(load, loaded, change, name, positions, part.size, workers, ahead=1)
+    batches = _Batches(source, load, loaded, change, positions, part.size, workers, ahead=1)
     return _filled(batches, steps, part, shape)
 
 
@@ -334,17 +328,17 @@ class _Part:
 class _Batches:
     """Batches of examples that are planned in Python and made by TensorFlow.
 
-    `load` takes one of `positions` and returns arrays as `loaded` describes them; `change` turns
-    them into the example; `name` says, for messages, where what `load` returned came from.
-    Examples keep the order of their positions; `ahead` batches are made before they are asked for.
+    `load` takes one of `positions` and returns arrays as `loaded` describes them, the last one the
+    video's number in `source`; `change` turns them into the example. Examples keep the order of
+    their positions; `ahead` batches are made before they are asked for.
     """
 
     def __init__(
         self,
+        source: Source,
         load: Callable[[int], tuple],
         loaded: tuple,
         change: Callable[..., dict[str, Any]],
-        name: Callable[[tuple], str],
         positions: Any,
         size: int,
         workers: int,
@@ -364,7 +358,7 @@ class _Batches:
 
         made = positions.map(make, num_parallel_calls=workers, deterministic=True)
         made = made.batch(size).prefetch(ahead).with_options(options)
-        self._load, self._change, self._name = load, change, name
+        self._source, self._load, self._change = source, load, change
         self._positions, self._size, self._done = positions, size, 0
         self._running = [made.as_numpy_iterator()]
         # Threads that call Python while it shuts down would hang the process: this also runs then.
@@ -398,6 +392,6 @@ class _Batches:
             except tf.errors.OpError as error:
                 line = error.message.splitlines()[0]
                 raise JaxvidError(
-                    f"{self._name(arrays)} cannot be decoded ({line}): build the records again"
-                    " without it"
+                    f"{self._source.name(int(arrays[-1]))} cannot be decoded ({line}): build the"
+                    " records again without it"
                 ) from None

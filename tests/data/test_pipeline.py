@@ -281,7 +281,7 @@ test = t.pipeline.test_batches(split, t.make_config(workers=4))
 next(train), next(test)
 """
     ended = subprocess.run(
-        [sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], timeout=300, capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")
 
@@ -327,9 +327,6 @@ def test_settings_that_make_no_sense(split):
     config.test.sampling = {"sampler": "untrimmed"}
     with pytest.raises(JaxvidError, match="untrimmed"):
         pipeline.test_batches(split, config)
-    data = ml_collections.ConfigDict({"dataset": "mine", "data_dir": ""})
-    with pytest.raises(JaxvidError, match="needs data_dir"):
-        datasets.open_split(data, "train")
 
 
 def test_views_refuse_a_crop_that_does_not_fit():

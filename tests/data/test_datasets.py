@@ -1,0 +1,74 @@
+"""From a dataset's name to its videos, and what is refused on the way."""
+
+import pathlib
+
+import ml_collections
+import numpy as np
+import pytest
+
+from jaxvid.data import datasets, toy
+from jaxvid.errors import JaxvidError
+
+
+class Fake:
+    """Three videos without pixels."""
+
+    def __init__(self, label=(0, 2, 1), num_frames=(5, 6, 7), classes=("a", "b", "c")):
+        self.label, self.num_frames = np.array(label), np.array(num_frames)
+        self.path, self.classes = np.array(["x", "y", "z"][: len(label)]), classes
+
+    def __len__(self):
+        return len(self.label)
+
+    def name(self, number):
+        return f"video {self.path[number]}"
+
+
+def test_classes_and_paths():
+    split = datasets.check_split(Fake(), "train")
+    assert (len(split), split.classes, split.paths) == (3, ("a", "b", "c"), ["x", "y", "z"])
+    assert datasets.check_split(Fake(classes=()), "train").classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        (Fake(label=(), num_frames=()), "split 'train' holds no videos"),
+        (Fake(label=(0, -1, 1)), "video y has no label"),
+        (Fake(num_frames=(5, 6, 0)), "video z has no frames"),
+        (Fake(classes=("a", "b")), "video y has label 2, but labels.txt names only 2"),
+    ],
+)
+def test_refused(source, words):
+    with pytest.raises(JaxvidError, match=words):
+        datasets.check_split(source, "train")
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_where_records_are_looked_for(tmp_path, monkeypatch, inner):
+    opened = []
+
+    def records(folder, split):
+        opened.append((folder, split))
+        return Fake()
+
+    monkeypatch.setattr(datasets, "Records", records)
+    folder = tmp_path / "mine"
+    if inner:
+        folder.mkdir()
+    data = ml_collections.ConfigDict({"dataset": "mine", "data_dir": str(tmp_path)})
+    datasets.open_split(data, "val")
+    assert opened == [(folder if inner else tmp_path, "val")]
+
+
+def test_toy_is_made_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "ensure", lambda cache: pathlib.Path(cache, "made"))
+    monkeypatch.setattr(datasets, "Records", lambda folder, split: Fake(classes=(folder,) * 3))
+    data = ml_collections.ConfigDict({"dataset": "toy", "data_dir": str(tmp_path)})
+    assert datasets.open_split(data, "test").classes[0] == tmp_path / "made"
+
+
+def test_a_dataset_needs_its_folder():
+    data = ml_collections.ConfigDict({"dataset": "mine", "data_dir": ""})
+    with pytest.raises(JaxvidError, match="needs data_dir"):
+        datasets.open_split(data, "train")
