@@ -137,7 +137,6 @@ def train_batches(
         return {"video": pixels, "label": label, "index": video}
 
     positions = tf.data.Dataset.range(start_step * part.size, np.iinfo(np.int64).max)
-
     workers = config.data.workers
     return _Batches(source, load, loaded, change, positions, part.size, workers, ahead=2)
 
@@ -197,7 +196,6 @@ def test_batches(
     steps = -(-len(source) // part.batch)
     mine = [i for i in range(steps * part.size) if part.number(i) < len(source)]
     positions = tf.data.Dataset.from_tensor_slices(np.array(mine, np.int64))
-
     # All views of a batch of videos are large: hold no more than the next one.
     workers = config.data.workers
     batches = _Batches(source, load, loaded, change, positions, part.size, workers, ahead=1)
