@@ -147,24 +147,23 @@ def build(
     kept, repeated = _without_repeats(rows, labels)
     shards = min(MAX_SHARDS, max(1, round(len(kept) ** 0.5))) if shards is None else shards
     shards = min(shards, len(kept))
-    files = records.shard_names(split, shards)
-    workplace = out / f".build-{split}"
-    index = out / f"{split}.index.npz"
-    present = sorted(out.glob(f"{split}-?????-of-?????*"))
-    if not overwrite and (index.exists() or (present and not workplace.exists())):
-        raise JaxvidError(
-            f"{out} already holds records of {split!r}; add --overwrite to replace them, or choose "
-            "another --split or --out"
-        )
     jobs = [
         Job(number, row.path, numbers[row.label], names[numbers[row.label]])
         for number, row in enumerate(kept)
     ]
     tasks = [
         Task(shard, file, os.fspath(videos), tuple(jobs[shard::shards]), short_side, quality)
-        for shard, file in enumerate(files)
+        for shard, file in enumerate(records.shard_names(split, shards))
     ]
-    done = _prepare(workplace, _fingerprint(tasks, names))
+    origin = _fingerprint(tasks, names)
+    workplace = out / f".build-{split}"
+    if not overwrite and _exists(out, split, workplace, origin):
+        shutil.rmtree(workplace, ignore_errors=True)
+        print(f"{split}: these records are already built")
+        summary = _summarise(out, split)
+        _refuse(summary.bad, strict, out)
+        return summary
+    done = _prepare(workplace, origin)
     results = _run(tasks, workplace, done, min(workers or _cores(), shards), split)
 
     bad, damaged = dict(repeated), {}
@@ -172,31 +171,14 @@ def build(
         bad |= {jobs[number].path: reason for number, reason in result.bad.items()}
         damaged |= {jobs[number].path: reason for number, reason in result.damaged.items()}
     _write_bad(out, split, bad, damaged)
-    if bad and strict:
-        path, reason = next(iter(bad.items()))
-        raise JaxvidError(
-            f"{len(bad)} of {len(rows)} videos cannot be used ({path}: {reason}); mend or remove "
-            f"those in {out / 'bad_videos.csv'}, or leave out --strict"
-        )
+    _refuse(bad, strict, out)
     if not any(result.written for result in results):
         raise JaxvidError(
             f"none of the {len(rows)} videos of {labels} can be read below {videos}; the reasons "
             f"are in {out / 'bad_videos.csv'}"
         )
-    entries = _publish(out, workplace, split, files, results, names)
-    filled = {entry.label for entry in entries}
-    return Summary(
-        folder=out,
-        split=split,
-        num_videos=len(entries),
-        num_frames=sum(entry.num_frames for entry in entries),
-        num_bytes=sum((out / file).stat().st_size for file in files),
-        num_shards=shards,
-        classes=names,
-        empty_classes=tuple(name for number, name in enumerate(names) if number not in filled),
-        bad=bad,
-        damaged=damaged,
-    )
+    _publish(out, workplace, split, [task.file for task in tasks], results, names, origin)
+    return _summarise(out, split)
 
 
 def read_table(path: pathlib.Path) -> list[Row]:
@@ -353,6 +335,28 @@ def _check(
     ):
         if value is not None and not low <= value <= high:
             raise JaxvidError(f"--{name}={value} must be from {low} to {high}")
+
+
+def _refuse(bad: dict[str, str], strict: bool, out: pathlib.Path) -> None:
+    if bad and strict:
+        path, reason = next(iter(bad.items()))
+        raise JaxvidError(
+            f"{len(bad)} of the videos cannot be used ({path}: {reason}); mend or remove those in "
+            f"{out / 'bad_videos.csv'}, or leave out --strict"
+        )
+
+
+def _exists(out: pathlib.Path, split: str, workplace: pathlib.Path, origin: str) -> bool:
+    """Says whether the very records are there; others in their place are an error."""
+    if (out / f"{split}.index.npz").exists():
+        if records.Records(out, split).origin == origin:
+            return True
+    elif workplace.exists() or not any(out.glob(f"{split}-?????-of-?????*")):
+        return False
+    raise JaxvidError(
+        f"{out} already holds other records of {split!r}; add --overwrite to replace them, or "
+        "choose another --split or --out"
+    )
 
 
 def _class_names(out: pathlib.Path, classes: str | os.PathLike | None) -> tuple[str, ...]:
@@ -553,16 +557,39 @@ def _work(pipe: Connection, workplace: pathlib.Path) -> None:
 
 def _write_bad(out: pathlib.Path, split: str, bad: dict[str, str], damaged: dict[str, str]) -> None:
     """Writes what is wrong with this split's videos, beside what other splits have written."""
-    path = out / "bad_videos.csv"
-    lines = []
-    if path.is_file():
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = [line for line in list(csv.reader(file))[1:] if line and line[0] != split]
+    lines = [line for line in _read_bad(out) if line[0] != split]
     lines += [[split, name, "no", reason] for name, reason in bad.items()]
     lines += [[split, name, "yes", reason] for name, reason in damaged.items()]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([["split", "path", "kept", "reason"], *lines])
-    _replace_text(path, text.getvalue())
+    _replace_text(out / "bad_videos.csv", text.getvalue())
+
+
+def _read_bad(out: pathlib.Path) -> list[list[str]]:
+    path = out / "bad_videos.csv"
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [line for line in list(csv.reader(file))[1:] if len(line) == 4]
+
+
+def _summarise(out: pathlib.Path, split: str) -> Summary:
+    """Says what lies there, from the records themselves."""
+    built = records.Records(out, split)
+    filled = set(built.label.tolist())
+    wrong = [line for line in _read_bad(out) if line[0] == split]
+    return Summary(
+        folder=out,
+        split=split,
+        num_videos=len(built),
+        num_frames=int(built.num_frames.sum()),
+        num_bytes=built.num_bytes,
+        num_shards=built.num_shards,
+        classes=built.classes,
+        empty_classes=tuple(c for number, c in enumerate(built.classes) if number not in filled),
+        bad={path: reason for _, path, kept, reason in wrong if kept == "no"},
+        damaged={path: reason for _, path, kept, reason in wrong if kept == "yes"},
+    )
 
 
 def _publish(
@@ -572,7 +599,8 @@ def _publish(
     files: Sequence[str],
     results: Sequence[Result],
     names: tuple[str, ...],
-) -> list[records.Entry]:
+    origin: str,
+) -> None:
     """Moves the shards to where they are looked for, the index last."""
     (out / f"{split}.index.npz").unlink(missing_ok=True)
     for old in out.glob(f"{split}-?????-of-?????*"):
@@ -583,9 +611,8 @@ def _publish(
         os.replace(workplace / file, out / file)
         found |= result.written
     entries = [found[number] for number in sorted(found)]
-    records.write_index(out, split, files, entries)
+    records.write_index(out, split, files, entries, origin)
     shutil.rmtree(workplace)
-    return entries
 
 
 def _replace_text(path: pathlib.Path, text: str) -> None:

@@ -73,7 +73,8 @@ class Records:
 
     Arrays over the records: `num_frames` int32, `fps` float32 (NaN: unknown), `label` int64 (-1:
     none), `height` and `width` int32, `path` str. `classes` are the names in `labels.txt`, empty
-    without one. Reading is thread safe and an instance can be pickled.
+    without one; `num_shards` and `num_bytes` are those of the files; `origin` tells builds
+    apart. Reading is thread safe and an instance can be pickled.
     """
 
     def __init__(self, folder: str | os.PathLike, split: str):
@@ -82,8 +83,9 @@ class Records:
         index = self.folder / f"{split}.index.npz"
         if not index.exists():
             _index_foreign(self.folder, split)
-        names, sizes, columns, starts = _load_index(index)
+        self.origin, names, sizes, columns, starts = _load_index(index)
         self._shards, self._columns, self._starts = names, columns, starts
+        self.num_shards, self.num_bytes = len(names), sum(sizes)
         self.num_frames: np.ndarray = columns["num_frames"]
         self.fps: np.ndarray = columns["fps"]
         self.label: np.ndarray = columns["label"]
@@ -249,9 +251,16 @@ def scan(path: pathlib.Path, shard: int) -> Iterator[Entry]:
 
 
 def write_index(
-    folder: pathlib.Path, split: str, names: Sequence[str], entries: Sequence[Entry]
+    folder: pathlib.Path,
+    split: str,
+    names: Sequence[str],
+    entries: Sequence[Entry],
+    origin: str = "",
 ) -> None:
-    """Writes the two index files of a split, the one that makes it complete last."""
+    """Writes the two index files of a split, the one that makes it complete last.
+
+    `origin` is kept for `Records.origin`: a digest of what the records were made from.
+    """
     columns = {
         name: np.array([getattr(entry, name) for entry in entries], kind)
         for name, kind in _COLUMNS.items()
@@ -262,6 +271,7 @@ def write_index(
         f"{split}.index.npz": lambda file: np.savez(
             file,
             version=_VERSION,
+            origin=origin,
             shards=np.array(names, np.str_),
             sizes=np.array([(folder / name).stat().st_size for name in names], np.int64),
             path=np.array([entry.path for entry in entries], np.str_),
@@ -276,7 +286,7 @@ def write_index(
         os.replace(partial, folder / name)
 
 
-def _load_index(path: pathlib.Path) -> tuple[list[str], list[int], dict, np.ndarray]:
+def _load_index(path: pathlib.Path) -> tuple[str, list[str], list[int], dict, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             if int(file["version"]) != _VERSION:
@@ -284,6 +294,7 @@ def _load_index(path: pathlib.Path) -> tuple[list[str], list[int], dict, np.ndar
             columns = {name: file[name].astype(kind) for name, kind in _COLUMNS.items()}
             columns["path"] = file["path"]
             names, sizes = file["shards"].tolist(), file["sizes"].tolist()
+            origin = str(file["origin"])
     except JaxvidError:
         raise
     except Exception as error:  # numpy, zipfile and zlib raise many kinds on a damaged file
@@ -295,7 +306,8 @@ def _load_index(path: pathlib.Path) -> tuple[list[str], list[int], dict, np.ndar
     )
     if not consistent or (count and not 0 <= shards.min() <= shards.max() < len(names)):
         raise JaxvidError(f"{path} contradicts itself; build the records again")
-    return names, sizes, columns, np.concatenate([[0], np.cumsum(columns["num_frames"], dtype=int)])
+    starts = np.concatenate([[0], np.cumsum(columns["num_frames"], dtype=int)])
+    return origin, names, sizes, columns, starts
 
 
 def _index_foreign(folder: pathlib.Path, split: str) -> None:

@@ -44,6 +44,10 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def content_of_files(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def decoded(split: records.Records, number: int) -> np.ndarray:
     images = split.frames(number, np.arange(split.num_frames[number]))
     return np.stack([np.asarray(Image.open(io.BytesIO(image))) for image in images])
@@ -99,7 +103,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason(videos, table, tmp_path):
     (folder / "3.mp4").unlink()
     lines = table.read_text().splitlines()[1:]
     write_csv(table, *lines, "./0.mp4,wave")
-    with pytest.raises(JaxvidError, match=r"4 of 6 videos cannot be used.*--strict"):
+    with pytest.raises(JaxvidError, match=r"4 of the videos cannot be used.*--strict"):
         build(folder, table, tmp_path / "strict", workers=1, strict=True)
     assert not (tmp_path / "strict" / "train.index.npz").exists()
     summary = build(folder, table, tmp_path / "out", workers=1)
@@ -222,11 +226,30 @@ def test_a_wrong_option_is_refused(videos, table, tmp_path, options, message):
 def test_existing_records_are_replaced_only_on_request(videos, table, tmp_path):
     out = tmp_path / "out"
     build(videos, table, out, shards=3, workers=1)
-    with pytest.raises(JaxvidError, match="already holds records of 'train'; add --overwrite"):
+    with pytest.raises(JaxvidError, match="already holds other records of 'train'; add --over"):
         build(videos, table, out, workers=1)
     build(videos, table, out, shards=2, quality=50, workers=1, overwrite=True)
     assert sorted(p.name for p in out.glob("*.tfrecord")) == records.shard_names("train", 2)
     assert len(records.Records(out, "train").read(4)) > 0
+
+
+def test_the_same_build_again_is_done_already(videos, table, tmp_path, monkeypatch):
+    def removed(path, **options):
+        raise KeyboardInterrupt
+
+    write_csv(table, *table.read_text().splitlines()[1:], "none.mp4,nod")
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module.shutil, "rmtree", removed)  # the last step
+        build(videos, table, out, workers=1)
+    before = content_of_files(out)
+    monkeypatch.setattr(module, "encode_video", None)
+    summary = build(videos, table, out, workers=1)
+    assert content(out) == before
+    assert (summary.num_videos, summary.num_frames) == (5, 25)
+    assert summary.bad == {"none.mp4": "is not a file"}
+    with pytest.raises(JaxvidError, match="1 of the videos cannot be used"):
+        build(videos, table, out, workers=1, strict=True)
 
 
 def test_a_killed_build_looks_unfinished_and_goes_on(videos, table, tmp_path, monkeypatch):
