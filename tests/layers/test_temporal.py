@@ -1,0 +1,36 @@
+"""The temporal shift against a loop over frames and channels."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvid.layers.temporal import temporal_shift
+
+
+def shifted(x, divisor):
+    fold = x.shape[-1] // divisor
+    out = np.zeros_like(x)
+    for t in range(x.shape[1]):
+        for c in range(x.shape[-1]):
+            source = t + 1 if c < fold else t - 1 if c < 2 * fold else t
+            if 0 <= source < x.shape[1]:
+                out[:, t, ..., c] = x[:, source, ..., c]
+    return out
+
+
+@pytest.mark.parametrize(
+    "frames, channels, divisor", [(8, 16, 8), (4, 12, 3), (3, 19, 4), (2, 4, 2), (5, 7, 8)]
+)
+def test_against_a_loop(frames, channels, divisor):
+    x = np.random.default_rng(0).normal(size=(2, frames, 3, 2, channels)).astype(np.float32)
+    np.testing.assert_array_equal(temporal_shift(jnp.asarray(x), divisor), shifted(x, divisor))
+
+
+def test_a_single_frame_keeps_only_the_channels_that_stay():
+    x = np.ones((1, 1, 2, 2, 16), np.float32)
+    y = np.asarray(temporal_shift(jnp.asarray(x)))
+    assert (y[..., :4] == 0).all() and (y[..., 4:] == 1).all()
+
+
+def test_the_type_is_kept():
+    assert temporal_shift(jnp.ones((1, 2, 1, 1, 8), jnp.bfloat16)).dtype == jnp.bfloat16
