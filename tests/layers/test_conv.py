@@ -18,31 +18,31 @@ CASES = {
     "pointwise padded": ((2, 3, 3), (1, 1, 1), (1, 2, 1), (0, 1, 1), 1, 2, 3),
     "2-D": ((3, 6, 5), (1, 3, 3), (1, 1, 1), (0, 1, 1), 1, 3, 4),
     "2-D strided": ((3, 7, 6), (1, 3, 3), (1, 2, 2), (0, 1, 1), 1, 3, 4),
-    "2-D stem": ((2, 11, 12), (1, 7, 7), (1, 2, 2), (0, 3, 3), 1, 3, 4),
+    "2-D stem": ((2, 9, 8), (1, 5, 5), (1, 2, 2), (0, 2, 2), 1, 3, 4),
     "2-D uneven": ((5, 9, 8), (1, 2, 5), (2, 3, 2), (0, 0, 2), 1, 3, 4),
     "2-D grouped": ((2, 5, 5), (1, 3, 3), (1, 2, 1), (0, 1, 1), 2, 4, 6),
     "2-D padded in time": ((2, 4, 4), (1, 3, 3), (1, 1, 1), (1, 1, 1), 1, 2, 3),
     "temporal": ((5, 3, 4), (3, 1, 1), (1, 1, 1), (1, 0, 0), 1, 3, 4),
     "temporal strided": ((9, 3, 3), (5, 1, 1), (4, 1, 1), (2, 0, 0), 1, 3, 4),
     "3-D": ((4, 5, 5), (3, 3, 3), (1, 1, 1), (1, 1, 1), 1, 3, 4),
-    "3-D strided": ((5, 7, 6), (3, 3, 3), (2, 2, 2), (1, 1, 1), 1, 3, 4),
-    "3-D stem": ((4, 9, 9), (3, 5, 5), (1, 2, 2), (1, 2, 2), 1, 2, 3),
-    "patches": ((6, 8, 8), (2, 4, 4), (2, 4, 4), (0, 0, 0), 1, 3, 5),
-    "patches and a rest": ((5, 9, 6), (2, 4, 3), (2, 4, 3), (0, 0, 0), 1, 3, 5),
-    "overlapping patches": ((5, 9, 8), (3, 5, 5), (2, 4, 4), (1, 2, 2), 1, 3, 4),
+    "3-D strided": ((5, 7, 6), (3, 2, 3), (2, 2, 2), (1, 0, 1), 1, 3, 4),
+    "3-D stem": ((4, 7, 7), (2, 4, 4), (1, 2, 2), (1, 2, 2), 1, 2, 3),
+    "patches": ((4, 6, 6), (2, 3, 2), (2, 3, 2), (0, 0, 0), 1, 3, 5),
+    "patches and a rest": ((5, 7, 6), (2, 3, 2), (2, 3, 2), (0, 0, 0), 1, 3, 5),
+    "overlapping patches": ((5, 9, 8), (3, 4, 4), (2, 3, 3), (1, 2, 2), 1, 3, 4),
     "stride past kernel": ((7, 8, 9), (2, 1, 2), (3, 2, 4), (0, 0, 0), 1, 2, 3),
-    "shorter than the kernel": ((1, 5, 4), (3, 3, 3), (1, 1, 1), (1, 1, 1), 1, 2, 3),
+    "shorter than the kernel": ((1, 5, 4), (3, 2, 1), (1, 1, 1), (1, 1, 0), 1, 2, 3),
     "3-D grouped": ((4, 5, 4), (3, 3, 3), (1, 2, 2), (1, 1, 1), 2, 4, 6),
     "depthwise": ((4, 6, 5), (3, 3, 3), (1, 1, 1), (1, 1, 1), 5, 5, 5),
     "depthwise strided": ((4, 7, 8), (3, 3, 3), (1, 2, 2), (1, 1, 1), 5, 5, 5),
     "depthwise pool": ((4, 17, 16), (3, 3, 3), (1, 8, 8), (1, 1, 1), 3, 3, 3),
     "depthwise uneven": ((6, 7, 9), (2, 5, 1), (2, 1, 3), (1, 2, 0), 3, 3, 3),
     "depthwise temporal": ((6, 3, 3), (5, 1, 1), (1, 1, 1), (2, 0, 0), 3, 3, 3),
-    "depthwise multiplied": ((3, 5, 5), (3, 3, 3), (1, 2, 1), (1, 1, 1), 3, 3, 6),
+    "depthwise multiplied": ((3, 5, 5), (2, 3, 1), (1, 2, 1), (1, 1, 0), 3, 3, 6),
     "depthwise of many taps": ((5, 5, 6), (5, 5, 3), (2, 1, 1), (2, 2, 1), 3, 3, 3),
     "depthwise padded past its kernel": ((3, 5, 4), (3, 3, 3), (1, 1, 2), (3, 4, 5), 2, 2, 2),
     "depthwise 2-D": ((2, 5, 5), (1, 3, 3), (1, 1, 1), (0, 1, 1), 3, 3, 3),
-    "one channel": ((3, 5, 5), (3, 3, 3), (1, 1, 1), (1, 1, 1), 1, 1, 2),
+    "one channel": ((3, 4, 4), (2, 2, 3), (1, 1, 1), (1, 1, 1), 1, 1, 2),
 }
 
 
@@ -80,7 +80,12 @@ def by_definition(x, kernel, *, stride, padding, groups):
     return y
 
 
-@functools.partial(jax.jit, static_argnames=("lowering", "name"))
+# Arrays are small and programs many: most of the time would go into optimising them.
+@functools.partial(
+    jax.jit,
+    static_argnames=("lowering", "name"),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
 def value_and_gradients(x, kernel, lowering, name):
     """The result for the case of this name, and the gradients of a random functional of it."""
 
@@ -128,7 +133,7 @@ def test_the_table_names_a_lowering_that_can_do_it(case, backend):
     assert LOWERINGS[chosen(geometry, backend=backend)].handles(geometry)
 
 
-@each_lowering_of("pointwise", "2-D strided", "temporal", "3-D strided", "depthwise pool")
+@each_lowering_of("pointwise", "2-D strided", "temporal", "depthwise pool")
 def test_bfloat16_sums_in_float32(lowering, name):
     x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in arrays(CASES[name]))
     got = value_and_gradients(x, kernel, lowering, name)
@@ -139,13 +144,13 @@ def test_bfloat16_sums_in_float32(lowering, name):
         np.testing.assert_allclose(a.astype("float32"), b, atol=0.01 * float(jnp.abs(b).max()))
 
 
-@each_lowering_of("pointwise", "2-D", "patches", "temporal", "depthwise pool")
+@each_lowering_of("patches", "temporal", "depthwise pool")
 def test_vmap_of_gradients(lowering, name):
     x, kernel = arrays(CASES[name], np.float32)
     kernels = np.stack([kernel, 2 * kernel])
     mapped = jax.vmap(lambda k: value_and_gradients(x, k, lowering, name))(kernels)
     for i, k in enumerate(kernels):
-        single = value_and_gradients(x, k, lowering, name)
+        single = value_and_gradients(x, k, "native", name)
         for a, b in zip(mapped, single, strict=True):
             np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-4)
 
