@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from jaxvid import checkpoint, evaluate, losses, metrics, optim, sharding, zoo
+from jaxvid import config as configs
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
 from jaxvid.preprocess import normalize
@@ -81,6 +82,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     )
 
     # ---- model and optimizer
+    missing = configs.unapplied(config.model.name)
+    if missing:
+        log(f"note: the published recipe also had {', '.join(missing)}, not applied here yet")
     model = zoo.create_model(
         config.model.name,
         len(classes),
@@ -256,7 +260,7 @@ def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     other_classes = bool(known) and list(known) != classes
 
     def is_new(name: str) -> bool:
-        in_head = name.startswith("params/head/fc/")
+        in_head = name.startswith("params/head/")
         return in_head and (other_classes or loaded[name].shape != own[name].shape)
 
     problems = [f"{name} is missing" for name in own if name not in loaded]

@@ -1,0 +1,59 @@
+"""Fine-tuning: what comes from the checkpoint, what is new, and what is refused."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvid import checkpoint, train, zoo
+from jaxvid.errors import JaxvidError
+
+CLIP = jnp.zeros([1, 4, 32, 32, 3])
+TINY = sorted(name for name in zoo.variants() if name.endswith("_test"))
+
+
+def state_of(variant: str, classes: int, value: float) -> train.TrainState:
+    """A state of the tiny network in which every number is `value`."""
+    model = zoo.create_model(variant, classes)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), CLIP))
+    filled = jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), shapes)
+    step = jnp.zeros((), jnp.int32)
+    return train.TrainState(step, filled["params"], filled.get("batch_stats", {}), ())
+
+
+def save(path, variant: str, classes: list[str]) -> str:
+    state = state_of(variant, len(classes), 1.0)
+    checkpoint.save(path, state.variables, {"variant": variant, "classes": classes})
+    return str(path)
+
+
+def new_arrays(state: train.TrainState) -> set[str]:
+    """Names of the arrays that still hold the zeros of the fresh state."""
+    flat = flax.traverse_util.flatten_dict(state.variables, sep="/")
+    assert {float(np.ptp(leaf)) for leaf in flat.values()} == {0.0}
+    return {name for name, leaf in flat.items() if leaf.ravel()[0] == 0}
+
+
+@pytest.mark.parametrize("variant", TINY)
+@pytest.mark.parametrize("classes", [["a", "b"], ["b", "a", "c"]])
+def test_only_the_classifier_is_new_where_the_classes_differ(variant, classes, tmp_path, capsys):
+    path = save(tmp_path / "weights", variant, ["a", "b", "c"])
+    state = train.start_from(state_of(variant, len(classes), 0.0), path, classes)
+    new = new_arrays(state)
+    assert len(new) == 2
+    assert all(name.startswith("params/head/") for name in new)
+    said = capsys.readouterr().out
+    assert all(f"new: {name}" in said for name in new)
+
+
+def test_everything_is_taken_where_the_classes_are_the_same(tmp_path):
+    path = save(tmp_path / "weights", "tsm_test", ["a", "b"])
+    state = train.start_from(state_of("tsm_test", 2, 0.0), path, ["a", "b"])
+    assert new_arrays(state) == set()
+
+
+def test_another_network_is_refused(tmp_path):
+    path = save(tmp_path / "weights", "slowonly_test", ["a", "b"])
+    with pytest.raises(JaxvidError, match="not a checkpoint of this network"):
+        train.start_from(state_of("tsm_test", 2, 0.0), path, ["a", "b"])
