@@ -6,7 +6,7 @@ python -m jaxvid.main --config=configs/zoo_row.py:name=NAME,init=DIR --mode=eval
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxvid.errors import exit_on_error
@@ -39,6 +39,8 @@ def main(argv: list[str]) -> None:
 def run() -> None:
     """The command's entry: wrong input ends it with one sentence and exit code 1."""
     flags.mark_flags_as_required(["config", "workdir"])
+    # absl's own default shows what JAX notes to itself, such as that there is no TPU.
+    flags.FLAGS.verbosity = logging.WARNING
     with exit_on_error():
         app.run(main)
 
