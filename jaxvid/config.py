@@ -89,12 +89,12 @@ def from_row(
         "train_split": "train",
         "test_split": "test",
         "sampling": dataclasses.asdict(row.train),
-        "short_side": row.train_short_side,
         "crop": row.train_crop,
         "crop_mode": recipe.crop_mode,
         "area": (0.08, 1.0),
         "aspect": (3 / 4, 4 / 3),
         "flip": recipe.flip,
+        "mirrored_labels": recipe.mirrored_labels,
         "color_jitter": (0.0, 0.0, 0.0, 0.0),
         "mean": row.mean,
         "std": row.std,
@@ -116,13 +116,14 @@ def from_row(
         "nesterov": recipe.nesterov,
         "betas": recipe.betas,
         "weight_decay": recipe.weight_decay,
+        "lr_scales": _lr_scales(recipe),
         "no_decay": () if recipe.decay_norm_and_bias else ("ndim<2",),
         "clip_norm": recipe.clip_norm or 0.0,
         "schedule": recipe.schedule,
         "milestones": recipe.milestones,
         "gamma": recipe.gamma,
         "final_lr": recipe.final_lr,
-        "cosine_from_start": False,
+        "cosine_epochs": float(recipe.cosine_epochs or 0),
         "warmup_epochs": float(recipe.warmup_epochs),
         "warmup_factor": recipe.warmup_factor,
     }
@@ -132,12 +133,39 @@ def from_row(
         "crops": row.test.crops,
         "crop": row.test.crop,
         "average": row.test.average,
-        "batch_size": recipe.batch_size,
+        # All views of a video are in memory at once: few videos fill as much as a training batch.
+        "batch_size": 8,
         "views_per_step": 1,
     }
     if runlocal:
         local_run(config)
     return config
+
+
+def _lr_scales(recipe: Recipe) -> tuple[tuple[str, float], ...]:
+    # The trunks of such recipes have no biases but those of their norms, which are not scaled.
+    pairs = (("head/*", recipe.head_lr_scale), ("head/*/bias", recipe.bias_lr_scale))
+    return tuple((pattern, scale) for pattern, scale in pairs if scale != 1)
+
+
+_UNAPPLIED = (
+    "layer_decay",
+    "crop_scales",
+    "crop_scale_gap",
+    "fixed_crops",
+    "mixup",
+    "cutmix",
+    "rand_augment",
+    "random_erasing",
+    "repeated_augmentation",
+)
+
+
+def unapplied(name: str) -> list[str]:
+    """What the published recipe of a row used that training here does not do yet: `mixup=0.8`."""
+    recipe, plain = zoo.starting_row(name).recipe or Recipe(), Recipe()
+    pairs = [(field, getattr(recipe, field)) for field in _UNAPPLIED]
+    return [f"{field}={value}" for field, value in pairs if value != getattr(plain, field)]
 
 
 def shrink(row: Row) -> Row:

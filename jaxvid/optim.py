@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -15,20 +16,21 @@ from jaxvid.errors import JaxvidError
 def make_schedule(config: ml_collections.ConfigDict, steps: int, epochs: float) -> optax.Schedule:
     """The learning rate at each of `steps` steps that make up `epochs` epochs.
 
-    `config.schedule` is `cosine` (half a cosine from `lr` to `final_lr` between the end of the
-    warm-up and the end; with `cosine_from_start` it starts at step 0 and the warm-up multiplies
-    it), `step` (times `gamma` at each epoch of `milestones`) or `constant`. During
-    `warmup_epochs` the rate rises linearly from `warmup_factor` of itself.
+    `config.schedule` is `cosine` (half a cosine from `lr` at the end of the warm-up to `final_lr`
+    `cosine_epochs` later; 0 means at the end of the run), `step` (times `gamma` at each epoch of
+    `milestones`) or `constant`. During `warmup_epochs` the rate rises linearly from `warmup_factor`
+    of itself.
     """
     per_epoch = steps / epochs
     warmup = min(round(config.warmup_epochs * per_epoch), steps)
     if config.schedule == "cosine":
-        begin = 0 if config.cosine_from_start else warmup
+        length = round(config.cosine_epochs * per_epoch) or steps - warmup
         alpha = config.final_lr / config.lr if config.lr else 0.0
-        cosine = optax.cosine_decay_schedule(config.lr, max(steps - begin, 1), alpha)
+        cosine = optax.cosine_decay_schedule(config.lr, max(length, 1), alpha)
 
         def base(step):
-            return cosine(step - begin)
+            # During the warm-up the cosine is held at its peak.
+            return cosine(jnp.maximum(step - warmup, 0))
     elif config.schedule == "step":
         scales: dict[int, float] = {}
         for milestone in config.milestones:  # Of a short run several may fall into one step.
@@ -44,9 +46,6 @@ def make_schedule(config: ml_collections.ConfigDict, steps: int, epochs: float) 
     if not warmup:
         return base
     ramp = optax.linear_schedule(config.warmup_factor, 1.0, warmup)
-    if config.schedule == "cosine" and not config.cosine_from_start:
-        # Before its beginning the cosine would run backwards: hold it at its peak.
-        return lambda step: ramp(step) * base(jax.numpy.maximum(step, warmup))
     return lambda step: ramp(step) * base(step)
 
 
@@ -72,6 +71,22 @@ def decay_mask(params: Any, no_decay: Sequence[str]) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def scale_rates(scales: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Multiplies the updates of parameters whose path matches a glob by its scale.
+
+    `scales` are (pattern, scale) pairs; where several match, all of them multiply.
+    """
+
+    def scale(key_path, update):
+        path = path_of(key_path)
+        for pattern, factor in scales:
+            if fnmatch.fnmatch(path, pattern):
+                update = update * factor
+        return update
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
 def make_optimizer(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
@@ -79,7 +94,7 @@ def make_optimizer(
 
     SGD adds the decay to the gradient before the momentum and multiplies the rate after it;
     AdamW (Loshchilov and Hutter, 2019) decays apart from the moments. Gradients are clipped to
-    the global norm `clip_norm` first (0: not at all).
+    the global norm `clip_norm` first (0: not at all). `lr_scales` are for `scale_rates`.
     """
 
     def mask(params):
@@ -95,4 +110,6 @@ def make_optimizer(
         parts.append(optax.add_decayed_weights(config.weight_decay, mask))
     else:
         raise JaxvidError(f"config.optim.name={config.name!r} is unknown: take sgd or adamw")
+    if config.lr_scales:
+        parts.append(scale_rates(config.lr_scales))
     return optax.chain(*parts, optax.scale_by_learning_rate(schedule))

@@ -46,7 +46,7 @@ STORED_SHORT_SIDE = 320
 """Larger videos are shrunk to it while decoding, as `jaxvid.data.build` does by default; where the
 protocol asks for more, to that."""
 
-_CENTER_CROP = {"center": 0, "three": 2, "ten": 8}
+_CENTER_CROP = {"whole": 0, "center": 0, "three": 2, "ten": 8}
 _PICTURE_FRAMES = 8
 _PICTURE_ANSWERS = 10
 
@@ -243,7 +243,8 @@ def _middle_clip(numbers: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np
 
 def _keep_one_view(config: ml_collections.ConfigDict) -> None:
     """Takes the protocol's central crop, and of spread clips the middle one."""
-    config.test.crops = "center"
+    if config.test.crops != "whole":
+        config.test.crops = "center"
     sampling = config.test.sampling
     sampling.twice_sample = False
     if sampling.sampler == "uniform" or (sampling.sampler == "frames" and sampling.clip_len > 1):

@@ -5,7 +5,7 @@ from typing import Any
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-CROP_COUNTS = {"center": 1, "three": 3, "ten": 10}
+CROP_COUNTS = {"whole": 1, "center": 1, "three": 3, "ten": 10}
 CLASS_COUNTS = {
     "activitynet": 200,
     "diving48": 48,
@@ -68,7 +68,8 @@ class Protocol:
     """The published test: which frames, which crops, and how views become one score.
 
     `short_side` is the shorter side in pixels after resizing, `crops` one of `center`, `three`
-    and `ten`, `crop` their side. `average` says whether probabilities (`prob`) or logits
+    and `ten`, `crop` their side; or `crops` is `whole`, and the whole picture is squashed to a
+    square of side `crop`. `average` says whether probabilities (`prob`) or logits
     (`score`) are averaged over the views.
     """
 

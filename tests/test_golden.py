@@ -96,6 +96,7 @@ def check_training(path: pathlib.Path) -> None:
             "betas": settings.get("betas", (0.9, 0.999)),
             "weight_decay": settings["weight_decay"],
             "no_decay": (),
+            "lr_scales": (),
             "clip_norm": settings["clip"],
         }
     )
@@ -117,8 +118,11 @@ def check_training(path: pathlib.Path) -> None:
             x = draw.normal(0, 1, shape) + draw.normal(0, 0.7, [*shape[:-2], 1, 1])
             labels = draw.randint(0, meta["classes"], meta["batch"])
             video = x.astype(np.float32).astype(np.float64)
-            order = (0, 1, 3, 4, 2) if video.shape[2] == 3 else (0, 2, 3, 4, 1)
-            state, measured = update(state, video.transpose(order), labels, jax.random.key(0))
+            if video.ndim == 6:  # clips: [B, 1, C, T, H, W]
+                video = video[:, 0].transpose(0, 2, 3, 4, 1)
+            else:  # frames: [B, T, C, H, W]
+                video = video.transpose(0, 1, 3, 4, 2)
+            state, measured = update(state, video, labels, jax.random.key(0))
             np.testing.assert_allclose(measured["loss"], meta["losses_f64"][step], rtol=1e-6)
             np.testing.assert_allclose(
                 measured["grad_norm"], meta["grad_norms_f64"][step], rtol=1e-6

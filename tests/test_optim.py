@@ -30,7 +30,8 @@ def make_config(**settings):
             "milestones": (),
             "gamma": 0.1,
             "final_lr": 0.0,
-            "cosine_from_start": False,
+            "cosine_epochs": 0.0,
+            "lr_scales": (),
             "warmup_epochs": 0.0,
             "warmup_factor": 0.1,
         }
@@ -165,11 +166,23 @@ def test_cosine_starts_where_the_warm_up_ends():
     np.testing.assert_allclose(rates[20:], cosine, rtol=1e-5)
 
 
-def test_cosine_from_the_start_is_multiplied_by_the_warm_up():
-    rates = rates_of(100, 10.0, schedule="cosine", warmup_epochs=2, cosine_from_start=True, lr=0.2)
-    cosine = 0.2 * (1 + np.cos(np.pi * np.arange(101) / 100)) / 2
-    ramp = np.minimum(0.1 + 0.9 * np.arange(101) / 20, 1)
-    np.testing.assert_allclose(rates, ramp * cosine, rtol=1e-5, atol=1e-8)
+def test_a_cosine_longer_than_the_run_is_cut():
+    rates = rates_of(100, 10.0, schedule="cosine", warmup_epochs=2, cosine_epochs=16, lr=0.2)
+    steps = np.arange(20, 101)
+    cosine = 0.1 * (1 + np.cos(np.pi * (steps - 20) / 160))
+    np.testing.assert_allclose(rates[20:], cosine, rtol=1e-5)
+
+
+def test_rates_scale_by_path():
+    config = make_config(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=0.0)
+    config.lr_scales = (("head/*", 5.0), ("head/*/bias", 2.0))
+    optimizer = optim.make_optimizer(config, lambda step: 0.1)
+    one = np.ones(2, np.float32)
+    ones = {"head": {"fc": {"kernel": one, "bias": one}}, "conv": one}
+    updates, _ = optimizer.update(ones, optimizer.init(ones), ones)
+    np.testing.assert_allclose(updates["conv"], -0.1)
+    np.testing.assert_allclose(updates["head"]["fc"]["kernel"], -0.5)
+    np.testing.assert_allclose(updates["head"]["fc"]["bias"], -1.0)
 
 
 def test_constant_with_warm_up():

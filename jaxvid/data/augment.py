@@ -13,7 +13,7 @@ from jaxvid.errors import JaxvidError
 from jaxvid.rows import Protocol
 
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
-CROP_MODES = ("random_resized", "multi_scale", "center")
+CROP_MODES = ("random_resized", "multi_scale", "whole", "center")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Augmentation:
     Attributes:
         size: side in pixels of the square that comes out.
         crop_mode: `random_resized` (a box of any place, area and aspect; Inception, 2014),
-            `multi_scale` (one of a few sizes and places; TSN, 2016) or `center` (the largest
-            central square).
+            `multi_scale` (one of a few sizes and places; TSN, 2016), `whole` (as
+            `random_resized` on the picture squashed to a square, for tests on whole pictures) or
+            `center` (the largest central square).
         area: range of the box's area, as a fraction of the picture's.
-        aspect: range of its width over its height.
+        aspect: range of its width over its height; for `whole`, in shares of the picture's.
         flip: probability of mirroring left and right.
         color_jitter: how far brightness, contrast and saturation factors may lie from 1, and
             how far hue may turn, as a fraction of the circle.
@@ -85,7 +86,15 @@ def draw(augmentation: Augmentation, height: int, width: int, rng: np.random.Gen
 def _random_resized(
     augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """The first of 10 boxes of random area and aspect that fits, else the central square."""
+    """A box of random area and aspect, the central square where none fits."""
+    box = _find_box(augmentation, height, width, rng)
+    return box or _center(augmentation, height, width, rng)
+
+
+def _find_box(
+    augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
+) -> tuple[int, int, int, int] | None:
+    """The first of 10 boxes of random area, aspect and place that fits into the picture."""
     area = rng.uniform(*augmentation.area, size=10) * height * width
     aspect = np.exp(rng.uniform(*np.log(augmentation.aspect), size=10))
     widths = np.round(np.sqrt(area * aspect)).astype(int)
@@ -95,7 +104,18 @@ def _random_resized(
             top = rng.integers(height - h + 1)
             left = rng.integers(width - w + 1)
             return int(top), int(left), int(h), int(w)
-    return _center(augmentation, height, width, rng)
+    return None
+
+
+def _whole(
+    augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A box of about the picture's own aspect; the whole picture where none fits."""
+    shape = width / height
+    low, high = augmentation.aspect
+    stretched = dataclasses.replace(augmentation, aspect=(low * shape, high * shape))
+    box = _find_box(stretched, height, width, rng)
+    return box or (0, 0, height, width)
 
 
 def _multi_scale(
@@ -117,7 +137,12 @@ def _center(
     return (height - side) // 2, (width - side) // 2, side, side
 
 
-_BOXES = {"random_resized": _random_resized, "multi_scale": _multi_scale, "center": _center}
+_BOXES = {
+    "random_resized": _random_resized,
+    "multi_scale": _multi_scale,
+    "whole": _whole,
+    "center": _center,
+}
 
 # Corners, centre, middles of the sides, and centres of the quarters, in quarters of the room.
 _THIRTEEN = (
@@ -181,7 +206,7 @@ def check_protocol(protocol: Protocol) -> None:
     """Refuses a test whose crops do not exist."""
     if protocol.crops not in _OFFSETS:
         raise JaxvidError(f"crops is {protocol.crops!r}: choose one of {', '.join(_OFFSETS)}")
-    if protocol.crop > protocol.short_side:
+    if protocol.crops != "whole" and protocol.crop > protocol.short_side:
         raise JaxvidError(
             f"crop {protocol.crop} is larger than short_side {protocol.short_side}: a test crop"
             " must fit into the resized picture"
@@ -199,9 +224,12 @@ def make_views(frames, clips, protocol: Protocol):
     Returns:
         uint8 `[views, T, crop, crop, 3]`: all clips of the first crop, then of the second, ...
     """
-    frames = resize_short_side(frames, protocol.short_side)
-    height, width = tf.shape(frames)[1], tf.shape(frames)[2]
     size = protocol.crop
+    if protocol.crops == "whole":
+        frames = _resize(frames, (size, size))
+    else:
+        frames = resize_short_side(frames, protocol.short_side)
+    height, width = tf.shape(frames)[1], tf.shape(frames)[2]
     views = []
     for top, left, flip in _OFFSETS[protocol.crops](height - size, width - size):
         crop = frames[:, top : top + size, left : left + size]
@@ -213,9 +241,17 @@ def resize_short_side(frames, side: int):
     """Resizes uint8 `[N, H, W, 3]` so that the shorter side is `side`, keeping the aspect."""
     shape = tf.cast(tf.shape(frames)[1:3], tf.float64)
     new = tf.cast(shape * (side / tf.reduce_min(shape)) + 0.5, tf.int32)
-    return tf.cast(
-        tf.round(tf.image.resize(frames, new, method="bilinear", antialias=False)), tf.uint8
-    )
+    return _resize(frames, new)
+
+
+def _resize(frames, size):
+    """Resizes uint8 `[N, H, W, 3]` to (height, width) as OpenCV's bilinear does."""
+    pixels = tf.image.resize(frames, size, method="bilinear", antialias=False)
+    return tf.cast(tf.round(pixels), tf.uint8)
+
+
+def _whole_offset(down, right):
+    return [(0, 0, False)]
 
 
 def _center_offset(down, right):
@@ -241,4 +277,9 @@ def _ten_offsets(down, right):
     return [(y * (down // 4), x * (right // 4), flip) for y, x in places for flip in (False, True)]
 
 
-_OFFSETS = {"center": _center_offset, "three": _three_offsets, "ten": _ten_offsets}
+_OFFSETS = {
+    "whole": _whole_offset,
+    "center": _center_offset,
+    "three": _three_offsets,
+    "ten": _ten_offsets,
+}

@@ -97,6 +97,7 @@ def train_batches(
     augmentation = make_augmentation(config)
     how = _train_sampling(config)
     source, seed = split.source, config.seed
+    mirrored = {a: b for pair in config.data.mirrored_labels for a, b in (pair, pair[::-1])}
     if seed < 0:
         raise JaxvidError(f"config.seed is {seed}: give a whole number from 0")
 
@@ -108,13 +109,14 @@ def train_batches(
             how, int(source.num_frames[video]), _fps(source, video), test=False, rng=rng
         )
         drawn = augment.draw(augmentation, int(source.height[video]), int(source.width[video]), rng)
+        label = int(source.label[video])
         return (
             *_fetch(source, video, views[0]),
             np.array(drawn.box, np.int32),
             np.array(drawn.flip),
             np.array(drawn.jitter, np.float32),
             np.array(drawn.order, np.int32),
-            np.int32(source.label[video]),
+            np.int32(mirrored.get(label, label) if drawn.flip else label),
             np.int64(video),
         )
 

@@ -58,7 +58,7 @@ def test_views_are_crop_major():
 def test_crop_must_fit():
     with pytest.raises(JaxvidError, match="larger than short_side"):
         augment.check_protocol(Protocol(Sampling(), short_side=64, crop=65))
-    with pytest.raises(JaxvidError, match="choose one of center, three, ten"):
+    with pytest.raises(JaxvidError, match="choose one of whole, center, three, ten"):
         augment.check_protocol(Protocol(Sampling(), crops="five"))
 
 
@@ -160,3 +160,25 @@ def test_each_colour_change(which):
 def test_settings_that_make_no_sense(settings, words):
     with pytest.raises(JaxvidError, match=words):
         Augmentation(**settings)
+
+
+def test_a_whole_view_is_the_squashed_picture():
+    frames = np.zeros((2, 30, 60, 3), np.uint8)
+    frames[:, :, 30:] = 200  # the right half
+    protocol = Protocol(Sampling(), crops="whole", crop=20)
+    (view,) = augment.make_views(frames, np.array([[1, 0]]), protocol).numpy()
+    assert view.shape == (2, 20, 20, 3)
+    np.testing.assert_array_equal(view[:, :, :9], 0)
+    np.testing.assert_array_equal(view[:, :, 11:], 200)
+
+
+def test_whole_boxes_keep_about_the_aspect_of_the_picture():
+    how = Augmentation(size=20, crop_mode="whole", area=(0.5, 1.0), aspect=(0.9, 1.1))
+    rng = np.random.default_rng(0)
+    boxes = np.array([augment.draw(how, 100, 300, rng).box for _ in range(200)])
+    top, left, height, width = boxes.T
+    assert (top + height <= 100).all() and (left + width <= 300).all()
+    assert 2.6 < (width / height).min() < 2.75 and 3.25 < (width / height).max() < 3.4
+    assert (height * width).min() / 30000 > 0.48
+    full = Augmentation(crop_mode="whole", area=(1.0, 1.0), aspect=(2.0, 2.0))
+    assert augment.draw(full, 100, 300, rng).box == (0, 0, 100, 300)

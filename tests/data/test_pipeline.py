@@ -83,6 +83,7 @@ def make_config(batch=4, seed=1, **data):
         "area": (0.3, 1.0),
         "aspect": (3 / 4, 4 / 3),
         "flip": 0.5,
+        "mirrored_labels": (),
         "color_jitter": (0.0, 0.0, 0.0, 0.0),
         "workers": 2,
     } | data
@@ -333,3 +334,15 @@ def test_views_refuse_a_crop_that_does_not_fit():
     protocol = Protocol(Sampling(), short_side=32, crop=40)
     with pytest.raises(JaxvidError, match="larger than short_side"):
         pipeline.make_views(np.zeros((1, 50, 50, 3), np.uint8), np.array([[0]]), protocol)
+
+
+def test_flipped_clips_change_places_in_mirrored_labels(split):
+    plain = next(pipeline.train_batches(split, make_config(batch=14, flip=1.0)))
+    swapped = make_config(batch=14, flip=1.0, mirrored_labels=((0, 1),))
+    mirrored = next(pipeline.train_batches(split, swapped))
+    assert set(plain["label"]) == {0, 1, 2}
+    np.testing.assert_array_equal(np.array([1, 0, 2])[plain["label"]], mirrored["label"])
+    still = make_config(batch=14, flip=0.0, mirrored_labels=((0, 1),))
+    np.testing.assert_array_equal(
+        next(pipeline.train_batches(split, still))["label"], plain["label"]
+    )
