@@ -147,15 +147,25 @@ def test_only_sampled_frames_are_taken(predictor, videos, monkeypatch):
     frames_at = decode.frames_at
 
     def watch(path, numbers, short_side=None):
-        asked.append(list(numbers))
+        asked.append((list(numbers), short_side))
         return frames_at(path, numbers, short_side)
 
     monkeypatch.setattr(decode, "frames_at", watch)
     prediction = predictor.predict(videos / CLIPS[0])
     # 20 frames: the middles and the beginnings of 4 parts.
-    assert asked == [[0, 2, 5, 7, 10, 12, 15, 17]]
+    assert asked == [([0, 2, 5, 7, 10, 12, 15, 17], predict.STORED_SHORT_SIDE)]
     assert prediction.num_frames == 20 and prediction.fps == 10 and prediction.seconds == 2
     np.testing.assert_array_equal(prediction.numbers, [2, 7, 12, 17])
+
+
+def test_a_protocol_with_a_target_rate_follows_the_files_own(trained, videos):
+    predictor = predict.Predictor(trained)
+    settings = {"clip_len": 4, "frame_interval": 1, "num_clips": 2, "twice_sample": False}
+    predictor.config.test.sampling.update(settings | {"target_fps": 5.0})
+    predictor.protocol = pipeline.make_protocol(predictor.config)
+    # The file has 10 frames a second: 4 frames at 5 a second span 8 of them.
+    numbers = predictor.predict(videos / CLIPS[0]).numbers
+    np.testing.assert_array_equal(numbers, [0, 2, 4, 7])
 
 
 def test_answers_are_named_and_sorted(predictor, videos):

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvid import sharding
 from jaxvid.errors import JaxvidError
@@ -44,7 +45,7 @@ def test_a_batch_becomes_global_arrays_split_by_their_first_axis():
     assert there.keys() == batch.keys()
     for name, array in there.items():
         assert isinstance(array, jax.Array) and array.dtype == batch[name].dtype
-        assert array.sharding.is_equivalent_to(sharding.split_batch(mesh), array.ndim)
+        assert array.sharding == NamedSharding(mesh, PartitionSpec("data"))
         assert array.addressable_shards[0].data.shape[0] == 2
         np.testing.assert_array_equal(array, batch[name])
 
@@ -52,4 +53,5 @@ def test_a_batch_becomes_global_arrays_split_by_their_first_axis():
 def test_a_replicated_array_lies_whole_on_every_device():
     mesh = sharding.make_mesh()
     array = jax.device_put(np.arange(5.0), sharding.replicated(mesh))
+    assert array.sharding == NamedSharding(mesh, PartitionSpec())
     assert all(shard.data.shape == (5,) for shard in array.addressable_shards)
