@@ -145,7 +145,8 @@ def conv(
         stride: steps along T, H, W.
         padding: zeros put on both sides of T, H, W.
         groups: number of channel groups; `in` makes it depthwise.
-        lowering: how to compute it, see `LOWERINGS`; None lets `chosen` decide.
+        lowering: how to compute it, see `LOWERINGS`; None lets `chosen` decide. `shifts` has
+            gradients of its own and no forward mode: for jax.jvp ask for `native` or `planes`.
 
     Returns:
         [B, T', H', W', out] with T' = (T + 2 padding - kt) // stride + 1 and so on.
