@@ -270,9 +270,7 @@ def encode_video(
                     f"{path} is larger than 2 GiB as JPEGs, more than a record may hold: "
                     "cut it into clips, or lower --short-side or --quality"
                 )
-        return images, dataclasses.replace(
-            video.info(), height=frame.shape[0], width=frame.shape[1]
-        )
+        return images, video.info()
 
 
 def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]) -> Result:

@@ -24,8 +24,9 @@ _RATE_ERROR = 0.01  # by which a container's average rate may differ from its ti
 class Info:
     """What a video is, after all of it was decoded.
 
-    `height` and `width` are upright; `fps` is NaN where nothing tells it; `damaged` counts packets
-    that did not decode, frames that the decoder patched up, and packets missing at the end.
+    `height` and `width` are those of the frames that come out; `fps` is NaN where nothing tells
+    it; `damaged` counts packets that did not decode, frames that the decoder patched up, and
+    packets missing at the end.
     """
 
     num_frames: int

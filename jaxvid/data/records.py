@@ -29,7 +29,7 @@ from jaxvid.data.crc32c import masked
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
 
-_VERSION = 1
+VERSION = 1  # of the index files
 MAX_LENGTH = 2**31 - 1  # of one record: protocol buffers end there
 _HEAD, _FOOT = 12, 4  # of a TFRecord: length and its checksum before, the data's checksum after
 _COLUMNS = {
@@ -270,7 +270,7 @@ def write_index(
         f"{split}.frames.npy": lambda file: np.save(file, np.concatenate(table)),
         f"{split}.index.npz": lambda file: np.savez(
             file,
-            version=_VERSION,
+            version=VERSION,
             origin=origin,
             shards=np.array(names, np.str_),
             sizes=np.array([(folder / name).stat().st_size for name in names], np.int64),
@@ -289,7 +289,7 @@ def write_index(
 def _load_index(path: pathlib.Path) -> tuple[str, list[str], list[int], dict, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            if int(file["version"]) != _VERSION:
+            if int(file["version"]) != VERSION:
                 raise JaxvidError(f"{path} is of another version; build the records again")
             columns = {name: file[name].astype(kind) for name, kind in _COLUMNS.items()}
             columns["path"] = file["path"]

@@ -16,7 +16,7 @@ import tempfile
 
 import numpy as np
 
-from jaxvid.data import build
+from jaxvid.data import build, records
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
 
@@ -91,7 +91,7 @@ def ensure(cache_dir: str | os.PathLike = "", settings: Settings = DEFAULT) -> p
     """
     default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxvid"
     cache = pathlib.Path(cache_dir) if cache_dir else default
-    version = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+    version = hashlib.sha256(repr((settings, records.VERSION)).encode()).hexdigest()[:12]
     folder = cache / f"toy-{version}"
     if folder.is_dir():
         return folder

@@ -73,6 +73,9 @@ def test_records_hold_the_videos(videos, table, tmp_path):
     shards = sorted(path.name for path in (tmp_path / "out").glob("*.tfrecord"))
     assert shards == records.shard_names("train", 2)
     assert not list((tmp_path / "out").glob(".*"))
+    # Neighbours in the CSV, often of one class, go to different shards.
+    assert "train-00000-of-00002.tfrecord record 1 (2.mp4)" in split.name(2)
+    assert "train-00001-of-00002.tfrecord record 1 (3.mp4)" in split.name(3)
 
 
 def test_bytes_do_not_depend_on_the_number_of_processes(videos, table, tmp_path):

@@ -76,8 +76,10 @@ def test_frames_are_turned_upright(tmp_path, matrix, white):
         assert max(quarters, key=lambda name: quarters[name].mean()) == white
     info = decode.probe(path)
     assert (info.height, info.width) == shape
-    small = next(decode.read_frames(path, short_side=24))
-    assert small.shape == (shape[0] // 2, shape[1] // 2, 3)
+    with decode.Video(path, short_side=24) as video:
+        small = list(video.frames())[0]
+        assert small.shape == (shape[0] // 2, shape[1] // 2, 3)
+        assert (video.info().height, video.info().width) == small.shape[:2]
 
 
 def test_frames_shrink_but_never_grow(tmp_path):

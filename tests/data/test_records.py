@@ -218,6 +218,11 @@ def test_what_is_missing_is_named(tmp_path):
     os.remove(tmp_path / "train.index.npz")
     with pytest.raises(JaxvidError, match="2 of the 3 shards"):
         records.Records(tmp_path, "train")
+    write_split(tmp_path, shards=3)
+    (tmp_path / "train-00000-of-00003").write_bytes(b"")  # the same shard under another name
+    os.remove(tmp_path / "train.index.npz")
+    with pytest.raises(JaxvidError, match="4 of the 3 shards"):
+        records.Records(tmp_path, "train")
 
 
 @pytest.mark.parametrize("name", ["train.index.npz", "train.frames.npy"])

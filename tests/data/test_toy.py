@@ -71,6 +71,21 @@ def test_place_and_size_in_a_frame_are_the_same_in_every_class():
                 assert abs(together) < 3.5 / math.sqrt(count), (name, t)
 
 
+def test_all_classes_draw_the_same_first_frame():
+    """From one generator: exactly, but for a circle, whose disc begins elsewhere."""
+    first = {name: toy.draw(name, generator(5)) for name in toy.CLASSES}
+    assert len({len(clip) for clip in first.values()}) == 1
+    for name in ("right", "up", "down", "grow", "shrink"):
+        assert np.array_equal(first[name][0], first["left"][0])
+    for name in ("clockwise", "counterclockwise"):
+        assert np.array_equal(first[name][0], first["clockwise"][0])
+        same = (first[name][0] == first["left"][0]).all(2)
+        assert 0.5 < same.mean() < 1  # the background
+        assert abs(int(first[name][0].max()) - int(first["left"][0].max())) <= 3
+        radii = [toy._motion(key, generator(5), 9, 80, 96)[2][0] for key in (name, "left")]
+        assert radii[0] == radii[1]
+
+
 def test_single_frames_do_not_tell_the_class():
     settings = dataclasses.replace(toy.DEFAULT, frames=(8, 8))
     features, motion, labels = [], [], []
