@@ -2,11 +2,18 @@
 
 import os
 
+from jaxvid.errors import JaxvidError
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # oneDNN speeds up nothing that is used here and prints a notice on every start.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-import tensorflow as tf  # noqa: E402  (its settings are read while importing)
+try:
+    import tensorflow as tf  # its settings are read while importing
+except ImportError as error:
+    raise JaxvidError(
+        f"reading videos needs TensorFlow ({error}): install the extra, pip install 'jaxvid[data]'"
+    ) from error
 
 tf.config.set_visible_devices([], "GPU")
 
