@@ -57,7 +57,7 @@ class Prediction:
 
     `scores` [classes] are probabilities. `view` uint8 [T, H, W, 3] are the pixels of the central
     view as the network saw them, `numbers` [T] those frames' places in the video. `fps` is None
-    where the video does not tell it.
+    where the video does not tell it; `damaged` counts what of the file did not decode.
     """
 
     num_frames: int
@@ -66,6 +66,7 @@ class Prediction:
     classes: tuple[str, ...]
     view: np.ndarray
     numbers: np.ndarray
+    damaged: int = 0
 
     @property
     def seconds(self) -> float | None:
@@ -126,10 +127,10 @@ class Predictor:
                 raise JaxvidError(
                     f"the frames are {video.dtype} {list(video.shape)}: give uint8 RGB [N, H, W, 3]"
                 )
-            total = len(video)
+            total, damaged = len(video), 0
         else:
             info = decode.probe(video)
-            total, fps = info.num_frames, info.fps
+            total, fps, damaged = info.num_frames, info.fps, info.damaged
         fps = float(fps) if fps and fps > 0 else None
         # Records keep the rate in single precision: rounded alike, both sample the same frames.
         rate = float(np.float32(fps)) if fps else None
@@ -151,6 +152,7 @@ class Predictor:
             classes=self.classes,
             view=views[_CENTER_CROP[self.protocol.crops] * len(clips) + middle],
             numbers=numbers[clips[middle]],
+            damaged=damaged,
         )
 
 
@@ -294,15 +296,23 @@ def _write_picture(prediction: Prediction, name: str, top: int, path: pathlib.Pa
     numbers = prediction.numbers[shown]
     fps = prediction.fps
     captions = [f"{n / fps:.2f} s" if fps else f"frame {n}" for n in numbers.tolist()]
-    path.parent.mkdir(parents=True, exist_ok=True)
     title = f"{name}: {_length(prediction)}"
-    draw.strip(prediction.view[shown], prediction.top(top), path, title, captions)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw.strip(prediction.view[shown], prediction.top(top), path, title, captions)
+    except OSError as error:
+        raise JaxvidError(
+            f"cannot write the picture {path} ({error.strerror or error}): choose another --out"
+        ) from None
 
 
 def _length(prediction: Prediction) -> str:
-    if not prediction.fps:
-        return f"{prediction.num_frames} frames"
-    return f"{prediction.num_frames} frames, {prediction.fps:.4g} fps, {prediction.seconds:.1f} s"
+    text = f"{prediction.num_frames} frames"
+    if prediction.fps:
+        text += f", {prediction.fps:.4g} fps, {prediction.seconds:.1f} s"
+    if prediction.damaged:
+        text += f"; damaged or missing packets: {prediction.damaged}"
+    return text
 
 
 def _text(
@@ -331,12 +341,19 @@ def _json(
         "frames": prediction.num_frames,
         "fps": prediction.fps,
         "duration": prediction.seconds,
+        "damaged": prediction.damaged,
         "answers": [{"label": label, "score": score} for label, score in prediction.top(top)],
         "milliseconds": round(milliseconds, 1),
     }
     if picture:
         answer["picture"] = str(picture)
     return json.dumps(answer, ensure_ascii=False)
+
+
+def _refusal(path: pathlib.Path, error: JaxvidError, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"path": str(path), "error": str(error)}, ensure_ascii=False)
+    return f"{path}\n  no answer: {error}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -404,16 +421,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     progress = Progress(len(videos), "predict", "videos") if len(videos) > 1 else None
     refused = []
     for video, picture in zip(videos, pictures, strict=True):
+        began = time.monotonic()
         try:
-            line = _answer(predictor, video, picture, args)
+            prediction = predictor.predict(video)
         except JaxvidError as error:
             refused.append(str(error))
-            failure = {"path": str(video), "error": str(error)}
-            line = (
-                json.dumps(failure, ensure_ascii=False)
-                if args.json
-                else f"{video}\n  no answer: {error}"
-            )
+            line = _refusal(video, error, args.json)
+        else:
+            milliseconds = 1000 * (time.monotonic() - began)
+            if picture:
+                _write_picture(prediction, video.name, min(args.top, _PICTURE_ANSWERS), picture)
+            if args.json:
+                line = _json(video, prediction, args.top, picture, milliseconds)
+            else:
+                line = _text(video, prediction, args.top, picture)
         if progress:
             progress.clear()
         if args.json or progress or not refused:
@@ -425,23 +446,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if refused:
         summary = f"{len(refused)} of {len(videos)} videos have no answer:"
         raise JaxvidError("\n  ".join([summary, *refused]) if progress else refused[0])
-
-
-def _answer(
-    predictor: Predictor,
-    video: pathlib.Path,
-    picture: pathlib.Path | None,
-    args: argparse.Namespace,
-) -> str:
-    """Answers for one video, writes its picture, and returns what to print."""
-    began = time.monotonic()
-    prediction = predictor.predict(video)
-    milliseconds = 1000 * (time.monotonic() - began)
-    if picture:
-        _write_picture(prediction, video.name, min(args.top, _PICTURE_ANSWERS), picture)
-    if args.json:
-        return _json(video, prediction, args.top, picture, milliseconds)
-    return _text(video, prediction, args.top, picture)
 
 
 if __name__ == "__main__":

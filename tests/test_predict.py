@@ -335,7 +335,7 @@ def test_json_is_one_line_a_video_and_nothing_else(trained, mixed, capsys, tmp_p
     for line in (lines[0], *lines[2:]):
         assert line["frames"] == 20 and line["fps"] == 10 and line["duration"] == 2
         assert [answer.keys() for answer in line["answers"]] == [{"label", "score"}] * 2
-        assert line["milliseconds"] > 0 and "picture" not in line
+        assert line["milliseconds"] > 0 and line["damaged"] == 0 and "picture" not in line
     assert "1 of 4 videos have no answer" in err and "aa_broken.MP4" in err
     assert "files left out as no videos: 2" in err
     assert "predict 4/4" in err
@@ -368,6 +368,23 @@ def test_one_video_and_a_picture_where_it_was_asked(trained, videos, capsys, tmp
     assert f"{videos / 'a.mp4'}  (20 frames, 10 fps, 2.0 s)" in out
     assert picture.exists() and f"picture: {picture}" in out
     assert "predict" not in err
+
+
+def test_a_damaged_video_is_answered_and_said_so(trained, videos, tmp_path, capsys):
+    data = bytearray((videos / "inner/c.avi").read_bytes())
+    starts = [at for at in range(len(data)) if data.startswith(b"00dc", at)][:20]
+    data[starts[5] + 8 : starts[6]] = bytes(starts[6] - starts[5] - 8)
+    (tmp_path / "hurt.avi").write_bytes(data)
+    run(f"--checkpoint={trained}", f"--video={tmp_path / 'hurt.avi'}", f"--out={tmp_path}")
+    assert "; damaged or missing packets: 1)" in capsys.readouterr().out
+
+
+def test_a_picture_that_cannot_be_written_ends_the_run(trained, videos, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit) as end:
+        run(f"--checkpoint={trained}", f"--video={videos}", f"--out={tmp_path / 'file' / 'in'}")
+    err = capsys.readouterr().err
+    assert end.value.code == 1 and "cannot write the picture" in err and "--out" in err
 
 
 def test_a_single_unreadable_video_is_one_error(trained, mixed, capsys):
