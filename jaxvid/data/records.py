@@ -11,6 +11,7 @@ A split lies in one folder:
 Shards that others wrote have no index; it is made on first use by reading them once.
 """
 
+import contextlib
 import dataclasses
 import io
 import math
@@ -131,7 +132,7 @@ class Records:
     def read(self, number: int) -> bytes:
         """Reads one whole SequenceExample and checks both checksums of its TFRecord."""
         shard, offset, length = self._place(number)
-        with open(shard, "rb", buffering=0) as file:
+        with _open(shard) as file:
             data = _read_at(file, offset - _HEAD, _HEAD + length + _FOOT)
         size = struct.pack("<Q", length)
         whole = len(data) == _HEAD + length + _FOOT and data[:8] == size
@@ -156,7 +157,7 @@ class Records:
         wanted, order = np.unique(indices, return_inverse=True)
         table = self._frames[self._starts[number] + wanted].tolist()
         images = []
-        with open(shard, "rb", buffering=0) as file:
+        with _open(shard) as file:
             for frame, (start, length, crc) in zip(wanted, table, strict=True):
                 image = _read_at(file, offset + start, length)
                 if len(image) != length or zlib.crc32(image) != crc:
@@ -169,6 +170,18 @@ class Records:
     def _place(self, number: int) -> tuple[pathlib.Path, int, int]:
         shard = self.folder / self._shards[self._columns["shard"][number]]
         return shard, int(self._columns["offset"][number]), int(self._columns["length"][number])
+
+
+@contextlib.contextmanager
+def _open(shard: pathlib.Path) -> Iterator[BinaryIO]:
+    """Opens a shard, and says in one sentence why it cannot be read."""
+    try:
+        with open(shard, "rb", buffering=0) as file:
+            yield file
+    except OSError as error:
+        raise JaxvidError(
+            f"{shard} cannot be read ({error.strerror}): put it back, or build the records again"
+        ) from None
 
 
 def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:

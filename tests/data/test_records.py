@@ -253,3 +253,14 @@ def test_threads_and_pickles_read_the_same(tmp_path):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_shard_that_is_gone_is_named(tmp_path):
+    write_split(tmp_path)
+    split = records.Records(tmp_path, "train")
+    (gone,) = tmp_path.glob("train-00001-of-*")
+    gone.unlink()
+    assert split.frames(0, [0])
+    for read in (lambda: split.read(1), lambda: split.frames(1, [0])):
+        with pytest.raises(JaxvidError, match=f"{gone.name} cannot be read .No such file"):
+            read()
