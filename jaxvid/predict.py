@@ -43,8 +43,8 @@ EXTENSIONS = (
 
 VIEWS = ("protocol", "one")
 STORED_SHORT_SIDE = 320
-"""Larger videos are shrunk to it while decoding, as `jaxvid.data.build` does by default; where the
-protocol asks for more, to that."""
+"""Larger videos are shrunk to it while decoding, as `jaxvid.data.build` does by default. Where the
+protocol asks for more, to that; where a checkpoint says what its records had, to that."""
 
 _CENTER_CROP = {"whole": 0, "center": 0, "three": 2, "ten": 8}
 _PICTURE_FRAMES = 8
@@ -105,6 +105,8 @@ class Predictor:
         size = self.protocol.crop
         _check_variables(network, variables, (clips.shape[1], size, size, 3), path)
         self._variables = jax.device_put(variables)
+        default = max(STORED_SHORT_SIDE, self.protocol.short_side)
+        self._short_side = meta.get("short_side", default)
         self._score = evaluate.make_scorer(network, self.config)
 
     def scores(self, video: str | os.PathLike | np.ndarray, fps: float | None = None) -> np.ndarray:
@@ -140,8 +142,7 @@ class Predictor:
         if isinstance(video, np.ndarray):
             frames = video[numbers]
         else:
-            short_side = max(STORED_SHORT_SIDE, self.protocol.short_side)
-            frames = decode.frames_at(video, numbers, short_side)
+            frames = decode.frames_at(video, numbers, self._short_side)
         views = pipeline.make_views(frames, clips, self.protocol)
         scores = np.asarray(self._score(self._variables, jnp.asarray(views[None])))[0]
         middle = _middle(len(clips))

@@ -127,7 +127,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     # ---- the step, the test, the log
     step_fn = make_train_step(model, optimizer, config)
     scorer = evaluate.make_scorer(model, config)
-    meta = describe(config, classes)
+    meta = describe(config, classes, train_split.short_side)
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(config.to_json(indent=1) + "\n")
     writer = MetricsWriter(workdir, start)
@@ -289,8 +289,13 @@ def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     return state.replace(params=tree["params"], batch_stats=tree.get("batch_stats", {}))
 
 
-def describe(config: ml_collections.ConfigDict, classes: list[str]) -> dict[str, Any]:
-    """What a checkpoint must say of itself so that prediction needs nothing else."""
+def describe(
+    config: ml_collections.ConfigDict, classes: list[str], short_side: int
+) -> dict[str, Any]:
+    """What a checkpoint must say of itself so that prediction needs nothing else.
+
+    `short_side` is that of the largest picture in the records.
+    """
     row = zoo.starting_row(config.model.name)
     return {
         "row": config.model.name,
@@ -301,6 +306,7 @@ def describe(config: ml_collections.ConfigDict, classes: list[str]) -> dict[str,
         "std": list(config.data.std),
         "overrides": config.model.overrides.to_dict(),
         "test": config.test.to_dict(),
+        "short_side": short_side,
     }
 
 

@@ -82,7 +82,7 @@ def trained(tmp_path_factory):
     config = make_config()
     model = zoo.create_model("tsm_test", len(CLASSES))
     path = tmp_path_factory.mktemp("trained") / "best"
-    return save_network(path, model, (1, 4, 32, 32, 3), train.describe(config, CLASSES))
+    return save_network(path, model, (1, 4, 32, 32, 3), train.describe(config, CLASSES, 320))
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,19 @@ def test_only_sampled_frames_are_taken(predictor, videos, monkeypatch):
     assert asked == [([0, 2, 5, 7, 10, 12, 15, 17], predict.STORED_SHORT_SIDE)]
     assert prediction.num_frames == 20 and prediction.fps == 10 and prediction.seconds == 2
     np.testing.assert_array_equal(prediction.numbers, [2, 7, 12, 17])
+
+
+def test_files_are_shrunk_as_the_records_of_training_were(tmp_path, videos, monkeypatch):
+    model = zoo.create_model("tsm_test", len(CLASSES))
+    meta = train.describe(make_config(), CLASSES, 24)
+    small = predict.Predictor(save_network(tmp_path / "small", model, (1, 4, 32, 32, 3), meta))
+    asked = []
+    frames_at = decode.frames_at
+    monkeypatch.setattr(
+        decode, "frames_at", lambda *args: asked.append(args[2]) or frames_at(*args)
+    )
+    small.predict(videos / CLIPS[0])
+    assert asked == [24]
 
 
 def test_a_protocol_with_a_target_rate_follows_the_files_own(trained, videos):
@@ -255,7 +268,7 @@ def test_a_trained_checkpoint_is_tested_as_it_was_in_training(predictor):
 def test_the_training_runs_folder_will_do(trained, videos, predictor, tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints")
     state = {**checkpoint.load(trained), "step": np.int32(3)}
-    checkpoints.save(3, state, train.describe(make_config(), CLASSES), metric=0.5)
+    checkpoints.save(3, state, train.describe(make_config(), CLASSES, 320), metric=0.5)
     scores = predict.Predictor(tmp_path / "run").scores(videos / CLIPS[1])
     np.testing.assert_array_equal(scores, predictor.scores(videos / CLIPS[1]))
 

@@ -48,6 +48,11 @@ class Split:
         return len(self.source)
 
     @property
+    def short_side(self) -> int:
+        """The shorter side of the largest picture: what the records were built with, at most."""
+        return int(np.minimum(self.source.height, self.source.width).max())
+
+    @property
     def paths(self) -> list[str]:
         """The videos' paths, in the order of their numbers."""
         return [str(path) for path in self.source.path]
