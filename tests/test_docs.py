@@ -220,6 +220,12 @@ def test_names_in_running_text_exist(document):
         assert has_field(fields, name), name
 
 
+def test_the_table_of_families_is_complete():
+    table = README.read_text("utf-8").partition("| family |")[2].partition("\n\n")[0]
+    published = {zoo.get_row(name).variant for name in zoo.list_models()}
+    assert set(re.findall(r"`(\w+)`", table)) == published
+
+
 def has_field(fields, name: str) -> bool:
     for part in name.split("."):
         if part not in fields:
