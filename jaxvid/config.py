@@ -219,10 +219,13 @@ def local_run(config: ml_collections.ConfigDict) -> None:
         {
             "name": "adamw",
             "lr": 2e-3,
+            "lr_scales": (),
             "weight_decay": 0.05,
             "no_decay": ("ndim<2",),
             "clip_norm": 1.0,
             "schedule": "cosine",
+            "cosine_epochs": 0.0,
+            "final_lr": 0.0,
             "warmup_epochs": 0.5,
         }
     )

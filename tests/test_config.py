@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from jaxvid import config as configs
-from jaxvid import zoo
+from jaxvid import optim, zoo
 from jaxvid.data import sampling
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import CROP_COUNTS, Sampling
@@ -148,10 +148,12 @@ def test_views_are_those_that_the_sampler_makes():
             assert configs.views(config) == clips * CROP_COUNTS[config.test.crops], name
 
 
-def test_a_local_run_is_small_and_never_flips():
+def test_a_local_run_is_small_never_flips_and_ends_with_a_small_rate():
     for name in zoo.list_models():
         config = configs.from_row(name, runlocal=True)
         assert configs.views(config) == 1, name
         how = Sampling(**config.data.sampling)
         assert how.clip_len * how.num_clips <= 8, name
         assert (config.test.crop, config.data.crop, config.data.flip) == (64, 64, 0.0), name
+        rate = optim.make_schedule(config.optim, 600, config.train.epochs)
+        assert rate(599) < 1e-4 * config.optim.lr and not config.optim.lr_scales, name
