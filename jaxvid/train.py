@@ -169,7 +169,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
             if not np.isfinite(values["loss"]):
                 raise JaxvidError(
                     f"the loss is {values['loss']} at step {step + 1}: lower config.optim.lr or "
-                    f"set config.optim.clip_norm; the last checkpoint is in {checkpoints.directory}"
+                    "set config.optim.clip_norm; the last checkpoint is in "
+                    f"{workdir / 'checkpoints'}"
                 )
             writer.write(step + 1, values)
             left = (end - step - 1) * config.train.batch_size / values["clips_per_second"]
@@ -226,7 +227,7 @@ def make_update(
         measured = {
             "loss": loss,
             "top1": (logits.argmax(-1) == labels).mean(),
-            "grad_norm": optax.global_norm(gradients),
+            "grad_norm": optax.tree.norm(gradients),
         }
         return TrainState(state.step + 1, params, stats, opt_state), measured
 
