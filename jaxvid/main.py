@@ -9,6 +9,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jaxvid import sharding
 from jaxvid.errors import exit_on_error
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> None:
     """Reads the flags and calls the room that does the work."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    sharding.join_processes()
     if _MODE.value == "eval":
         from jaxvid.evaluate import evaluate as work
     else:
@@ -41,7 +43,7 @@ def run() -> None:
     flags.mark_flags_as_required(["config", "workdir"])
     # absl's own default shows what JAX notes to itself, such as that there is no TPU.
     flags.FLAGS.verbosity = logging.WARNING
-    with exit_on_error():
+    with sharding.failing_at_once(), exit_on_error():
         app.run(main)
 
 
