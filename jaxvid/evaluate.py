@@ -73,7 +73,7 @@ def score_batches(
     """
     everywhere = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
     scores, labels = None, np.full(count, -1, np.int32)
-    progress = Progress(count, what, "videos")
+    progress = Progress(count, what, "videos") if jax.process_index() == 0 else None
     for batch in batches:
         there = sharding.put_batch(batch, mesh)
         answer = {name: there[name] for name in ("label", "index", "weight")}
@@ -86,8 +86,10 @@ def score_batches(
         if (labels[index] >= 0).any():
             raise JaxvidError(f"{what}: a video came twice in the test batches")
         scores[index], labels[index] = answer["scores"][real], answer["label"][real]
-        progress.update(len(index))
-    progress.close()
+        if progress:
+            progress.update(len(index))
+    if progress:
+        progress.close()
     if scores is None or (labels < 0).any():
         raise JaxvidError(f"{what}: {int((labels < 0).sum())} of {count} videos had no scores")
     return scores, labels
@@ -113,9 +115,12 @@ def write_results(
     """Writes scores, answers, accuracies and the confusion matrix of a test into `folder`.
 
     `scores.npz` holds scores [N, classes], labels and paths; `predictions.csv` a line per video;
-    `result.json` the accuracies and the protocol; `confusion.png` the picture.
+    `result.json` the accuracies and the protocol; `confusion.png` the picture. Only process 0
+    writes.
     """
     result = metrics.accuracy(scores, labels)
+    if jax.process_index() != 0:
+        return result
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "scores.npz", scores=scores, labels=labels, paths=np.array(paths))
     with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
@@ -175,8 +180,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
         mesh,
     )
     result = write_results(workdir / "eval", config, classes, list(split.paths), scores, labels)
-    print(report_line(config, result))
-    print(f"scores, answers and pictures are in {workdir / 'eval'}")
+    if jax.process_index() == 0:
+        print(report_line(config, result))
+        print(f"scores, answers and pictures are in {workdir / 'eval'}")
     return result
 
 

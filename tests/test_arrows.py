@@ -39,7 +39,7 @@ ARROWS = {
     "jaxvid.evaluate": {"jaxvid.zoo", "jaxvid.config", "jaxvid.data", *TOOLS},
     "jaxvid.train": {"jaxvid.evaluate", "jaxvid.zoo", "jaxvid.config", "jaxvid.data", *TOOLS},
     "jaxvid.predict": {"jaxvid.evaluate", "jaxvid.zoo", "jaxvid.config", "jaxvid.data", *TOOLS},
-    "jaxvid.main": {"jaxvid.train", "jaxvid.evaluate", "jaxvid.predict"},
+    "jaxvid.main": {"jaxvid.train", "jaxvid.evaluate", "jaxvid.predict", "jaxvid.sharding"},
     "converters": {"converters", "jaxvid.zoo", "jaxvid.models", "jaxvid.checkpoint"},
     "configs": {"jaxvid.config"},
 }
