@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, draw, metrics, sharding, zoo
+from jaxvid import checkpoint, draw, metrics, rows, sharding, zoo
 from jaxvid import config as configs
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
@@ -114,43 +115,88 @@ def write_results(
 ) -> metrics.Accuracy:
     """Writes scores, answers, accuracies and the confusion matrix of a test into `folder`.
 
-    `scores.npz` holds scores [N, classes], labels and paths; `predictions.csv` a line per video;
-    `result.json` the accuracies and the protocol; `confusion.png` the picture. Only process 0
-    writes.
+    See `write_scores`; `result.json` also says the protocol.
+    """
+    about = {
+        "model": config.model.name,
+        "dataset": config.data.dataset,
+        "split": config.data.test_split,
+        "views": configs.views(config),
+        "test": config.test.to_dict(),
+    }
+    return write_scores(folder, classes, paths, scores, labels, about)
+
+
+def write_scores(
+    folder: pathlib.Path,
+    classes: list[str],
+    paths: list[str],
+    scores: np.ndarray,
+    labels: np.ndarray,
+    about: dict[str, Any],
+) -> metrics.Accuracy:
+    """Writes what can be said of scores into `folder`, whatever they come from.
+
+    `scores.npz` holds scores [N, classes], labels, paths and classes; `predictions.csv` a line per
+    video, `classes.csv` one per class; `result.json` the accuracies and what `about` says of where
+    they come from; `confusion.png` the picture. Only process 0 writes.
     """
     result = metrics.accuracy(scores, labels)
     if jax.process_index() != 0:
         return result
+    answers = metrics.answers(scores, labels)
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "scores.npz", scores=scores, labels=labels, paths=np.array(paths))
+    np.savez(
+        folder / "scores.npz",
+        scores=scores,
+        labels=labels,
+        paths=np.array(paths),
+        classes=np.array(classes),
+    )
     with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "answer", "score", "correct"])
-        for path, label, row in zip(paths, labels, scores, strict=True):
-            answer = int(row.argmax())
+        for path, label, row, answer in zip(paths, labels, scores, answers, strict=True):
             writer.writerow(
                 [path, classes[label], classes[answer], f"{row[answer]:.4f}", int(answer == label)]
             )
-    (folder / "result.json").write_text(
-        json.dumps(
-            {
-                "model": config.model.name,
-                "dataset": config.data.dataset,
-                "split": config.data.test_split,
-                "videos": result.count,
-                "top1": result.top1,
-                "top1_standard_error": result.top1_error,
-                "top5": result.top5,
-                "mean_class": result.mean_class,
-                "views": configs.views(config),
-                "test": config.test.to_dict(),
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    _write_classes(folder / "classes.csv", classes, result.confusion)
+    figures = {
+        "videos": result.count,
+        "top1": result.top1,
+        "top1_standard_error": result.top1_error,
+        "top5": result.top5,
+        "mean_class": result.mean_class,
+        "mean_average_precision": result.mean_ap,
+    }
+    (folder / "result.json").write_text(json.dumps(about | figures, indent=1) + "\n")
     draw.confusion_matrix(result.confusion, classes, folder / "confusion.png")
     return result
+
+
+def _write_classes(path: pathlib.Path, classes: list[str], confusion: np.ndarray) -> None:
+    """Writes a line per class: its videos, how many are right, and what it is taken for most."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "videos", "correct", "accuracy", "taken_for", "times"])
+        for number, (name, row) in enumerate(zip(classes, confusion, strict=True)):
+            videos, correct = int(row.sum()), int(row[number])
+            wrong = row.copy()
+            wrong[number] = 0
+            mistake, times = classes[wrong.argmax()], int(wrong.max())
+            share = f"{correct / videos:.4f}" if videos else ""
+            writer.writerow([name, videos, correct, share, mistake if times else "", times])
+
+
+def check_count(dataset: str, count: int) -> None:
+    """Warns where a published test set is not whole: its accuracies are then another set's."""
+    published = rows.TEST_VIDEOS.get(dataset, count)
+    if count != published:
+        print(
+            f"warning: {dataset} has {count} videos here, but the published accuracies are over "
+            f"{published}: compare with care",
+            file=sys.stderr,
+        )
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Accuracy:
@@ -166,6 +212,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
             f"{config.data.dataset} ({len(classes)}): test on the dataset it was trained for, or "
             "fine-tune it with --mode=train"
         )
+    check_count(config.data.dataset, len(split))
     mesh = sharding.make_mesh()
     sharding.check_batch("test.batch_size", config.test.batch_size, mesh)
     model = zoo.create_model(

@@ -10,7 +10,9 @@ class Accuracy:
     """Accuracies in [0, 1] over `count` videos.
 
     `mean_class` averages each class's own accuracy over the classes that occur; `top1_error` is
-    the standard error of `top1`; `confusion` [classes, classes] counts videos by (label, answer).
+    the standard error of `top1`; `mean_ap` is the mean average precision over classes;
+    `confusion` [classes, classes] counts videos by (label, answer), so that its diagonal holds
+    what `top1` counts.
     """
 
     count: int
@@ -18,6 +20,7 @@ class Accuracy:
     top5: float
     mean_class: float
     top1_error: float
+    mean_ap: float
     confusion: np.ndarray
 
 
@@ -32,13 +35,51 @@ def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     return (others_not_below < k) & ~np.isnan(own[:, 0])
 
 
+def answers(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The class [N] answered for each video: the highest score, and at a tie not the label.
+
+    So an answer is right exactly where `top_k_hits` counts it for k = 1.
+    """
+    best = scores.argmax(1)
+    lucky = (best == labels) & ~top_k_hits(scores, labels, 1)
+    others = scores[lucky]
+    np.put_along_axis(others, labels[lucky, None], -np.inf, axis=1)
+    best[lucky] = others.argmax(1)
+    return best
+
+
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Average precision of one class: scores [N] against whether it is there [N].
+
+    The area under the steps of precision over recall. Videos of the same score are retrieved
+    together; those without a number last. NaN where the class is in no video.
+    """
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(order) - 1)
+    found = np.cumsum(targets[order] > 0)[ends]
+    if not found[-1]:
+        return float("nan")
+    return float((np.diff(found, prepend=0) * found / (ends + 1)).sum() / found[-1])
+
+
+def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Mean of the classes' average precisions; classes that are in no video are left out.
+
+    `scores` [N, classes] are of any monotone scale per class; `targets` [N, classes] are 1 where a
+    video has the class, of which it may have several, or none.
+    """
+    each = [average_precision(s, t) for s, t in zip(scores.T, targets.T, strict=True)]
+    return float(np.nanmean(each)) if not np.isnan(each).all() else float("nan")
+
+
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
     """Accuracies of scores [N, classes] (any monotone scale) against integer labels [N]."""
     count, classes = scores.shape
     top1 = top_k_hits(scores, labels, 1)
-    answers = scores.argmax(1)
     confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, answers), 1)
+    np.add.at(confusion, (labels, answers(scores, labels)), 1)
     per_class = np.bincount(labels, weights=top1, minlength=classes)
     sizes = np.bincount(labels, minlength=classes)
     share = float(top1.mean())
@@ -48,5 +89,6 @@ def accuracy(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
         top5=float(top_k_hits(scores, labels, 5).mean()),
         mean_class=float((per_class[sizes > 0] / sizes[sizes > 0]).mean()),
         top1_error=float(np.sqrt(share * (1 - share) / count)),
+        mean_ap=mean_average_precision(scores, labels[:, None] == np.arange(classes)),
         confusion=confusion,
     )

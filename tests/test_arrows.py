@@ -39,6 +39,7 @@ ARROWS = {
     "jaxvid.evaluate": {"jaxvid.zoo", "jaxvid.config", "jaxvid.data", *TOOLS},
     "jaxvid.train": {"jaxvid.evaluate", "jaxvid.zoo", "jaxvid.config", "jaxvid.data", *TOOLS},
     "jaxvid.predict": {"jaxvid.evaluate", "jaxvid.zoo", "jaxvid.config", "jaxvid.data", *TOOLS},
+    "jaxvid.fuse": {"jaxvid.evaluate"},
     "jaxvid.main": {"jaxvid.train", "jaxvid.evaluate", "jaxvid.predict", "jaxvid.sharding"},
     "converters": {"converters", "jaxvid.zoo", "jaxvid.models", "jaxvid.checkpoint"},
     "configs": {"jaxvid.config"},

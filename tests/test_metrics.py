@@ -63,3 +63,59 @@ def test_fewer_than_five_classes_are_all_top_5():
 def test_any_monotone_scale_gives_the_same_accuracies():
     plain, scaled = (metrics.accuracy(scores, LABELS) for scores in (SCORES, 30 * SCORES - 7))
     assert (plain.top1, plain.mean_class) == (scaled.top1, scaled.mean_class)
+
+
+def test_the_confusions_diagonal_is_what_top_1_counts():
+    rng = np.random.default_rng(0)
+    # Few levels, so that most rows have ties; some scores that are no numbers.
+    scores = rng.integers(0, 3, (200, 4)).astype(float)
+    scores[rng.random(scores.shape) < 0.1] = np.nan
+    scores[0] = np.nan
+    labels = rng.integers(0, 4, 200)
+    result = metrics.accuracy(scores, labels)
+    assert np.trace(result.confusion) == metrics.top_k_hits(scores, labels, 1).sum() > 0
+    assert result.top1 == np.trace(result.confusion) / 200
+    right = metrics.answers(scores, labels) == labels
+    np.testing.assert_array_equal(right, metrics.top_k_hits(scores, labels, 1))
+
+
+def test_answers_are_the_highest_scores():
+    np.testing.assert_array_equal(metrics.answers(SCORES, LABELS), [0, 1, 0, 2, 3])
+
+
+def average_precision_by_loop(scores, targets):
+    """The definition: at each threshold, precision times the gain in recall."""
+    total, recall = 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        chosen = [t for s, t in zip(scores, targets, strict=True) if s >= threshold]
+        gain = sum(chosen) / sum(targets) - recall
+        total += gain * sum(chosen) / len(chosen)
+        recall += gain
+    return total
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_average_precision_is_its_definition(levels):
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(0, levels, (40, 5)) / levels
+    targets = rng.integers(0, 2, (40, 5))
+    each = [average_precision_by_loop(scores[:, c], targets[:, c].tolist()) for c in range(5)]
+    for number, expected in enumerate(each):
+        ours = metrics.average_precision(scores[:, number], targets[:, number])
+        assert ours == pytest.approx(expected)
+    assert metrics.mean_average_precision(scores, targets) == pytest.approx(np.mean(each))
+
+
+def test_average_precision_by_hand():
+    # Found at ranks 1 and 3: (1/1 + 2/3) / 2.
+    scores, targets = np.array([0.9, 0.8, 0.7, 0.1]), np.array([1, 0, 1, 0])
+    assert metrics.average_precision(scores, targets) == pytest.approx(5 / 6)
+    assert metrics.average_precision(np.zeros(4), targets) == 0.5
+    # Without a number: last, and together.
+    assert metrics.average_precision(np.array([np.nan, np.nan, 0, 0]), targets) == 0.5
+
+
+def test_classes_in_no_video_are_left_out_of_the_mean():
+    scores = np.array([[0.9, 0.5], [0.1, 0.4]])
+    assert metrics.mean_average_precision(scores, np.array([[1, 0], [0, 0]])) == 1
+    assert np.isnan(metrics.mean_average_precision(scores, np.zeros((2, 2))))

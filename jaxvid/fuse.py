@@ -1,0 +1,166 @@
+"""Score files of several tests of the same videos, as of two streams, fused into one result.
+
+python -m jaxvid.fuse runs/rgb/eval/scores.npz runs/flow/eval/scores.npz=1.5 --out=runs/both
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxvid.errors import JaxvidError, exit_on_error
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """A test's probabilities [N, classes], labels [N] and paths [N], and its class names."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    paths: np.ndarray
+    classes: np.ndarray
+
+
+def read(path: str | pathlib.Path) -> Scores:
+    """Reads a `scores.npz` that a test wrote.
+
+    Raises:
+      JaxvidError: there is no such file, or it is something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = Scores(*(file[field.name] for field in dataclasses.fields(Scores)))
+    except FileNotFoundError:
+        raise JaxvidError(f"{path} does not exist: name the scores.npz of a test") from None
+    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise JaxvidError(f"{path} is not the scores.npz of a test: {error}") from None
+    count, classes = found.scores.shape if found.scores.ndim == 2 else (-1, -1)
+    if (len(found.labels), len(found.paths), len(found.classes)) != (count, count, classes):
+        raise JaxvidError(f"{path} is not the scores.npz of a test: its arrays differ in length")
+    return found
+
+
+def fuse(
+    tests: Sequence[Scores],
+    weights: Sequence[float],
+    average: str = "prob",
+    names: Sequence[str | pathlib.Path] = (),
+) -> Scores:
+    """The weighted mean of several tests' scores, video by video, in the first one's order.
+
+    Args:
+      tests: of the same videos and classes, in any order of videos.
+      weights: one a test, their sum not 0; only their ratios matter.
+      average: `prob` for the mean of the probabilities, `score` for that of the logits: the softmax
+        of the mean of log-probabilities, which differ from the logits by a constant per video.
+      names: what to call the tests in errors.
+
+    Raises:
+      JaxvidError: the videos, labels or classes of two tests differ; the first path is named.
+    """
+    if average not in ("prob", "score"):
+        raise JaxvidError(f"average={average!r} is unknown: take prob or score")
+    share = np.asarray(weights, np.float64)
+    if not np.isfinite(share).all() or not share.sum():
+        raise JaxvidError(f"the weights {list(weights)} have no sum to divide by: change one")
+    share = share / share.sum()
+    names = names or [f"test {number}" for number in range(1, len(tests) + 1)]
+    first = tests[0]
+    total = np.zeros(first.scores.shape)
+    for test, weight, name in zip(tests, share, names, strict=True):
+        place = _aligned(first, test, names[0], name)
+        scores = test.scores[place].astype(np.float64)
+        if average == "score":
+            # The smallest float32 stands for what was rounded to 0.
+            scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+        total += weight * scores
+    if average == "score":
+        total = np.exp(total - total.max(1, keepdims=True))
+        total /= total.sum(1, keepdims=True)
+    return dataclasses.replace(first, scores=total.astype(np.float32))
+
+
+def _aligned(
+    first: Scores, other: Scores, name: str | pathlib.Path, other_name: str | pathlib.Path
+) -> np.ndarray:
+    """Places [N] in `other` of the videos of `first`."""
+    if list(first.classes) != list(other.classes):
+        raise JaxvidError(
+            f"{name} and {other_name} answer different classes: fuse tests of one dataset"
+        )
+    for scores, known_as in ((first, name), (other, other_name)):
+        paths, counts = np.unique(scores.paths, return_counts=True)
+        if (counts > 1).any():
+            raise JaxvidError(f"{known_as} has {paths[counts.argmax()]} more than once")
+    places = {path: number for number, path in enumerate(other.paths.tolist())}
+    for here, there, known_as in (
+        (first.paths, places, other_name),
+        (other.paths, set(first.paths.tolist()), name),
+    ):
+        missing = next((path for path in here.tolist() if path not in there), None)
+        if missing is not None:
+            raise JaxvidError(f"{known_as} has no scores of {missing}: fuse tests of one split")
+    place = np.array([places[path] for path in first.paths.tolist()], np.int64)
+    differs = np.flatnonzero(first.labels != other.labels[place])
+    if differs.size:
+        raise JaxvidError(
+            f"{name} and {other_name} have different labels for {first.paths[differs[0]]}: fuse "
+            "tests of one split"
+        )
+    return place
+
+
+def _file_and_weight(text: str) -> tuple[str, float]:
+    """Reads `FILE=WEIGHT`; a file alone has weight 1."""
+    file, _, weight = text.rpartition("=")
+    try:
+        return (file, float(weight)) if file else (text, 1.0)
+    except ValueError:  # an equals sign that belongs to the name
+        return text, 1.0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the flags, fuses, and writes what a test writes; see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxvid.fuse",
+        description="Fuse the scores of several tests of the same videos.",
+        epilog="Videos are matched by path; a video that is not in all files is an error.",
+    )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE[=WEIGHT]", help="scores.npz of a test, weight 1 if unsaid"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the fused result")
+    parser.add_argument(
+        "--average",
+        choices=("prob", "score"),
+        default="prob",
+        help="whether probabilities or logits are averaged (default prob)",
+    )
+    args = parser.parse_args(argv)
+    files, weights = zip(*map(_file_and_weight, args.files), strict=True)
+    fused = fuse([read(file) for file in files], weights, args.average, files)
+
+    from jaxvid.evaluate import write_scores
+
+    result = write_scores(
+        pathlib.Path(args.out),
+        fused.classes.tolist(),
+        fused.paths.tolist(),
+        fused.scores,
+        fused.labels,
+        {"fused": dict(zip(files, weights, strict=True)), "average": args.average},
+    )
+    print(
+        f"{len(files)} tests fused: {result.count} videos, top-1 {100 * result.top1:.2f} ± "
+        f"{100 * result.top1_error:.2f} %, top-5 {100 * result.top5:.2f} %, "
+        f"mean class {100 * result.mean_class:.2f} %"
+    )
+    print(f"scores, answers and pictures are in {args.out}")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()

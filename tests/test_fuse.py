@@ -1,0 +1,105 @@
+"""Fusion of score files: plain weighted means, videos matched by path, mismatches named."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jaxvid import evaluate, fuse
+from jaxvid.errors import JaxvidError, exit_on_error
+
+CLASSES = ["left", "right", "up"]
+
+
+def make_test(seed, order=(0, 1, 2, 3)):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(4, 3))[list(order)]
+    scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.array([0, 1, 2, 0])[list(order)]
+    paths = np.array(["a.mp4", "b.mp4", "c.mp4", "d.mp4"])[list(order)]
+    return fuse.Scores(scores.astype(np.float32), labels, paths, np.array(CLASSES)), logits
+
+
+def test_probabilities_are_averaged_as_a_plain_loop_does():
+    (one, _), (two, _) = make_test(0), make_test(1, order=(2, 0, 3, 1))
+    fused = fuse.fuse([one, two], [1, 3])
+    for path, label, row in zip(fused.paths, fused.labels, fused.scores, strict=True):
+        here = list(one.paths).index(path)
+        there = list(two.paths).index(path)
+        np.testing.assert_allclose(row, one.scores[here] / 4 + two.scores[there] * 3 / 4, rtol=1e-6)
+        assert label == one.labels[here]
+
+
+def test_score_averaging_is_the_softmax_of_averaged_logits():
+    (one, x), (two, y) = make_test(0), make_test(1)
+    logits = 0.4 * x + 0.6 * y
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(fuse.fuse([one, two], [2, 3], "score").scores, expected, rtol=1e-5)
+
+
+def test_a_score_of_zero_stays_finite():
+    one, _ = make_test(0)
+    one = dataclasses.replace(one, scores=np.eye(3, dtype=np.float32)[[0, 1, 2, 0]])
+    assert np.isfinite(fuse.fuse([one, make_test(1)[0]], [1, 1], "score").scores).all()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"paths": np.array(["a.mp4", "x.mp4", "c.mp4", "d.mp4"])}, "two has no scores of b.mp4"),
+        ({"paths": np.array(["a.mp4", "a.mp4", "c.mp4", "d.mp4"])}, "two has a.mp4 more than once"),
+        ({"labels": np.array([0, 1, 1, 0])}, "different labels for c.mp4"),
+        ({"classes": np.array(["left", "up", "right"])}, "one and two answer different classes"),
+    ],
+)
+def test_what_does_not_match_is_named(change, words):
+    two = dataclasses.replace(make_test(1)[0], **change)
+    with pytest.raises(JaxvidError, match=words):
+        fuse.fuse([make_test(0)[0], two], [1, 1], names=["one", "two"])
+
+
+def test_a_video_too_many_is_named():
+    one = make_test(0)[0]
+    fewer = fuse.Scores(one.scores[:3], one.labels[:3], one.paths[:3], one.classes)
+    with pytest.raises(JaxvidError, match="fewer has no scores of d.mp4"):
+        fuse.fuse([fewer, one], [1, 1], names=["fewer", "one"])
+
+
+@pytest.mark.parametrize("weights", [(1, -1), (1, float("nan"))])
+def test_weights_without_a_sum_are_refused(weights):
+    with pytest.raises(JaxvidError, match="no sum to divide by"):
+        fuse.fuse([make_test(0)[0], make_test(1)[0]], weights)
+
+
+def test_weights_are_read_after_the_last_equals_sign():
+    assert fuse._file_and_weight("a/scores.npz") == ("a/scores.npz", 1.0)
+    assert fuse._file_and_weight("a/lr=0.1/scores.npz") == ("a/lr=0.1/scores.npz", 1.0)
+    assert fuse._file_and_weight("a/lr=0.1/scores.npz=1.5") == ("a/lr=0.1/scores.npz", 1.5)
+
+
+def write(folder, test):
+    evaluate.write_scores(folder, CLASSES, test.paths.tolist(), test.scores, test.labels, {})
+    return folder / "scores.npz"
+
+
+def test_the_command_writes_what_a_test_writes(tmp_path, capsys):
+    files = [write(tmp_path / str(seed), make_test(seed)[0]) for seed in (0, 1)]
+    fuse.main([str(files[0]), f"{files[1]}=1.5", f"--out={tmp_path / 'both'}"])
+    fused = fuse.read(tmp_path / "both" / "scores.npz")
+    expected = fuse.fuse([make_test(0)[0], make_test(1)[0]], [1, 1.5])
+    np.testing.assert_array_equal(fused.scores, expected.scores)
+    result = json.loads((tmp_path / "both" / "result.json").read_text())
+    assert result["videos"] == 4 and result["fused"] == {str(files[0]): 1.0, str(files[1]): 1.5}
+    assert "2 tests fused: 4 videos, top-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content, words", [(None, "does not exist"), (b"no", "is not the scores")])
+def test_files_that_are_none_are_one_sentence(tmp_path, capsys, content, words):
+    path = tmp_path / "scores.npz"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit), exit_on_error():
+        fuse.main([str(path), f"--out={tmp_path}"])
+    err = capsys.readouterr().err
+    assert words in err and str(path) in err and err.count("\n") == 1
