@@ -10,6 +10,7 @@ from jaxvid.errors import JaxvidError, exit_on_error
 
 DESCRIPTION = """\
 Converts a published PyTorch checkpoint into a jaxvid checkpoint, or one of ours back.
+It reads .pth, .pyth and .pt of every PyTorch since 0.1.10, .pkl, .safetensors and .npz.
 PyTorch is not needed, and nothing inside the file is run: it is read as data.
 """
 EPILOG = """\
@@ -52,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         required=True,
         type=Path,
-        help="what to convert: a .pth file; with --to=torch a converted checkpoint's folder or a "
-        "training run's, which means its best checkpoint",
+        help="what to convert: a .pth file or its like; with --to=torch a converted checkpoint's "
+        "folder or a training run's, which means its best checkpoint",
     )
     parser.add_argument(
         "--out",
@@ -73,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         "model's dataset",
     )
     parser.add_argument(
+        "--ema",
+        action="store_true",
+        help="take the averaged copy of the weights, where the file holds one beside them "
+        "(state_dict_ema, model_ema, ema_*; default: the weights under the plain name)",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace what is at --out (default: refuse)"
     )
     return parser
@@ -83,7 +90,7 @@ def _to_jaxvid(args: argparse.Namespace) -> None:
         raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
     classes = _read_classes(args.classes) if args.classes else None
     variables, meta, report = checkpoints.convert_and_tell(
-        args.model, args.checkpoint, classes=classes
+        args.model, args.checkpoint, classes=classes, ema=args.ema
     )
     checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
     print("\n".join(report.lines()))
@@ -91,8 +98,9 @@ def _to_jaxvid(args: argparse.Namespace) -> None:
 
 
 def _to_torch(args: argparse.Namespace) -> None:
-    if args.classes:
-        raise JaxvidError("--classes has no use with --to=torch: leave it out")
+    for flag, given in (("--classes", args.classes), ("--ema", args.ema)):
+        if given:
+            raise JaxvidError(f"{flag} has no use with --to=torch: leave it out")
     meta = checkpoint.load_meta(args.checkpoint)
     name = meta.get("row") or args.model
     if name is None:

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from converters import torch_file
+from converters import files
+from converters.mapped import forget
 from converters.names import NameMap
 from converters.report import STEP_COUNTER, Report
 from jaxvid import zoo
@@ -22,6 +23,8 @@ from jaxvid.rows import Row
 # Stacked (x, y) pairs of a flow network's input, in every published row.
 FLOW_CHANNELS = 10
 MAX_DROPPED_BYTES = 64 << 20
+# Put before every key by DataParallel, by Lightning and other wrappers, and by torch.compile.
+PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
 def convert(
@@ -30,14 +33,16 @@ def convert(
     *,
     num_classes: int | None = None,
     overrides: Mapping[str, Any] | None = None,
+    ema: bool = False,
 ) -> dict:
     """Returns `{"params", "batch_stats"}` of model `name`, nested dicts of float32 numpy arrays.
 
-    `source` is a `.pth` file or a dict of arrays by PyTorch's keys; `overrides` are fields of the
-    model that differ from the row's. Without `num_classes` the classifier is as wide as the
-    source's. Raises `JaxvidError`, which lists every key and leaf that does not fit.
+    `source` is a file that `files.read` reads, with `ema` its averaged copy, or a dict of arrays by
+    PyTorch's keys; `overrides` are fields of the model that differ from the row's. Without
+    `num_classes` the classifier is as wide as the source's. Raises `JaxvidError`, which lists every
+    key and leaf that does not fit.
     """
-    return convert_and_tell(name, source, num_classes=num_classes, overrides=overrides)[0]
+    return convert_and_tell(name, source, num_classes=num_classes, overrides=overrides, ema=ema)[0]
 
 
 def convert_and_tell(
@@ -47,6 +52,7 @@ def convert_and_tell(
     num_classes: int | None = None,
     classes: list[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    ema: bool = False,
 ) -> tuple[dict, dict, Report]:
     """Converts as `convert` does; returns (variables, meta for `checkpoint.save`, report).
 
@@ -56,10 +62,14 @@ def convert_and_tell(
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
     from_file = isinstance(source, str | Path)
-    tensors = torch_file.read(source) if from_file else dict(source)
-    tensors = {key: np.asarray(tensor) for key, tensor in tensors.items()}
+    if ema and not from_file:
+        raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
+    tensors, remarks = files.read_and_tell(source, ema=ema) if from_file else (source, [])
     names = NameMap(zoo.family(row.variant).NAMES)
-    remarks = []
+    prefix = _prefix(names, tensors)
+    if prefix:
+        remarks.append(f"every key began with {prefix!r}, which the name map does without")
+    tensors = {key.removeprefix(prefix): np.asarray(array) for key, array in tensors.items()}
 
     if classes is not None:
         num_classes = len(classes)
@@ -81,10 +91,16 @@ def convert_and_tell(
         for key, tensor in tensors.items()
         if key not in dropped and tensor.dtype != np.float32
     }
-    arrays = {path: np.array(view, leaves[path].dtype, order="C") for path, view in arrays.items()}
+    count_of_tensors = len(tensors)
+    # One tensor at a time is in memory twice: each goes as soon as it is copied.
+    tensors.clear()
+    for path in arrays:
+        view = arrays[path]
+        arrays[path] = np.array(view, leaves[path].dtype, order="C")
+        forget(view)
     params = {path: array for path, array in arrays.items() if path.startswith("params/")}
     report = Report(
-        tensors=len(tensors),
+        tensors=count_of_tensors,
         params=len(params),
         values=sum(array.size for array in params.values()),
         statistics=len(arrays) - len(params),
@@ -103,6 +119,7 @@ def convert_and_tell(
         "source": _describe_file(Path(source)) if from_file else None,
         "report": report.lines(),
         "cast": cast,
+        "prefix": prefix,
         "dropped": _pack(dropped),
     }
     return {"params": {}, "batch_stats": {}} | _nest(arrays), meta, report
@@ -127,7 +144,21 @@ def to_torch(
         counter = key.removesuffix("running_var") + STEP_COUNTER
         if key.endswith(".running_var") and "dropped" not in meta and names.drops(counter):
             tensors[counter] = np.zeros((), np.int64)
-    return tensors | _unpack(meta.get("dropped", {}))
+    tensors |= _unpack(meta.get("dropped", {}))
+    prefix = meta.get("prefix", "")
+    return {prefix + key: tensor for key, tensor in tensors.items()}
+
+
+def _prefix(names: NameMap, tensors: Mapping[str, Any]) -> str:
+    """Returns what wrappers of the network put before every key, as far as the name map wants."""
+    prefix, keys = "", list(tensors)
+    while keys and not any(names.knows(key) for key in keys):
+        found = next((p for p in PREFIXES if all(key.startswith(p) for key in keys)), None)
+        if found is None:
+            return ""
+        prefix += found
+        keys = [key.removeprefix(found) for key in keys]
+    return prefix
 
 
 def _leaves(name: str, row: Row, num_classes: int, overrides: dict) -> dict[str, Any]:

@@ -120,6 +120,10 @@ class NameMap:
         keys = [key for rule in self._rules for key in rule.keys(path)]
         return keys[0] if len(keys) == 1 else None
 
+    def knows(self, key: str) -> bool:
+        """Says whether any rule fits `key`."""
+        return any(rule.paths(key) for rule in self._rules)
+
     def drops(self, key: str) -> bool:
         """Says whether `key` is one that a rule drops."""
         return any(path is None for rule in self._rules for path in rule.paths(key))

@@ -1,446 +1,185 @@
-"""Reads the tensors of a `.pth` file without PyTorch, and runs nothing that the file names.
+"""Reads the files of `torch.save` without PyTorch, and runs nothing that they name.
 
 Since version 1.6 such a file is a zip archive: a pickle that says which tensors there are, and one
-member of raw bytes per storage. The pickle is walked here opcode by opcode. Only plain containers
-and tensors are built; any other object that it describes becomes an inert `Unread` that knows its
-name, which does no harm in the parts that are not kept and is an error in the part that is. Tensors
-are views of the mapped file, so nothing is allocated on the word of the file.
+member of raw bytes per storage. Before, from 0.1.10 on, it is a row of pickles with the raw bytes
+of the storages behind them. Either way tensors are views of the mapped file.
 """
 
-import dataclasses
 import itertools
-import math
-import mmap
-import os
-import pickletools
 import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from converters import pickles
+from converters.mapped import Mapped
 from jaxvid.errors import JaxvidError
 
-# The names under which codebases keep the weights, in the order in which they are looked for.
-STATE_DICTS = ("state_dict", "model_state", "model")
-STORAGES = {
-    "torch.FloatStorage": np.float32,
-    "torch.DoubleStorage": np.float64,
-    "torch.HalfStorage": np.float16,
-    "torch.BFloat16Storage": ml_dtypes.bfloat16,
-    "torch.LongStorage": np.int64,
-    "torch.IntStorage": np.int32,
-    "torch.ShortStorage": np.int16,
-    "torch.CharStorage": np.int8,
-    "torch.ByteStorage": np.uint8,
-    "torch.BoolStorage": np.bool_,
-    "torch.ComplexFloatStorage": np.complex64,
-    "torch.ComplexDoubleStorage": np.complex128,
-    "torch.storage.UntypedStorage": np.uint8,
-}
-# Types younger than the storage classes: they lie in an untyped storage and are named beside it.
-DTYPES = {
-    "torch.uint16": np.uint16,
-    "torch.uint32": np.uint32,
-    "torch.uint64": np.uint64,
-    "torch.float8_e4m3fn": ml_dtypes.float8_e4m3fn,
-    "torch.float8_e5m2": ml_dtypes.float8_e5m2,
-}
-# The pickle of a large checkpoint has some hundred thousand opcodes; each costs about 100 bytes.
-MAX_OPCODES = 5_000_000
-MAX_PICKLE = 64 << 20
-MAX_DIMENSIONS = 32
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_CHUNK = 16 << 20
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads the state dict of a `.pth` file: key to read-only array, mapped and not yet in memory.
+def read_archive(file: Mapped, members: Mapping[str, zipfile.ZipInfo]) -> Any:
+    """Returns what a zip file of `torch.save` describes, with tensors not yet read."""
+    roots = [name[: -len("data.pkl")] for name in members if is_description(name)]
+    if len(roots) != 1:
+        raise file.damaged(f"{len(roots)} of its members are descriptions")
+    root = roots[0]
+    byteorder = "little"
+    if root + "byteorder" in members:
+        data = member_bytes(file, members[root + "byteorder"])
+        byteorder = bytes(data[:10]).decode("latin-1").strip()
+    if byteorder not in ("little", "big"):
+        raise file.damaged("its byte order is neither little nor big")
+    storages: dict[tuple[str, str], memoryview] = {}
 
-    The state dict is the dict under `state_dict`, `model_state` or `model`, or else the whole file.
-    Raises `JaxvidError` where the file is not of that format, is damaged, or holds anything but
-    tensors in that part; nothing that the file names is imported or called.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise JaxvidError(f"there is no file {path}: check --checkpoint")
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise JaxvidError(f"{path} is empty: download it again")
-            archive = _Archive(path, file)
-    except OSError as error:
-        raise JaxvidError(f"cannot read {path} ({error.strerror})") from error
-    return _state_dict(path, _Pickle(archive).load())
+    def load(kind: str, key: str, count: int) -> memoryview:
+        if (kind, key) not in storages:
+            member = members.get(f"{root}data/{key}")
+            if member is None:
+                raise file.damaged(f"it lacks {f'data/{key}'[:100]!r}")
+            data = member_bytes(file, member)
+            dtype = np.dtype(pickles.STORAGES[kind])
+            if count < 0 or count * dtype.itemsize > len(data):
+                raise file.damaged(f"{f'data/{key}'[:100]!r} is shorter than its tensors need")
+            storages[kind, key] = file.native(data[: count * dtype.itemsize], dtype, byteorder)
+        return storages[kind, key]
 
+    def storage(identity: tuple) -> pickles.Storage:
+        kind, key, _, count, *_ = identity
+        swapped = byteorder != sys.byteorder
+        return pickles.Storage(kind, swapped, lambda: load(kind, key, count))
 
-def _state_dict(path: Path, content: Any) -> dict[str, np.ndarray]:
-    if not isinstance(content, dict):
-        raise JaxvidError(f"{path} holds {_name(content)} where a dict of tensors should be")
-    where = next((key for key in STATE_DICTS if isinstance(content.get(key), dict)), None)
-    found = content if where is None else content[where]
-    place = str(path) if where is None else f"{where!r} of {path}"
-    if not found:
-        raise JaxvidError(f"{place} holds no tensors: it is not a checkpoint of a network")
-    bad = [(key, value) for key, value in found.items() if not isinstance(value, np.ndarray)]
-    bad += [(key, key) for key in found if not isinstance(key, str)]
-    if bad:
-        shown = ", ".join(f"{_name(key)} is {_name(value)}" for key, value in bad[:5])
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise JaxvidError(f"{place} should hold tensors only, but {shown}{more}")
-    return found
+    description = member_bytes(file, members[root + "data.pkl"])
+    return pickles.load(file, description, storage)[0]
 
 
-def _name(value: Any) -> str:
-    """Names a value for people; never looks inside, since a file may nest or repeat at will."""
-    if isinstance(value, str):
-        return repr(value[:100])
-    if isinstance(value, Unread):
-        return f"an object of {value.name[:200]!r}, which is not read"
-    return f"a {type(value).__name__}"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Unread:
-    """Something that the file describes and this reader does not build."""
-
-    name: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Named:
-    """A global that the pickle names: a name and no more, never looked up."""
-
-    name: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Storage:
-    memory: memoryview
-    dtype: np.dtype
-
-
-class _Archive:
-    """The members of the zip file, as views of the mapped file."""
-
-    def __init__(self, path: Path, file: BinaryIO):
-        self._path = path
-        self._memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        self.size = len(self._memory)
-        try:
-            # Only the table of contents is used: `zipfile` would copy what it extracts.
-            with zipfile.ZipFile(file) as archive:
-                members = sorted(archive.infolist(), key=lambda member: member.header_offset)
-        # A hostile table makes `zipfile` raise nearly anything.
-        except Exception as error:
-            raise self._not_an_archive() from error
-        for one, next_one in itertools.pairwise(members):
-            if one.header_offset + _LOCAL_HEADER.size + one.compress_size > next_one.header_offset:
-                raise self.damaged("its members overlap")
-        roots = [m.filename[: -len("data.pkl")] for m in members if _is_pickle(m.filename)]
-        if len(roots) != 1:
-            raise JaxvidError(f"{path} is a zip file, but not one that torch.save wrote")
-        self._root = roots[0]
-        self._members = {member.filename: member for member in members}
-        self._checked: dict[str, memoryview] = {}
-        order = "little"
-        if self._root + "byteorder" in self._members:
-            order = bytes(self.read("byteorder")[:10]).decode("latin-1").strip()
-        if order not in ("little", "big"):
-            raise self.damaged("its byte order is neither little nor big")
-        self.swapped = order != sys.byteorder
-
-    def read(self, name: str) -> memoryview:
-        """Returns the bytes of a member, checked against their sum."""
-        if name in self._checked:
-            return self._checked[name]
-        member = self._members.get(self._root + name)
-        if member is None:
-            raise self.damaged(f"it lacks {name[:100]!r}")
-        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-            raise JaxvidError(
-                f"{self._path} is compressed or encrypted inside, which torch.save never does: "
-                "unpack it and save it again"
-            )
-        start = member.header_offset
-        header = self._memory[start : start + _LOCAL_HEADER.size]
-        if len(header) < _LOCAL_HEADER.size or bytes(header[:4]) != b"PK\3\4":
-            raise self.damaged(f"{name[:100]!r} is not where its table says")
-        *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        start += _LOCAL_HEADER.size + name_length + extra_length
-        data = self._memory[start : start + member.file_size]
-        if len(data) != member.file_size:
-            raise self.damaged(f"{name[:100]!r} is cut off")
-        # PyTorch writes 0 where it was told not to compute sums.
-        if member.CRC and zlib.crc32(data) != member.CRC:
-            raise self.damaged(f"the sum of {name[:100]!r} is wrong")
-        self._checked[name] = data
-        return data
-
-    def damaged(self, reason: str) -> JaxvidError:
-        return JaxvidError(f"{self._path} is damaged ({reason}): download it again")
-
-    def _not_an_archive(self) -> JaxvidError:
-        head = bytes(self._memory[:4])
-        if head == b"PK\3\4":
-            return JaxvidError(f"{self._path} is cut off or damaged: download it again")
-        if head[:1] == b"\x80":
-            return JaxvidError(
-                f"{self._path} is in PyTorch's format from before 1.6: load it with PyTorch and "
-                "torch.save it again"
-            )
-        return JaxvidError(f"{self._path} is not a PyTorch checkpoint: it is no zip file")
-
-
-def _is_pickle(name: str) -> bool:
+def is_description(name: str) -> bool:
+    """Says whether a zip member is the pickle of a file that `torch.save` wrote."""
     return name.count("/") == 1 and name.endswith("/data.pkl")
 
 
-class _Pickle:
-    """A pickle machine without the opcodes' reach: it calls nothing and imports nothing."""
+def read_pickles(file: Mapped) -> Any:
+    """Returns what a plain pickle or PyTorch's format from before 1.6 describes."""
+    content, end = pickles.load(file, file.memory)
+    if content != MAGIC_NUMBER:
+        return content
+    head = []
+    for _ in range(2):
+        value, size = pickles.load(file, file.memory[end:])
+        head.append(value)
+        end += size
+    protocol, system = head
+    if protocol != PROTOCOL:
+        raise JaxvidError(f"{file.path} is in a format of PyTorch's that is not known here")
+    little = isinstance(system, dict) and system.get("little_endian", True) is not False
+    return _Legacy(file, end, "little" if little else "big").read()
 
-    def __init__(self, archive: _Archive):
-        self._archive = archive
-        self._data = archive.read("data.pkl")
-        if len(self._data) > MAX_PICKLE:
-            raise archive.damaged(f"its description is {len(self._data) >> 20} MiB long")
-        self._stack: list[Any] = []
-        self._marks: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
-        self._storages: dict[tuple[str, str], _Storage] = {}
-        self._builders = {
-            "collections.OrderedDict": self._ordered_dict,
-            "torch.Size": lambda sizes: tuple(sizes),
-            "torch._utils._rebuild_tensor": self._tensor,
-            "torch._utils._rebuild_tensor_v2": self._tensor,
-            "torch._utils._rebuild_tensor_v3": self._tensor_v3,
-            "torch._utils._rebuild_parameter": self._parameter,
-            "torch._utils._rebuild_parameter_with_state": self._parameter,
-        }
 
-    def load(self) -> Any:
-        """Returns what the pickle describes, with `Unread` for what is neither plain nor tensor."""
-        try:
-            for count, (opcode, argument) in enumerate(self._opcodes()):
-                if opcode == "STOP":
-                    return self._stack.pop()
-                if count > MAX_OPCODES:
-                    raise self._archive.damaged("it describes too many objects")
-                self._run(opcode, argument)
-        except JaxvidError:
-            raise
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise self._archive.damaged("its description makes no sense") from error
-        raise self._archive.damaged("its description is cut off")
+class _Legacy:
+    """The storages behind the pickles: a count and that many elements each, in a stated order."""
 
-    def _opcodes(self) -> Iterator[tuple[str, Any]]:
-        try:
-            for opcode, argument, _ in pickletools.genops(bytes(self._data)):
-                yield opcode.name, argument
-        except (ValueError, OverflowError, MemoryError) as error:
-            raise self._archive.damaged("its description is cut off or garbled") from error
+    def __init__(self, file: Mapped, start: int, byteorder: str):
+        self._file = file
+        self._start = start
+        self._byteorder = byteorder
+        self._kinds: dict[str, str] = {}
+        self._found: dict[str, memoryview] = {}
+        self._native: dict[str, memoryview] = {}
 
-    def _run(self, opcode: str, argument: Any) -> None:
-        stack = self._stack
-        match opcode:
-            case "PROTO" | "FRAME":
-                pass
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                stack.append(opcode == "NEWTRUE")
-            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4":
-                stack.append(argument)
-            case "FLOAT" | "BINFLOAT":
-                stack.append(argument)
-            case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
-                stack.append(argument)
-            case "STRING" | "BINSTRING" | "SHORT_BINSTRING":
-                stack.append(argument)
-            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
-                stack.append(argument)
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_SET":
-                stack.append(Unread("builtins.set"))
-            case "MARK":
-                self._marks.append(stack)
-                self._stack = []
-            case "POP":
-                stack.pop() if stack else self._to_mark()
-            case "POP_MARK":
-                self._to_mark()
-            case "DUP":
-                stack.append(stack[-1])
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode[-1])
-                if len(stack) < count:
-                    raise IndexError(opcode)
-                stack[-count:] = [tuple(stack[-count:])]
-            case "TUPLE":
-                items = tuple(self._to_mark())
-                self._stack.append(items)
-            case "LIST":
-                items = self._to_mark()
-                self._stack.append(items)
-            case "DICT":
-                items = self._to_mark()
-                self._stack.append({})
-                self._set_items(items)
-            case "FROZENSET":
-                self._to_mark()
-                self._stack.append(Unread("builtins.frozenset"))
-            case "APPEND":
-                item = stack.pop()
-                self._extend([item])
-            case "APPENDS":
-                self._extend(self._to_mark())
-            case "ADDITEMS":
-                self._to_mark()
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                self._set_items([key, value])
-            case "SETITEMS":
-                self._set_items(self._to_mark())
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = stack[-1]
-            case "MEMOIZE":
-                self._memo[len(self._memo)] = stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                stack.append(self._memo[argument])
-            case "GLOBAL":
-                stack.append(_Named(argument.replace(" ", ".", 1)))
-            case "STACK_GLOBAL":
-                name, module = stack.pop(), stack.pop()
-                if not (isinstance(name, str) and isinstance(module, str)):
-                    raise TypeError(opcode)
-                stack.append(_Named(f"{module}.{name}"))
-            case "REDUCE" | "NEWOBJ":
-                arguments, callee = stack.pop(), stack.pop()
-                stack.append(self._build(callee, arguments))
-            case "NEWOBJ_EX":
-                _, _, callee = stack.pop(), stack.pop(), stack.pop()
-                stack.append(_unread(callee))
-            case "INST":
-                self._to_mark()
-                self._stack.append(Unread(argument.replace(" ", ".", 1)))
-            case "OBJ":
-                callee, *_ = self._to_mark()
-                self._stack.append(_unread(callee))
-            case "BUILD":
-                # Attributes: those of an `OrderedDict` are version numbers that nothing here reads.
-                stack.pop()
-                if not isinstance(stack[-1], dict | Unread):
-                    raise TypeError(opcode)
-            case "BINPERSID":
-                stack.append(self._storage(stack.pop()))
-            case _:
-                raise self._archive.damaged(f"its description uses {opcode}, which is not safe")
+    def read(self) -> Any:
+        memory, end = self._file.memory, self._start
+        content, size = pickles.load(self._file, memory[end:], self._storage)
+        end += size
+        keys, size = pickles.load(self._file, memory[end:])
+        end += size
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise self._file.damaged("its list of storages makes no sense")
+        for key in keys:
+            if key not in self._kinds:
+                raise self._file.damaged(f"nothing describes its storage {key[:100]!r}")
+            itemsize = np.dtype(pickles.STORAGES[self._kinds[key]]).itemsize
+            count = int.from_bytes(memory[end : end + 8], self._byteorder, signed=True)
+            start, end = end + 8, end + 8 + count * itemsize
+            if count < 0 or end > self._file.size:
+                raise self._file.damaged(f"its storage {key[:100]!r} is cut off")
+            self._found[key] = memory[start:end]
+        return content
 
-    def _to_mark(self) -> list[Any]:
-        items, self._stack = self._stack, self._marks.pop()
-        return items
+    def _storage(self, identity: tuple) -> pickles.Storage:
+        kind, key, _, count, *view = identity
+        if self._kinds.setdefault(key, kind) != kind:
+            raise self._file.damaged(f"its storage {key[:100]!r} is of two types")
+        first = 0
+        if view and view[0] is not None:
+            _, first, count = view[0]
+        if not all(type(number) is int and number >= 0 for number in (first, count)):
+            raise self._file.damaged(f"its storage {key[:100]!r} makes no sense")
+        swapped = self._byteorder != sys.byteorder
+        return pickles.Storage(kind, swapped, lambda: self._load(kind, key, first, count))
 
-    def _extend(self, items: list[Any]) -> None:
-        if isinstance(self._stack[-1], list):
-            self._stack[-1].extend(items)
-        elif not isinstance(self._stack[-1], Unread):
-            raise TypeError("items for what is no list")
-
-    def _set_items(self, items: list[Any]) -> None:
-        target = self._stack[-1]
-        if isinstance(target, dict):
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                # Keys of other kinds could be made to take for ever to hash or compare.
-                simple = type(key) is str or (type(key) is int and abs(key) < 1 << 31)
-                target[key if simple else Unread(type(key).__name__)] = value
-        elif not isinstance(target, Unread):
-            raise TypeError("entries for what is no dict")
-
-    def _build(self, callee: Any, arguments: Any) -> Any:
-        """Stands in for a call: builds what this reader knows, names what it does not."""
-        builder = self._builders.get(callee.name) if isinstance(callee, _Named) else None
-        if builder is None or not isinstance(arguments, tuple):
-            return _unread(callee)
-        return builder(*arguments)
-
-    def _ordered_dict(self, pairs: Any = ()) -> dict:
-        if pairs:
-            raise self._archive.damaged("it fills an OrderedDict in a way that PyTorch never does")
-        return {}
-
-    def _storage(self, identity: Any) -> _Storage | Unread:
-        word, kind, key, _, count = identity[:5]
-        if word != "storage" or not isinstance(key, str) or type(count) is not int:
-            raise TypeError("not a storage")
-        if not isinstance(kind, _Named) or kind.name not in STORAGES:
-            return _unread(kind)
-        if (kind.name, key) not in self._storages:
-            memory = self._archive.read(f"data/{key}")
-            dtype = np.dtype(STORAGES[kind.name])
-            if count < 0 or count * dtype.itemsize > len(memory):
-                raise self._archive.damaged(f"'data/{key}' is shorter than its tensors need")
-            memory = self._native(memory[: count * dtype.itemsize], dtype)
-            self._storages[kind.name, key] = _Storage(memory, dtype)
-        return self._storages[kind.name, key]
-
-    def _native(self, memory: memoryview, dtype: np.dtype) -> memoryview:
-        """Returns the bytes as this machine wants them, the same memory wherever it can be."""
-        if self._archive.swapped and dtype.itemsize > 1:
-            word = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
-            return memoryview(np.frombuffer(memory, f"u{word}").byteswap()).cast("B")
-        if dtype == np.bool_:
-            # Any byte but 0 means true to PyTorch; numpy must never see another than 0 and 1.
-            flags = np.frombuffer(memory, np.uint8)
-            if flags.max(initial=0) > 1:
-                return memoryview((flags != 0).view(np.uint8))
-        return memory
-
-    def _parameter(self, data: Any, *_: Any) -> Any:
+    def _load(self, kind: str, key: str, first: int, count: int) -> memoryview:
+        dtype = np.dtype(pickles.STORAGES[kind])
+        if key not in self._found:
+            raise self._file.damaged(f"it lacks the storage {key[:100]!r}")
+        if key not in self._native:
+            self._native[key] = self._file.native(self._found[key], dtype, self._byteorder)
+        data = self._native[key][first * dtype.itemsize : (first + count) * dtype.itemsize]
+        if len(data) != count * dtype.itemsize:
+            raise self._file.damaged(f"its storage {key[:100]!r} is shorter than its tensors need")
         return data
 
-    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Any:
-        if isinstance(storage, Unread):
-            return storage
-        return self._view(storage.memory, storage.dtype, offset, shape, strides)
 
-    def _tensor_v3(self, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
-        _, _, kind, *_ = rest
-        dtype = np.dtype(DTYPES.get(kind.name, np.void))
-        if isinstance(storage, Unread) or dtype == np.void:
-            return _unread(kind)
-        if self._archive.swapped and dtype.itemsize > 1:
-            return Unread(f"{kind.name} in the other byte order")
-        return self._view(storage.memory, dtype, offset, shape, strides)
-
-    def _view(
-        self, memory: memoryview, dtype: np.dtype, offset: Any, shape: Any, strides: Any
-    ) -> np.ndarray:
-        numbers = (offset, *shape, *strides)
-        sound = all(type(n) is int and 0 <= n < 1 << 48 for n in numbers)
-        if not sound or len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
-            raise self._archive.damaged("a tensor's shape makes no sense")
-        elements = math.prod(shape)
-        # A stride of 0 could claim any size; no real tensor is larger than the file it lies in.
-        if elements * dtype.itemsize > self._archive.size:
-            raise self._archive.damaged("a tensor claims to be larger than the file")
-        if elements == 0:
-            return np.zeros(shape, dtype)
-        steps = zip(shape, strides, strict=True)
-        last = offset + sum((size - 1) * stride for size, stride in steps)
-        if (last + 1) * dtype.itemsize > len(memory):
-            raise self._archive.damaged("a tensor reaches beyond its data")
-        strides = tuple(stride * dtype.itemsize for stride in strides)
-        return np.ndarray(shape, dtype, memory, offset * dtype.itemsize, strides)
+def table(file: Mapped) -> dict[str, zipfile.ZipInfo]:
+    """Returns the members of a zip file by name, none of which overlaps another."""
+    try:
+        # Only the table of contents is used: `zipfile` would copy what it extracts.
+        with zipfile.ZipFile(file.path) as archive:
+            members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+    # A hostile table makes `zipfile` raise nearly anything.
+    except Exception as error:
+        raise JaxvidError(f"{file.path} is cut off or damaged: download it again") from error
+    for one, next_one in itertools.pairwise(members):
+        if one.header_offset + _LOCAL_HEADER.size + one.compress_size > next_one.header_offset:
+            raise file.damaged("its members overlap")
+    return {member.filename: member for member in members}
 
 
-def _unread(callee: Any) -> Unread:
-    return Unread(callee.name if isinstance(callee, _Named | Unread) else type(callee).__name__)
+def member_bytes(file: Mapped, member: zipfile.ZipInfo) -> memoryview:
+    """Returns the bytes of a member that is stored as it is, checked against their sum."""
+    name = member.filename.partition("/")[2][:100] or member.filename[:100]
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+        raise JaxvidError(
+            f"{file.path} is compressed or encrypted inside, which torch.save never does: "
+            "unpack it and save it again"
+        )
+    data = raw_bytes(file, member)
+    if len(data) != member.file_size:
+        raise file.damaged(f"{name!r} is cut off")
+    # PyTorch writes 0 where it was told not to compute sums.
+    if member.CRC:
+        total = 0
+        for start in range(0, len(data), _CHUNK):
+            total = zlib.crc32(data[start : start + _CHUNK], total)
+            if len(data) > _CHUNK:
+                file.forget()
+        if total != member.CRC:
+            raise file.damaged(f"the sum of {name!r} is wrong")
+    return data
+
+
+def raw_bytes(file: Mapped, member: zipfile.ZipInfo) -> memoryview:
+    """Returns the bytes of a member as they lie in the file, compressed where it is."""
+    start = member.header_offset
+    header = file.memory[start : start + _LOCAL_HEADER.size]
+    if len(header) < _LOCAL_HEADER.size or bytes(header[:4]) != b"PK\3\4":
+        raise file.damaged(f"{member.filename[:100]!r} is not where its table says")
+    *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    start += _LOCAL_HEADER.size + name_length + extra_length
+    return file.memory[start : start + member.compress_size]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.torch_file import DTYPES, STORAGES
+from converters.pickles import DTYPES, STORAGES
 from jaxvid.errors import JaxvidError
 
 _ROOT = "checkpoint"

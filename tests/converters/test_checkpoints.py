@@ -11,7 +11,7 @@ import pytest
 
 import converters
 from converters import __main__ as cli
-from converters import checkpoints, torch_file, torch_write
+from converters import checkpoints, files, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.errors import JaxvidError
 
@@ -163,7 +163,7 @@ def test_the_command_line_goes_both_ways(tmp_path, capsys):
 
     back = ("--to=torch", f"--checkpoint={tmp_path / 'a'}", f"--out={tmp_path / 'b.pth'}")
     run(*back)
-    read = torch_file.read(tmp_path / "b.pth")
+    read = files.read(tmp_path / "b.pth")
     assert read.keys() == tensors.keys()
     assert all(read[key].tobytes() == array.tobytes() for key, array in tensors.items())
     with pytest.raises(JaxvidError, match="exists already"):
@@ -178,7 +178,7 @@ def test_a_training_run_goes_to_torch(tmp_path):
     run_folder = checkpoint.Checkpoints(tmp_path / "checkpoints")
     run_folder.save(5, state, {"row": NAME, "classes": ["a", "b"]}, metric=0.5)
     run("--to=torch", f"--checkpoint={tmp_path}", f"--out={tmp_path / 'b.pth'}")
-    assert equal(converters.convert(NAME, torch_file.read(tmp_path / "b.pth")), variables)
+    assert equal(converters.convert(NAME, files.read(tmp_path / "b.pth")), variables)
 
 
 def test_classes_come_from_a_file(tmp_path):

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from converters import torch_file
+from converters import files, pickles
 from jaxvid.errors import JaxvidError
 from tests.converters.pth import ORDERED_DICT, REBUILD, Call, File, Named, Storage, dump
 
@@ -39,7 +39,7 @@ def good(path, **options):
 @pytest.mark.parametrize("byteorder", ["little", None])
 def test_tensors_return_in_order_under_every_pickle_protocol(tmp_path, protocol, byteorder):
     arrays = good(tmp_path / "a.pth", protocol=protocol, byteorder=byteorder)
-    read = torch_file.read(tmp_path / "a.pth")
+    read = files.read(tmp_path / "a.pth")
     assert list(read) == list(arrays)
     assert all(same(read[key], array) for key, array in arrays.items())
 
@@ -55,7 +55,7 @@ def test_types_and_byte_orders(tmp_path, dtype, byteorder):
         words = np.frombuffer(file.storages["0"], f"u{dtype.itemsize}")
         file.storages["0"] = words.byteswap().tobytes()
     file.write(tmp_path / "a.pth", content, byteorder=byteorder)
-    assert same(torch_file.read(tmp_path / "a.pth")["a"], array)
+    assert same(files.read(tmp_path / "a.pth")["a"], array)
 
 
 def test_views_of_shared_storages(tmp_path):
@@ -71,7 +71,7 @@ def test_views_of_shared_storages(tmp_path):
         "none": file.view(storage, 0, (0, 3), (3, 1)),
     }
     file.write(tmp_path / "a.pth", content)
-    read = torch_file.read(tmp_path / "a.pth")
+    read = files.read(tmp_path / "a.pth")
     assert same(read["whole"], base)
     assert same(read["transposed"], base.T.copy())
     assert same(read["slice"], base[1:4:2, 2:6:3].copy())
@@ -87,7 +87,7 @@ def test_any_nonzero_byte_is_true(tmp_path):
     file = File()
     storage = file.storage(np.array([0, 1, 2, 255], np.uint8), "BoolStorage")
     file.write(tmp_path / "a.pth", {"a": file.view(storage, 0, (4,), (1,))})
-    read = torch_file.read(tmp_path / "a.pth")["a"]
+    read = files.read(tmp_path / "a.pth")["a"]
     assert same(read, np.array([False, True, True, True]))
 
 
@@ -98,7 +98,7 @@ def test_the_state_dict_is_found_and_other_objects_are_left_unread(tmp_path, key
     strange = Call(Named("mmengine.config", "Config"), ({"x": 1},), {"_cfg": [1, 2]})
     content = tensors if key is None else {key: tensors, "meta": {"cfg": strange}, "epoch": 9}
     file.write(tmp_path / "a.pth", content)
-    assert list(torch_file.read(tmp_path / "a.pth")) == ["a"]
+    assert list(files.read(tmp_path / "a.pth")) == ["a"]
 
 
 def test_parameters_and_ordered_dicts_are_what_they_hold(tmp_path):
@@ -106,12 +106,12 @@ def test_parameters_and_ordered_dicts_are_what_they_hold(tmp_path):
     tensor = file.tensor(np.ones(3, np.float32))
     parameter = Call(Named("torch._utils", "_rebuild_parameter"), (tensor, True, ORDERED_DICT))
     file.write(tmp_path / "a.pth", {"a": parameter})
-    assert same(torch_file.read(tmp_path / "a.pth")["a"], np.ones(3, np.float32))
+    assert same(files.read(tmp_path / "a.pth")["a"], np.ones(3, np.float32))
 
 
 def raises(path, match):
     with pytest.raises(JaxvidError) as error:
-        torch_file.read(path)
+        files.read(path)
     message = str(error.value)
     assert str(path) in message
     assert re.search(match, message.replace(str(path), ""))
@@ -153,7 +153,7 @@ def test_nothing_that_a_file_names_is_called(tmp_path, monkeypatch, module, name
         "state": {"a": Call(REBUILD, tensor.arguments, evil)},
     }[where]
     file.write(tmp_path / "a.pth", content)
-    raises(tmp_path / "a.pth", "not read|makes no sense")
+    raises(tmp_path / "a.pth", f"call of '{re.escape(module)}.*not made|not read|makes no sense")
     assert not witness.exists()
 
 
@@ -214,7 +214,7 @@ def test_bombs_and_nonsense_are_cheap_errors(tmp_path, pickled):
 
 
 def test_more_objects_than_any_checkpoint_has_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch_file, "MAX_OPCODES", 1000)
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 1000)
     File().write(tmp_path / "a.pth", None, pickled=b"\x80\x02" + b"N" * 2000 + b".")
     raises(tmp_path / "a.pth", "too many objects")
 
@@ -256,12 +256,12 @@ def test_what_is_not_such_a_file_is_said(tmp_path):
     path.write_bytes(b"")
     raises(path, "is empty")
     path.write_bytes(b"hello")
-    raises(path, "is not a PyTorch checkpoint")
+    raises(path, "is not a checkpoint of a format")
     path.write_bytes(pickle.dumps({"a": 1}))
-    raises(path, "from before 1.6")
+    raises(path, "'a' is a int")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/readme.txt", "x")
-    raises(path, "not one that torch.save wrote")
+    raises(path, "neither of torch.save nor of numpy")
     good(path, compression=zipfile.ZIP_DEFLATED)
     raises(path, "compressed")
     File().write(path, {"state_dict": {}})
@@ -277,7 +277,7 @@ def test_every_cut_is_noticed(tmp_path):
     whole = (tmp_path / "a.pth").read_bytes()
     for size in range(1, len(whole), 37):
         (tmp_path / "b.pth").write_bytes(whole[:size])
-        raises(tmp_path / "b.pth", "download it again|no zip file")
+        raises(tmp_path / "b.pth", "download it again|not a checkpoint of a format")
 
 
 def test_a_flipped_bit_in_a_tensor_is_noticed(tmp_path):
@@ -324,7 +324,7 @@ def test_mutated_files_give_tensors_or_one_sentence(tmp_path):
         else:
             file.write(tmp_path / "b.pth", None, pickled=bytes(data))
         try:
-            torch_file.read(tmp_path / "b.pth")
+            files.read(tmp_path / "b.pth")
         except JaxvidError:
             refused += 1
     assert refused > number / 2

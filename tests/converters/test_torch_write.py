@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from converters import torch_file, torch_write
+from converters import files, pickles, torch_write
 from jaxvid.errors import JaxvidError
 
 # What torch.load(weights_only=True) of PyTorch 2.13 was seen to accept.
@@ -30,7 +30,7 @@ def tensors():
         "none": np.zeros((3, 0, 2), np.float32),
         "swapped": wide.astype(">f4"),
     }
-    for dtype in (*torch_file.STORAGES.values(), *torch_file.DTYPES.values()):
+    for dtype in (*pickles.STORAGES.values(), *pickles.DTYPES.values()):
         made[np.dtype(dtype).name] = np.array([0, 1, 1], dtype)
     return made
 
@@ -38,7 +38,7 @@ def tensors():
 def test_every_type_and_shape_returns_bit_for_bit(tmp_path):
     wanted = tensors()
     torch_write.write(tmp_path / "a.pth", wanted, {})
-    read = torch_file.read(tmp_path / "a.pth")
+    read = files.read(tmp_path / "a.pth")
     assert list(read) == list(wanted)
     for key, array in wanted.items():
         assert read[key].dtype == array.dtype.newbyteorder("="), key
@@ -55,7 +55,7 @@ def test_only_opcodes_and_names_that_pytorch_takes_as_weights(tmp_path):
     names = {argument for opcode, argument, _ in used if opcode.name == "GLOBAL"}
     known = {"collections OrderedDict"}
     known |= {f"torch._utils _rebuild_tensor_v{n}" for n in (2, 3)}
-    known |= {" ".join(n.rsplit(".", 1)) for n in (*torch_file.STORAGES, *torch_file.DTYPES)}
+    known |= {" ".join(n.rsplit(".", 1)) for n in (*pickles.STORAGES, *pickles.DTYPES)}
     assert names <= known
 
 
@@ -90,10 +90,10 @@ def test_a_file_is_replaced_only_on_request_and_only_when_whole(tmp_path, monkey
         patch.setattr(torch_write, "_bytes", full)
         with pytest.raises(JaxvidError, match="No space left on device"):
             torch_write.write(path, {"a": np.ones(2)}, {}, overwrite=True)
-    assert torch_file.read(path)["a"].tolist() == [0, 0]
+    assert files.read(path)["a"].tolist() == [0, 0]
     assert [entry.name for entry in path.parent.iterdir()] == ["a.pth"]
     torch_write.write(path, {"a": np.ones(2)}, {}, overwrite=True)
-    assert torch_file.read(path)["a"].tolist() == [1, 1]
+    assert files.read(path)["a"].tolist() == [1, 1]
 
 
 def test_what_pytorch_has_no_type_for_is_refused(tmp_path):
