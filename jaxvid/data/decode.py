@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -40,10 +41,15 @@ class Info:
 class Video:
     """An open video file: `frames()` decodes it once, then `info()` says what it was.
 
-    With `short_side` larger frames are shrunk to that shorter side, never enlarged.
+    With `short_side` larger frames are shrunk to that shorter side, never enlarged. `live` takes a
+    stream that may have no end in place of a file: `-` for a video on standard input, or a camera
+    of Video4Linux by number (`0`) or device (`/dev/video0`). `time` is when the last frame that
+    came out is shown, in seconds of the file's own clock, or None where the file does not say.
     """
 
-    def __init__(self, path: str | os.PathLike, short_side: int | None = None):
+    def __init__(
+        self, path: str | os.PathLike, short_side: int | None = None, *, live: bool = False
+    ):
         try:
             import av
         except ImportError:
@@ -54,20 +60,12 @@ class Video:
         self._short_side = short_side
         self._size: tuple[int, int] | None = None  # height, width before turning upright
         self._upright = (0, 0)
-        self._times: list[float] = []
+        self.time: float | None = None
+        self._live = live
+        self._span = (math.inf, -math.inf)
+        self._timed = 0
         self._count = self._packets = self._damaged = 0
-        if not os.path.isfile(self._path):
-            raise JaxvidError(f"{self._path} is not a file")
-        if not os.path.getsize(self._path):
-            raise JaxvidError(f"{self._path} is empty")
-        try:
-            # An absolute path cannot be taken for a protocol, as `a:b.mp4` is.
-            self._container = av.open(os.path.abspath(self._path), metadata_errors="replace")
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise JaxvidError(
-                f"{self._path} cannot be opened as a video: {_reason(error)}; it is truncated, "
-                "damaged, or not a video"
-            ) from None
+        self._container = _open_live(av, self._path) if live else _open_file(av, self._path)
         streams = [
             stream
             for stream in self._container.streams.video
@@ -132,7 +130,7 @@ class Video:
         self._check_whole()
 
     def info(self) -> Info:
-        """Says what the video was; all frames must have been decoded."""
+        """Says what the video was, as far as it has been decoded."""
         return Info(
             num_frames=self._count,
             fps=self._rate(),
@@ -163,11 +161,15 @@ class Video:
                 continue
             for frame in frames:
                 self._damaged += bool(frame.is_corrupt)
+                self.time = frame.time
                 if frame.time is not None:
-                    self._times.append(frame.time)
+                    self._timed += 1
+                    self._span = min(self._span[0], frame.time), max(self._span[1], frame.time)
                 yield frame
 
     def _check_whole(self) -> None:
+        if self._live:
+            return
         expected = self._stream.frames  # 0 where the container does not say
         missing = max(0, expected - self._packets)
         if missing > _TOLERATED * expected:
@@ -176,19 +178,52 @@ class Video:
             )
         self._damaged += missing
         promised = _seconds(self._stream.metadata.get("DURATION", ""))  # Matroska
-        if promised and self._times and max(self._times) < (1 - _TOLERATED) * promised - 0.5:
+        last = self._span[1]
+        if promised and self._timed and last < (1 - _TOLERATED) * promised - 0.5:
             raise JaxvidError(
-                f"{self._path} is truncated: {max(self._times):.2f} s of {promised:.2f} s are there"
+                f"{self._path} is truncated: {last:.2f} s of {promised:.2f} s are there"
             )
 
     def _rate(self) -> float:
         average = self._stream.average_rate
         stated = float(average) if average else math.nan
-        span = max(self._times) - min(self._times) if len(self._times) == self._count > 1 else 0.0
+        span = self._span[1] - self._span[0] if self._timed == self._count > 1 else 0.0
         if span <= 0:
             return stated
         measured = (self._count - 1) / span
         return stated if abs(stated / measured - 1) < _RATE_ERROR else measured
+
+
+def _open_file(av: Any, path: str) -> Any:
+    if not os.path.isfile(path):
+        raise JaxvidError(f"{path} is not a file")
+    if not os.path.getsize(path):
+        raise JaxvidError(f"{path} is empty")
+    try:
+        # An absolute path cannot be taken for a protocol, as `a:b.mp4` is.
+        return av.open(os.path.abspath(path), metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise JaxvidError(
+            f"{path} cannot be opened as a video: {_reason(error)}; it is truncated, damaged, or "
+            "not a video"
+        ) from None
+
+
+def _open_live(av: Any, path: str) -> Any:
+    device = f"/dev/video{path}" if path.isdecimal() else path
+    try:
+        if path == "-":
+            return av.open("pipe:0", metadata_errors="replace")
+        return av.open(device, format="v4l2", metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if path == "-":
+            message = f"standard input is no video stream: {_reason(error)}"
+        else:
+            message = (
+                f"the camera {device} cannot be opened: {_reason(error)}; cameras are read by "
+                "Video4Linux, elsewhere pipe one in with --video=-"
+            )
+        raise JaxvidError(message) from None
 
 
 def probe(path: str | os.PathLike) -> Info:
