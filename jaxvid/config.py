@@ -91,19 +91,30 @@ def from_row(
         "sampling": dataclasses.asdict(row.train),
         "crop": row.train_crop,
         "crop_mode": recipe.crop_mode,
+        "crop_scales": recipe.crop_scales,
+        "crop_scale_gap": recipe.crop_scale_gap,
+        "fixed_crops": recipe.fixed_crops,
         "area": (0.08, 1.0),
         "aspect": (3 / 4, 4 / 3),
         "flip": recipe.flip,
         "mirrored_labels": recipe.mirrored_labels,
         "color_jitter": (0.0, 0.0, 0.0, 0.0),
+        "rand_augment": recipe.rand_augment,
+        "random_erasing": recipe.random_erasing,
+        "repeats": recipe.repeated_augmentation,
         "mean": row.mean,
         "std": row.std,
+        "max_bad_records": 0,
         "workers": 0,
     }
     config.train = {
-        "batch_size": recipe.batch_size,
+        # Clips, of which each video gives `data.repeats`; recipes count videos.
+        "batch_size": recipe.batch_size * recipe.repeated_augmentation,
         "epochs": float(recipe.epochs),
         "label_smoothing": recipe.label_smoothing,
+        "mixup": recipe.mixup,
+        "cutmix": recipe.cutmix,
+        "mixup_switch_prob": 0.5,
         "log_steps": 20,
         "eval_epochs": 5.0,
         "checkpoint_steps": 1000,
@@ -148,17 +159,7 @@ def _lr_scales(recipe: Recipe) -> tuple[tuple[str, float], ...]:
     return tuple((pattern, scale) for pattern, scale in pairs if scale != 1)
 
 
-_UNAPPLIED = (
-    "layer_decay",
-    "crop_scales",
-    "crop_scale_gap",
-    "fixed_crops",
-    "mixup",
-    "cutmix",
-    "rand_augment",
-    "random_erasing",
-    "repeated_augmentation",
-)
+_UNAPPLIED = ("layer_decay",)
 
 
 def unapplied(name: str) -> list[str]:
@@ -206,14 +207,16 @@ def _fewer_frames(sampling):
 
 
 def local_run(config: ml_collections.ConfigDict) -> None:
-    """Settings of a run of minutes on a CPU: small batches, AdamW, few epochs, no flips.
+    """Settings of a run of minutes on a CPU: small batches, AdamW, few epochs, plain clips.
 
     The toy classes are directions of motion, which a flip would swap.
     """
     config.data.update({"flip": 0.0, "area": (0.6, 1.0)})
+    config.data.update({"rand_augment": "", "random_erasing": 0.0, "repeats": 1})
     config.train.update(
         {"batch_size": 16, "epochs": 20.0, "eval_epochs": 5.0, "checkpoint_steps": 100}
     )
+    config.train.update({"mixup": 0.0, "cutmix": 0.0})
     config.test.batch_size = 16
     config.optim.update(
         {

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 def normalize(
     video: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
-    """(video - mean) / std of uint8 video [..., C] by channel, computed in float32.
+    """(video - mean) / std by channel of video [..., C] with pixels of 0..255, in float32.
 
     `mean` and `std` repeat over C where it is a multiple of their length (stacked optical flow).
     """

@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from jaxvid import checkpoint, evaluate, losses, metrics, optim, sharding, zoo
+from jaxvid import checkpoint, evaluate, losses, metrics, mixing, optim, sharding, zoo
 from jaxvid import config as configs
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
@@ -74,7 +74,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
             f"config.model.num_classes={config.model.num_classes} but {config.data.dataset} has "
             f"{len(classes)} classes: leave it 0"
         )
-    per_epoch = pipeline.steps_per_epoch(len(train_split), config.train.batch_size)
+    per_epoch = pipeline.steps_per_epoch(
+        len(train_split), config.train.batch_size, config.data.repeats
+    )
     total_steps = max(round(config.train.epochs * per_epoch), 1)
     log(
         f"{config.data.dataset}: {len(train_split)} videos to train, {len(test_split)} to test, "
@@ -172,6 +174,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
                     "set config.optim.clip_norm; the last checkpoint is in "
                     f"{workdir / 'checkpoints'}"
                 )
+            if batches.bad:
+                values["bad_records"] = len(batches.bad)
             writer.write(step + 1, values)
             left = (end - step - 1) * config.train.batch_size / values["clips_per_second"]
             log(
@@ -181,6 +185,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
             )
             window = Window(step + 1)
     batches.close()
+    for reason in batches.bad.values():
+        log(f"bad record: {reason}")
     writer.close()
 
     # ---- the result
@@ -205,8 +211,9 @@ def make_update(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """One step of training: (state, video, labels, rng) -> (state, {loss, top1, grad_norm}).
 
-    `video` [B, T, H, W, C] is normalised, `labels` [B] are integers, `rng` drives dropout. All are
-    global arrays under `jit`, so means over the batch, BatchNorm's too, are global ones.
+    `video` [B, T, H, W, C] is normalised, `labels` are integers [B] or probabilities [B, classes],
+    `rng` drives dropout. All are global arrays under `jit`, so means over the batch, BatchNorm's
+    too, are global ones. `top1` of a blend of labels counts the stronger one only.
     """
 
     def update(state: TrainState, video: jax.Array, labels: jax.Array, rng: jax.Array):
@@ -221,12 +228,13 @@ def make_update(
             loss = losses.softmax_cross_entropy(logits, labels, label_smoothing)
             return loss, (logits, updated.get("batch_stats", {}))
 
+        strongest = labels if labels.ndim == 1 else labels.argmax(-1)
         (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         measured = {
             "loss": loss,
-            "top1": (logits.argmax(-1) == labels).mean(),
+            "top1": (logits.argmax(-1) == strongest).mean(),
             "grad_norm": optax.tree.norm(gradients),
         }
         return TrainState(state.step + 1, params, stats, opt_state), measured
@@ -241,10 +249,20 @@ def make_train_step(
     update = make_update(model, optimizer, config.train.label_smoothing)
     mean, std, seed = tuple(config.data.mean), tuple(config.data.std), config.seed
     dtype = jnp.dtype(config.model.dtype)
+    blend = mixing.Mixing(
+        config.train.mixup,
+        config.train.cutmix,
+        config.train.mixup_switch_prob,
+        config.data.repeats,
+    )
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        return update(state, normalize(batch["video"], mean, std, dtype), batch["label"], rng)
+        video, labels = batch["video"], batch["label"]
+        if blend:
+            key = jax.random.fold_in(rng, 1)
+            video, labels = mixing.mix(blend, key, video, labels, model.num_classes)
+        return update(state, normalize(video, mean, std, dtype), labels, rng)
 
     return jax.jit(step, donate_argnums=0)
 

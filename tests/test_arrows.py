@@ -22,6 +22,7 @@ TOOLS = {
     "jaxvid.checkpoint",
     "jaxvid.losses",
     "jaxvid.metrics",
+    "jaxvid.mixing",
     "jaxvid.optim",
     "jaxvid.sharding",
 }

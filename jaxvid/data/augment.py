@@ -8,11 +8,11 @@ import dataclasses
 
 import numpy as np
 
+from jaxvid.data import rand_augment
 from jaxvid.data.cpu_tf import tf
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import Protocol
 
-MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
 CROP_MODES = ("random_resized", "multi_scale", "whole", "center")
 
 
@@ -26,25 +26,42 @@ class Augmentation:
             `multi_scale` (one of a few sizes and places; TSN, 2016), `whole` (as
             `random_resized` on the picture squashed to a square, for tests on whole pictures) or
             `center` (the largest central square).
+        crop_scales: sides of `multi_scale` boxes, as fractions of the picture's short side.
+        crop_scale_gap: how many places of that list its height and width may lie apart.
+        fixed_crops: at how many places its boxes lie: 5, or 13 in steps of a quarter of the room.
         area: range of the box's area, as a fraction of the picture's.
         aspect: range of its width over its height; for `whole`, in shares of the picture's.
         flip: probability of mirroring left and right.
         color_jitter: how far brightness, contrast and saturation factors may lie from 1, and
             how far hue may turn, as a fraction of the circle.
+        rand_augment: `m<magnitude>-n<operations>` or nothing; works on the whole picture, before
+            the box is cut.
+        random_erasing: probability that a box of noise covers a part of the clip.
     """
 
     size: int = 224
     crop_mode: str = "random_resized"
+    crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    crop_scale_gap: int = 1
+    fixed_crops: int = 5
     area: tuple[float, float] = (0.08, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    rand_augment: str = ""
+    random_erasing: float = 0.0
 
     def __post_init__(self):
         if self.crop_mode not in CROP_MODES:
             raise JaxvidError(
                 f"crop_mode is {self.crop_mode!r}: choose one of {', '.join(CROP_MODES)}"
             )
+        if not self.crop_scales or not all(0 < scale <= 1 for scale in self.crop_scales):
+            raise JaxvidError(f"crop_scales is {self.crop_scales}: give fractions of the side")
+        if self.crop_scale_gap < 0:
+            raise JaxvidError(f"crop_scale_gap is {self.crop_scale_gap}: give a number from 0")
+        if self.fixed_crops not in (5, 13):
+            raise JaxvidError(f"fixed_crops is {self.fixed_crops}: give 5 or 13")
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise JaxvidError(f"area is {self.area}: give two rising fractions of the picture")
         if not 0 < self.aspect[0] <= self.aspect[1]:
@@ -57,6 +74,10 @@ class Augmentation:
                 f"color_jitter is {self.color_jitter}: give brightness, contrast and saturation"
                 " up to 1, then hue up to 0.5"
             )
+        if not 0 <= self.random_erasing <= 1:
+            raise JaxvidError(f"random_erasing is {self.random_erasing}: give a probability")
+        if self.rand_augment:
+            rand_augment.parse(self.rand_augment)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +86,18 @@ class Draw:
 
     `box` is (top, left, height, width) in pixels of the stored picture, `jitter` the brightness,
     contrast and saturation factors and the turn of hue, and `order` the order they are applied in.
+    `operations` are RandAugment's (kind, value). `erased` is a box like `box`, in pixels of the
+    square that comes out and empty where nothing is erased, and `noise` what its pixels follow
+    from.
     """
 
     box: tuple[int, int, int, int]
     flip: bool
     jitter: tuple[float, float, float, float]
     order: tuple[int, int, int, int]
+    operations: tuple[tuple[int, float], ...] = ()
+    erased: tuple[int, int, int, int] = (0, 0, 0, 0)
+    noise: tuple[int, int] = (0, 0)
 
 
 def draw(augmentation: Augmentation, height: int, width: int, rng: np.random.Generator) -> Draw:
@@ -80,7 +107,13 @@ def draw(augmentation: Augmentation, height: int, width: int, rng: np.random.Gen
     spread = np.asarray(augmentation.color_jitter)
     jitter = rng.uniform(-spread, spread) + (1.0, 1.0, 1.0, 0.0)
     order = rng.permutation(4)
-    return Draw(box, flip, tuple(jitter.tolist()), tuple(order.tolist()))
+    operations, erased, noise = (), (0, 0, 0, 0), (0, 0)
+    if augmentation.rand_augment:
+        operations = rand_augment.parse(augmentation.rand_augment).draw(rng)
+    if rng.random() < augmentation.random_erasing:
+        erased = _erased_box(augmentation.size, rng)
+        noise = tuple(rng.integers(2**31, size=2).tolist())
+    return Draw(box, flip, tuple(jitter.tolist()), tuple(order.tolist()), operations, erased, noise)
 
 
 def _random_resized(
@@ -121,12 +154,13 @@ def _whole(
 def _multi_scale(
     augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """A box whose sides are neighbouring scales of the short side, at one of 13 places."""
-    sizes = [max(1, int(min(height, width) * scale)) for scale in MULTI_SCALES]
-    pairs = [(h, w) for i, h in enumerate(sizes) for j, w in enumerate(sizes) if abs(i - j) <= 1]
+    """A box whose sides are near scales of the short side, at one of a few places."""
+    sizes = [max(1, int(min(height, width) * scale)) for scale in augmentation.crop_scales]
+    gap = augmentation.crop_scale_gap
+    pairs = [(h, w) for i, h in enumerate(sizes) for j, w in enumerate(sizes) if abs(i - j) <= gap]
     h, w = pairs[rng.integers(len(pairs))]
     down, right = (height - h) // 4, (width - w) // 4
-    y, x = _THIRTEEN[rng.integers(len(_THIRTEEN))]
+    y, x = _PLACES[rng.integers(augmentation.fixed_crops)]
     return y * down, x * right, h, w
 
 
@@ -144,12 +178,22 @@ _BOXES = {
     "center": _center,
 }
 
-# Corners, centre, middles of the sides, and centres of the quarters, in quarters of the room.
-_THIRTEEN = (
+# In quarters of the room: corners and centre, then middles of sides and centres of quarters.
+_PLACES = (
     *((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)),
     *((2, 0), (2, 4), (4, 2), (0, 2)),
     *((1, 1), (1, 3), (3, 1), (3, 3)),
 )
+
+
+def _erased_box(size: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A box of 2 % to a third of the square (Zhong et al., 2020), cut to fit into it."""
+    area = rng.uniform(0.02, 1 / 3) * size**2
+    aspect = np.exp(rng.uniform(*np.log((3 / 10, 10 / 3))))
+    height = min(max(round(np.sqrt(area / aspect)), 1), size)
+    width = min(max(round(np.sqrt(area * aspect)), 1), size)
+    top, left = rng.integers(size - height + 1), rng.integers(size - width + 1)
+    return int(top), int(left), height, width
 
 
 def finish(frames, flip, jitter, order, augmentation: Augmentation):
@@ -176,12 +220,7 @@ def finish(frames, flip, jitter, order, augmentation: Augmentation):
 def _recolor(pixels, jitter, order, hue: bool):
     """Applies the four colour changes to float32 `[T, H, W, 3]` of 0..255 in the drawn order."""
 
-    def blend(image, other, factor):
-        return tf.clip_by_value(factor * image + (1 - factor) * other, 0.0, 255.0)
-
-    def gray(image):
-        # Several times faster than a product and a sum over the three channels.
-        return 0.2989 * image[..., :1] + 0.587 * image[..., 1:2] + 0.114 * image[..., 2:]
+    blend, gray = rand_augment.blend, rand_augment.gray
 
     def turn_hue(image):
         return tf.image.adjust_hue(image / 255.0, jitter[3]) * 255.0 if hue else image
@@ -200,6 +239,33 @@ def _recolor(pixels, jitter, order, hue: bool):
             ],
         )
     return tf.clip_by_value(pixels, 0.0, 255.0)
+
+
+def erase(frames, box, noise):
+    """Covers the same box of all frames with uniform noise, another in each frame.
+
+    Args:
+        frames: uint8 `[T, H, W, 3]`.
+        box: int32 `[4]`, as in `Draw.erased`.
+        noise: int32 `[2]`, as in `Draw`.
+
+    Returns:
+        uint8 `[T, H, W, 3]`.
+    """
+    length, height, width, channels = tf.unstack(tf.shape(frames))
+    top, left, rows, columns = tf.unstack(box)
+
+    def cover():
+        pixels = tf.random.stateless_uniform(
+            [length, rows, columns, channels], noise, 0, 256, tf.int32, alg="philox"
+        )
+        bottom, right = height - top - rows, width - left - columns
+        rim = [[0, 0], [top, bottom], [left, right], [0, 0]]
+        noisy = tf.pad(tf.cast(pixels, tf.uint8), rim)
+        outside = tf.pad(tf.zeros([1, rows, columns, 1], tf.bool), rim, constant_values=True)
+        return tf.where(outside, frames, noisy)
+
+    return tf.cond(rows > 0, cover, lambda: frames)
 
 
 def check_protocol(protocol: Protocol) -> None:

@@ -1,10 +1,14 @@
 """Batches of uint8 clips, for training and for the published tests.
 
 The videos of training follow one another without end: all videos in an order drawn from (seed,
-0), all of them in an order drawn from (seed, 1), and so on. Example number n of this stream is in
-batch n // batch size, and everything random about it is drawn from (seed, n). So batches do not
-depend on how many processes share them, starting at any step costs nothing, and fewer videos than
-a batch holds just come round sooner.
+0), all of them in an order drawn from (seed, 1), and so on. Each gives `data.repeats` clips that
+follow one another: of the same frames, as in the published recipes, but changed each in its own
+way. Clip number n of this stream is in batch n // batch size, and everything random about it is
+drawn from (seed, n). So batches do not depend on how many processes share them, starting at any
+step costs nothing, and fewer videos than a batch holds just come round sooner.
+
+A clip that cannot be read or decoded is replaced by that of another video, which is drawn from
+(seed, n) too, until more than `data.max_bad_records` videos were met that are bad.
 
 Python plans an example (numpy, cheap) and fetches the JPEGs of the frames that it needs;
 TensorFlow decodes and changes pixels, in threads.
@@ -12,6 +16,7 @@ TensorFlow decodes and changes pixels, in threads.
 
 import functools
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,19 +25,24 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxvid.data import augment, sampling
+from jaxvid.data import augment, rand_augment, sampling
 from jaxvid.data.cpu_tf import tf
 from jaxvid.data.datasets import Source, Split
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import CROP_COUNTS, Protocol, Sampling
 
 _EPOCH_KEYS = 2**63
-"""Epochs draw from keys of their own, beside those of the example numbers."""
+"""Epochs draw from keys of their own, beside those of the clips' numbers."""
+_SPARE_KEYS = 2**62
+"""So do the videos that stand in for bad ones."""
 
 
-def steps_per_epoch(videos: int, batch_size: int) -> int:
-    """The number of whole batches in all videos once, at least 1."""
-    return max(videos // batch_size, 1)
+def steps_per_epoch(videos: int, batch_size: int, repeats: int = 1) -> int:
+    """The number of whole batches of clips in an epoch, at least 1.
+
+    An epoch has every video once, that is `repeats` clips of each.
+    """
+    return max(videos * repeats // batch_size, 1)
 
 
 def clip_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int, int]:
@@ -64,10 +74,15 @@ def make_augmentation(config: ml_collections.ConfigDict) -> augment.Augmentation
     return augment.Augmentation(
         size=data.crop,
         crop_mode=data.crop_mode,
+        crop_scales=tuple(data.crop_scales),
+        crop_scale_gap=data.crop_scale_gap,
+        fixed_crops=data.fixed_crops,
         area=tuple(data.area),
         aspect=tuple(data.aspect),
         flip=data.flip,
         color_jitter=tuple(data.color_jitter),
+        rand_augment=data.rand_augment,
+        random_erasing=data.random_erasing,
     )
 
 
@@ -90,9 +105,16 @@ def train_batches(
 
     Returns:
         An iterator of `video` uint8 `[B, T, H, W, C]`, `label` int32 `[B]` and `index` int64
-        `[B]`, the videos' numbers in the split; `close()` ends its threads.
+        `[B]`, the videos' numbers in the split; `close()` ends its threads, and `bad` says of
+        the videos that this process could not use why.
     """
     part = _Part(config.train.batch_size, process, processes, "train")
+    repeats = config.data.repeats
+    if repeats < 1 or part.batch % repeats:
+        raise JaxvidError(
+            f"config.train.batch_size is {part.batch} clips, but config.data.repeats is {repeats}:"
+            " take a multiple of it"
+        )
     clip = clip_shape(config)
     augmentation = make_augmentation(config)
     how = _train_sampling(config)
@@ -101,14 +123,24 @@ def train_batches(
     if seed < 0:
         raise JaxvidError(f"config.seed is {seed}: give a whole number from 0")
 
-    def load(position: int) -> tuple:
-        example = part.number(position)
-        video = epoch_order(seed, example // len(source), len(source))[example % len(source)]
-        rng = generator(seed, example)
+    def pick(position: int, attempt: int) -> int:
+        number = part.number(position) // repeats
+        if attempt:
+            spare = generator(seed, _SPARE_KEYS + number)
+            return int(spare.integers(len(source), size=attempt)[-1])
+        epoch, place = divmod(number, len(source))
+        return int(epoch_order(seed, epoch, len(source))[place])
+
+    def load(position: int, video: int) -> tuple:
+        number, repeat = divmod(part.number(position), repeats)
+        rng = generator(seed, number)
         views = sampling.sample_views(
             how, int(source.num_frames[video]), _fps(source, video), test=False, rng=rng
         )
+        if repeat:
+            rng = np.random.Generator(rng.bit_generator.jumped(repeat))
         drawn = augment.draw(augmentation, int(source.height[video]), int(source.width[video]), rng)
+        operations = np.array(drawn.operations, np.float32).reshape(-1, 2)
         label = int(source.label[video])
         return (
             *_fetch(source, video, views[0]),
@@ -116,6 +148,10 @@ def train_batches(
             np.array(drawn.flip),
             np.array(drawn.jitter, np.float32),
             np.array(drawn.order, np.int32),
+            operations[:, 0].astype(np.int32),
+            operations[:, 1],
+            np.array(drawn.erased, np.int32),
+            np.array(drawn.noise, np.int32),
             np.int32(mirrored.get(label, label) if drawn.flip else label),
             np.int64(video),
         )
@@ -127,20 +163,44 @@ def train_batches(
         tf.TensorSpec([], tf.bool),
         tf.TensorSpec([4], tf.float32),
         tf.TensorSpec([4], tf.int32),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.float32),
+        tf.TensorSpec([4], tf.int32),
+        tf.TensorSpec([2], tf.int32),
         tf.TensorSpec([], tf.int32),
         tf.TensorSpec([], tf.int64),
     )
 
-    def change(images, frames, box, flip, jitter, order, label, video):
-        # Equal to cropping afterwards, but at the rim of JPEGs with subsampled chroma.
-        pixels = _decode(lambda image: tf.image.decode_and_crop_jpeg(image, box, **_JPEG), images)
-        pixels = augment.finish(pixels, flip, jitter, order, augmentation)
-        pixels = tf.ensure_shape(tf.gather(pixels, frames), clip)
-        return {"video": pixels, "label": label, "index": video}
+    def change(
+        images, frames, box, flip, jitter, order, kinds, values, erased, noise, label, video
+    ):
+        if augmentation.rand_augment:
+            pixels = _decode(lambda image: tf.io.decode_jpeg(image, **_JPEG), images)
+            pixels = rand_augment.apply(pixels, kinds, values)
+            top, left, height, width = tf.unstack(box)
+            pixels = pixels[:, top : top + height, left : left + width]
+        else:
+            # Equal to cropping afterwards, but at the rim of JPEGs with subsampled chroma.
+            pixels = _decode(
+                lambda image: tf.image.decode_and_crop_jpeg(image, box, **_JPEG), images
+            )
+        pixels = tf.gather(augment.finish(pixels, flip, jitter, order, augmentation), frames)
+        if augmentation.random_erasing:
+            pixels = augment.erase(pixels, erased, noise)
+        return {"video": tf.ensure_shape(pixels, clip), "label": label, "index": video}
 
-    positions = tf.data.Dataset.range(start_step * part.size, np.iinfo(np.int64).max)
-    workers = config.data.workers
-    return _Batches(source, load, loaded, change, positions, part.size, workers, ahead=2)
+    return _Batches(
+        source,
+        pick,
+        load,
+        loaded,
+        change,
+        range(start_step * part.size, np.iinfo(np.int64).max),
+        part.size,
+        config.data.workers,
+        ahead=2,
+        max_bad=config.data.max_bad_records,
+    )
 
 
 def test_batches(
@@ -172,8 +232,7 @@ def test_batches(
             " batched: take another sampler, or predict video by video"
         )
 
-    def load(position: int) -> tuple:
-        video = part.number(position)
+    def load(position: int, video: int) -> tuple:
         views = _test_frames(protocol, int(source.num_frames[video]), _fps(source, video))
         return (
             *_fetch(source, video, views),
@@ -196,11 +255,19 @@ def test_batches(
         tf.TensorSpec([], tf.int64),
     )
     steps = -(-len(source) // part.batch)
-    mine = [i for i in range(steps * part.size) if part.number(i) < len(source)]
-    positions = tf.data.Dataset.from_tensor_slices(np.array(mine, np.int64))
-    # All views of a batch of videos are large: hold no more than the next one.
-    workers = config.data.workers
-    batches = _Batches(source, load, loaded, change, positions, part.size, workers, ahead=1)
+    batches = _Batches(
+        source,
+        lambda position, _: part.number(position),
+        load,
+        loaded,
+        change,
+        range(sum(part.number(i) < len(source) for i in range(steps * part.size))),
+        part.size,
+        config.data.workers,
+        # All views of a batch of videos are large: hold no more than the next one.
+        ahead=1,
+        max_bad=0,
+    )
     return _filled(batches, steps, part, shape)
 
 
@@ -265,7 +332,7 @@ def epoch_order(seed: int, epoch: int, videos: int) -> np.ndarray:
 
 
 def generator(seed: int, number: int) -> np.random.Generator:
-    """The random numbers of one example: the same wherever and whenever it is made."""
+    """The random numbers of one clip: the same wherever and whenever it is made."""
     # A list would be rounded to float64 as soon as a number needs 64 bits.
     return np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
 
@@ -328,41 +395,60 @@ class _Part:
 class _Batches:
     """Batches of examples that are planned in Python and made by TensorFlow.
 
-    `load` takes one of `positions` and returns arrays as `loaded` describes them, the last one the
-    video's number in `source`; `change` turns them into the example. Examples keep the order of
-    their positions; `ahead` batches are made before they are asked for.
+    `pick` takes one of `positions` and the number of videos that failed at it, and says whose turn
+    it is; `load` takes the position and this video and returns arrays as `loaded` describes them;
+    `change` turns them into the example. Examples keep the order of their positions; `ahead`
+    batches are made before they are asked for. Which attempt succeeds follows from the position
+    and the files alone, whatever was met before. `bad` holds, by video, why it could not be used;
+    once it has more than `max_bad` videos, that is an error.
     """
 
     def __init__(
         self,
         source: Source,
-        load: Callable[[int], tuple],
+        pick: Callable[[int, int], int],
+        load: Callable[[int, int], tuple],
         loaded: tuple,
         change: Callable[..., dict[str, Any]],
-        positions: Any,
+        positions: range,
         size: int,
         workers: int,
         ahead: int,
+        max_bad: int,
     ):
-        workers = workers or _usable_cores()
+        self.bad: dict[int, str] = {}
+        self._source, self._pick, self._load, self._change = source, pick, load, change
+        self._loaded, self._positions, self._size = loaded, positions, size
+        self._workers, self._ahead, self._max_bad = workers or _usable_cores(), ahead, max_bad
+        self._attempts: dict[int, int] = {}
+        self._running = []
+        # Threads that call Python while it shuts down would hang the process: this also runs then.
+        self._finalizer = weakref.finalize(self, self._running.clear)
+        self._start()
+
+    def _start(self) -> None:
+        """Makes batches from the first of the positions on."""
         options = tf.data.Options()
-        options.threading.private_threadpool_size = workers
+        options.threading.private_threadpool_size = self._workers
         options.threading.max_intra_op_parallelism = 1
+        # The threads must not hold this object: they end when nobody else holds it.
+        pick, load, loaded, change = self._pick, self._load, self._loaded, self._change
+        attempts = self._attempts
+
+        def plan(position):
+            return load(position, pick(position, attempts.get(int(position), 0)))
 
         @tf.autograph.experimental.do_not_convert
         def make(position):
-            arrays = tf.numpy_function(load, [position], [spec.dtype for spec in loaded])
+            arrays = tf.numpy_function(plan, [position], [spec.dtype for spec in loaded])
             for array, spec in zip(arrays, loaded, strict=True):
                 array.set_shape(spec.shape)
             return change(*arrays)
 
-        made = positions.map(make, num_parallel_calls=workers, deterministic=True)
-        made = made.batch(size).prefetch(ahead).with_options(options)
-        self._source, self._load, self._change = source, load, change
-        self._positions, self._size, self._done = positions, size, 0
-        self._running = [made.as_numpy_iterator()]
-        # Threads that call Python while it shuts down would hang the process: this also runs then.
-        self._finalizer = weakref.finalize(self, self._running.clear)
+        made = tf.data.Dataset.range(self._positions.start, self._positions.stop)
+        made = made.map(make, num_parallel_calls=self._workers, deterministic=True)
+        made = made.batch(self._size).prefetch(self._ahead).with_options(options)
+        self._running[:] = [made.as_numpy_iterator()]
 
     def __iter__(self) -> "_Batches":
         return self
@@ -372,26 +458,55 @@ class _Batches:
             raise StopIteration
         try:
             batch = next(self._running[0])
-        except tf.errors.OpError as error:
-            self._explain()
-            raise error
-        self._done += 1
+        except tf.errors.OpError:
+            if not self._replace_bad():
+                raise
+            self._start()
+            batch = next(self._running[0])
+        self._positions = self._positions[self._size :]
         return batch
 
     def close(self) -> None:
         """Ends the threads; there are no batches after this."""
         self._finalizer()
 
-    def _explain(self) -> None:
-        """Makes a batch that failed again, one by one: TensorFlow does not say which it was."""
-        failed = self._positions.skip(self._done * self._size).take(self._size)
-        for position in failed.as_numpy_iterator():
-            arrays = self._load(position)
-            try:
-                self._change(*arrays)
-            except tf.errors.OpError as error:
-                line = error.message.splitlines()[0]
-                raise JaxvidError(
-                    f"{self._source.name(int(arrays[-1]))} cannot be decoded ({line}): build the"
-                    " records again without it"
-                ) from None
+    def _replace_bad(self) -> bool:
+        """Finds what failed in the next batch and what to take instead; says if there was any.
+
+        Makes its examples again, one by one: TensorFlow does not say which it was.
+        """
+        self._attempts = {}
+        for position in self._positions[: self._size]:
+            attempt = 0
+            while self._failure(position, self._pick(position, attempt)):
+                attempt += 1
+                self._attempts[position] = attempt
+        return bool(self._attempts)
+
+    def _failure(self, position: int, video: int) -> str:
+        """Says why the example cannot be made of this video, and counts it; or nothing."""
+        try:
+            self._change(*self._load(position, video))
+            return ""
+        except JaxvidError as error:
+            reason = str(error)
+        except tf.errors.OpError as error:
+            line = error.message.splitlines()[0]
+            reason = (
+                f"{self._source.name(video)} cannot be decoded ({line}): build the records again"
+                " without it"
+            )
+        if video in self.bad:
+            return reason
+        self.bad[video] = reason
+        count, limit = len(self.bad), self._max_bad
+        if count > limit or count == len(self._source):
+            counted = f" ({count} bad videos; config.data.max_bad_records is {limit})"
+            raise JaxvidError(reason + counted if limit else reason)
+        print(
+            f"warning: {reason}; its clip is replaced by another video's ({count} bad videos of at"
+            f" most {limit})",
+            file=sys.stderr,
+            flush=True,
+        )
+        return reason

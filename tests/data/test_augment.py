@@ -90,14 +90,37 @@ def test_box_falls_back_to_the_central_square():
     assert augment.draw(how, 30, 50, np.random.default_rng(0)).box == (0, 10, 30, 30)
 
 
-def test_multi_scale_boxes_are_the_published_ones():
+def published_boxes(height, width, scales, gap, places):
+    """Every box of the multi-scale crop (Wang et al., 2016), counted out."""
+    sizes = [int(min(height, width) * scale) for scale in scales]
+    quarters = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    if places == 13:
+        quarters += [(2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
+    return {
+        (y * ((height - h) // 4), x * ((width - w) // 4), h, w)
+        for i, h in enumerate(sizes)
+        for j, w in enumerate(sizes)
+        if abs(i - j) <= gap
+        for y, x in quarters
+    }
+
+
+@pytest.mark.parametrize(
+    "scales, gap, places",
+    [
+        ((1.0, 0.875, 0.75, 0.66), 1, 13),
+        ((1.0, 0.875, 0.75, 0.66), 1, 5),
+        ((1.0, 0.8), 0, 5),
+        ((1.0, 0.5, 0.25), 2, 13),
+    ],
+)
+def test_multi_scale_boxes_are_the_published_ones(scales, gap, places):
     rng = np.random.default_rng(0)
-    how = Augmentation(crop_mode="multi_scale")
-    boxes = {augment.draw(how, 256, 340, rng).box for _ in range(5000)}
-    assert {box[2] for box in boxes} == {256, 224, 192, 168}
-    assert {box[2:] for box in boxes} >= {(256, 224), (224, 256)}
-    assert not {box[2:] for box in boxes} & {(256, 192), (168, 224)}
-    assert {box[1] for box in boxes if box[2:] == (256, 256)} == {0, 21, 42, 63, 84}
+    how = Augmentation(
+        crop_mode="multi_scale", crop_scales=scales, crop_scale_gap=gap, fixed_crops=places
+    )
+    boxes = {augment.draw(how, 256, 340, rng).box for _ in range(3000)}
+    assert boxes == published_boxes(256, 340, scales, gap, places)
 
 
 def test_draws_follow_the_generator():
@@ -155,6 +178,12 @@ def test_each_colour_change(which):
         ({"aspect": (0.0, 1.0)}, "aspect"),
         ({"flip": 1.5}, "flip"),
         ({"color_jitter": (0.4, 0.4, 0.4, 0.9)}, "color_jitter"),
+        ({"crop_scales": ()}, "crop_scales"),
+        ({"crop_scales": (1.0, 1.2)}, "crop_scales"),
+        ({"crop_scale_gap": -1}, "crop_scale_gap"),
+        ({"fixed_crops": 9}, "fixed_crops is 9: give 5 or 13"),
+        ({"random_erasing": 1.5}, "random_erasing"),
+        ({"rand_augment": "m7"}, "rand_augment is 'm7'.* such as m7-n4"),
     ],
 )
 def test_settings_that_make_no_sense(settings, words):

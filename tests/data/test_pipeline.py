@@ -80,11 +80,18 @@ def make_config(batch=4, seed=1, **data):
         "sampling": {"clip_len": 4, "frame_interval": 2},
         "crop": 24,
         "crop_mode": "random_resized",
+        "crop_scales": (1.0, 0.8),
+        "crop_scale_gap": 1,
+        "fixed_crops": 5,
         "area": (0.3, 1.0),
         "aspect": (3 / 4, 4 / 3),
         "flip": 0.5,
         "mirrored_labels": (),
         "color_jitter": (0.0, 0.0, 0.0, 0.0),
+        "rand_augment": "",
+        "random_erasing": 0.0,
+        "repeats": 1,
+        "max_bad_records": 0,
         "workers": 2,
     } | data
     config.train = {"batch_size": batch}
