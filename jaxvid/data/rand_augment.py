@@ -128,16 +128,18 @@ def _saturation(frames, factor):
 
 def _sharpness(frames, factor):
     """Blends with a 3 x 3 mean that counts the middle 5 times; the rim stays as it is."""
-    pixels = _float(frames)
-    middle = pixels[:, 1:-1, 1:-1]
-    rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
-    smooth = (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * middle) / 13
-    sharpened = blend(middle, smooth, factor)
-    sides = tf.concat([pixels[:, 1:-1, :1], sharpened, pixels[:, 1:-1, -1:]], 2)
-    whole = tf.concat([pixels[:, :1], sides, pixels[:, -1:]], 1)
-    # Pictures thinner than the mask are all rim.
-    fits = tf.reduce_min(tf.shape(frames)[1:3]) >= 3
-    return tf.cond(fits, lambda: _uint8(whole), lambda: frames)
+
+    def sharpen():
+        pixels = _float(frames)
+        middle = pixels[:, 1:-1, 1:-1]
+        rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
+        smooth = (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * middle) / 13
+        inner = _uint8(blend(middle, smooth, factor))
+        inner = tf.concat([frames[:, 1:-1, :1], inner, frames[:, 1:-1, -1:]], 2)
+        return tf.concat([frames[:, :1], inner, frames[:, -1:]], 1)
+
+    # A picture thinner than the mask is all rim.
+    return tf.cond(tf.reduce_min(tf.shape(frames)[1:3]) >= 3, sharpen, lambda: frames)
 
 
 def _autocontrast(frames, _):
@@ -191,11 +193,12 @@ def _rotate(frames, degrees):
 
 
 def _shear_x(frames, factor):
-    return _affine(frames, [1.0, factor, 0.0], [0.0, 1.0, 0.0])
+    # The upper rim stays in its place, half a pixel above the first row's middle.
+    return _affine(frames, [1.0, factor, factor / 2], [0.0, 1.0, 0.0])
 
 
 def _shear_y(frames, factor):
-    return _affine(frames, [1.0, 0.0, 0.0], [factor, 1.0, 0.0])
+    return _affine(frames, [1.0, 0.0, 0.0], [factor, 1.0, factor / 2])
 
 
 def _translate_x(frames, share):
