@@ -101,8 +101,10 @@ def forget(array: np.ndarray) -> None:
     base = array
     while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap):
-        _forget(base.obj)
+    if isinstance(base, memoryview):
+        base = base.obj
+    if isinstance(base, mmap.mmap):
+        _forget(base)
 
 
 def _forget(mapped: mmap.mmap) -> None:

@@ -149,6 +149,7 @@ class Array:
     shape: Any = ()
     columns_first: bool = False
     data: Any = b""
+    axes: Any = None
 
     def array(self) -> np.ndarray | Unread:
         """Returns the array, of which an `Unread` stays where its elements are no numbers."""
@@ -159,6 +160,7 @@ class Array:
         if isinstance(data, Text):
             self.file.count(len(data.data))
             data = data.encode()
+            self.file.forget()
         elif isinstance(data, str):
             data = memoryview(data.encode("latin-1"))
         if not isinstance(data, memoryview):
@@ -166,10 +168,11 @@ class Array:
         data = self.file.native(
             data[: len(data) // dtype.itemsize * dtype.itemsize], dtype, self.dtype.byteorder
         )
-        shape = tuple(self.shape)
+        shape = _sizes(self.shape)
         if self.columns_first:
             return self.file.array(data, dtype, shape[::-1]).T
-        return self.file.array(data, dtype, shape)
+        array = self.file.array(data, dtype, shape)
+        return array if self.axes is None else array.transpose(self.axes)
 
 
 def load(
@@ -458,8 +461,12 @@ class _Machine:
         self._cursor.count(len(text))
         return memoryview(text.encode("latin-1"))
 
-    def _from_buffer(self, data: Any, dtype: Any, shape: Any, order: Any) -> Array:
-        return Array(self._file, dtype, shape, order == "F", data)
+    def _from_buffer(
+        self, data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None
+    ) -> Array:
+        # Order K means that the axes are put in another order afterwards.
+        axes = axes if order == "K" else None
+        return Array(self._file, dtype, shape, order == "F", data, axes)
 
     def _storage(self, identity: Any) -> Storage | Unread | Named:
         word, kind, *rest = identity

@@ -167,8 +167,7 @@ def member_bytes(file: Mapped, member: zipfile.ZipInfo) -> memoryview:
         total = 0
         for start in range(0, len(data), _CHUNK):
             total = zlib.crc32(data[start : start + _CHUNK], total)
-            if len(data) > _CHUNK:
-                file.forget()
+            file.forget()
         if total != member.CRC:
             raise file.damaged(f"the sum of {name!r} is wrong")
     return data

@@ -192,8 +192,14 @@ def _write(folder: Path, tree: Any, record: dict) -> None:
             _remove_leftovers(folder, keep=old["arrays"] if old else None)
         _wait_for_all("prepared")
         if full:
-            with _quiet():
-                _orbax().save(folder / arrays, _nest(full))
+            ocp = _orbax()
+            context = ocp.Context()
+            # Weights hardly compress, and compressing holds all of them in memory once more. Nor
+            # is a copy wanted against changes meanwhile: this save returns when it is done.
+            context.array.saving.use_compression = False
+            context.memory.deepcopy_host_arrays = False
+            with context, _quiet():
+                ocp.save(folder / arrays, _nest(full))
         if _first_process():
             _flush(folder / arrays)
             _put(folder / RECORD, text)
