@@ -80,6 +80,122 @@ def strip(
     picture.save(path, format="PNG")
 
 
+_COLORS = ("#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#6b46c1", "#b7791f", "#0e7490", "#97266d")
+
+
+def timeline(
+    times: np.ndarray,
+    scores: np.ndarray,
+    classes: Sequence[str],
+    path: pathlib.Path,
+    title: str = "",
+    count: int = len(_COLORS),
+) -> None:
+    """Draws how the answers change over time to a PNG.
+
+    `times` [N, 2] are the windows' beginnings and ends in seconds, `scores` [N, classes] their
+    probabilities. Above is a band in the colour of each window's best class, below a curve for each
+    of the `count` classes that are highest somewhere; the others are grey in the band.
+    """
+    from matplotlib.figure import Figure
+
+    shown = np.argsort(-scores.max(0), kind="stable")[: min(count, len(_COLORS), len(classes))]
+    colors = dict(zip(shown.tolist(), _COLORS, strict=False))
+    # A window stands for the time up to the next one's beginning.
+    edges = np.append(times[:, 0], times[-1, 1])
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    band, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 9))
+    best = scores.argmax(1).tolist()
+    band.broken_barh(
+        list(zip(edges[:-1], np.diff(edges), strict=True)),
+        (0, 1),
+        facecolors=[colors.get(number, "#c8ccd0") for number in best],
+    )
+    band.set_yticks([])
+    band.set_title(_plain(title), fontsize=11, loc="left")
+    font = _font(13)
+    for number in shown.tolist():
+        label = _plain(_fitted(classes[number], 230, font))
+        # The last value is drawn to its end, as every other one is to the next.
+        curve = np.append(scores[:, number], scores[-1, number])
+        axes.step(edges, curve, where="post", color=colors[number], label=label, linewidth=1.8)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("probability")
+    axes.grid(alpha=0.25)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=110, format="png")
+
+
+_MOVIE_SIDE, _HEAT = 320, 0.6
+
+
+def heat_movie(
+    frames: np.ndarray, heat: np.ndarray, path: pathlib.Path, fps: float, caption: str = ""
+) -> None:
+    """Draws heat over frames to an endless GIF or an MP4, by what `path` ends in.
+
+    `frames` are uint8 [T, H, W, 3] and `heat` [T, H, W] is in 0..1: the hotter, the less of the
+    frame shows through. Small frames are enlarged; the caption stands below.
+    """
+    from PIL import Image, ImageDraw
+
+    count, height, width = heat.shape
+    scale = max(1.0, _MOVIE_SIDE / min(height, width))
+    # Even, as video codecs need it.
+    width, height = (2 * round(side * scale / 2) for side in (width, height))
+    font, pictures = _font(15), []
+    for frame, warmth in zip(frames, heat, strict=True):
+        cover = (_HEAT * np.clip(warmth, 0, 1))[..., None]
+        mixed = np.rint((1 - cover) * frame + cover * _thermal(warmth)).astype(np.uint8)
+        picture = Image.new("RGB", (width, height + (_ROW if caption else 0)), "white")
+        picture.paste(Image.fromarray(mixed).resize((width, height), Image.Resampling.BICUBIC))
+        if caption:
+            place = (_MARGIN, height + _ROW / 2)
+            text = _fitted(caption, width - 2 * _MARGIN, font)
+            ImageDraw.Draw(picture).text(place, text, _INK, font, anchor="lm")
+        pictures.append(picture)
+    if path.suffix.lower() == ".gif":
+        _write_gif(pictures, path, fps)
+    else:
+        _write_mp4(pictures, path, fps)
+
+
+def _write_gif(pictures: Sequence, path: pathlib.Path, fps: float) -> None:
+    # Browsers play what is faster than 50 a second slowly.
+    duration = max(20, round(1000 / fps))
+    pictures[0].save(
+        path, save_all=True, append_images=pictures[1:], duration=duration, loop=0, format="GIF"
+    )
+
+
+def _write_mp4(pictures: Sequence, path: pathlib.Path, fps: float) -> None:
+    from fractions import Fraction
+
+    import av
+
+    with av.open(str(path), "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height = pictures[0].size
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
+        for picture in pictures:
+            file.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        file.mux(stream.encode())
+
+
+def _thermal(heat: np.ndarray) -> np.ndarray:
+    """Colours float [..., 3] of heat [...] in 0..1: blue, green, yellow, red."""
+    import matplotlib
+
+    return 255 * matplotlib.colormaps["turbo"](np.clip(heat, 0, 1))[..., :3]
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
+
+
 def _font(size: int, bold: bool = False):
     # matplotlib brings a typeface that has far more than Latin letters; Pillow's own has not.
     import matplotlib

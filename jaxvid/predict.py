@@ -1,4 +1,4 @@
-"""Any video file or folder of videos to labels, through the preprocessing of the published test.
+"""Any video file, folder, camera or pipe to labels, by the preprocessing of the published test.
 
 python -m jaxvid.predict --checkpoint=runs/tsm --video=clip.mp4
 
@@ -11,26 +11,24 @@ In a notebook:
 
 import argparse
 import collections
-import dataclasses
+import contextlib
 import json
+import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-import flax
-import jax
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, draw, evaluate, zoo
-from jaxvid import config as configs
-from jaxvid.data import decode, pipeline
+from jaxvid import draw
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
+
+if TYPE_CHECKING:
+    from jaxvid.predictor import Prediction, Predictor
 
 # fmt: off
 EXTENSIONS = (
@@ -41,169 +39,18 @@ EXTENSIONS = (
 # fmt: on
 """What a video's name ends in, where a folder is searched."""
 
-VIEWS = ("protocol", "one")
-STORED_SHORT_SIDE = 320
-"""Larger videos are shrunk to it while decoding, as `jaxvid.data.build` does by default. Where the
-protocol asks for more, to that; where a checkpoint says what its records had, to that."""
-
-_CENTER_CROP = {"whole": 0, "center": 0, "three": 2, "ten": 8}
 _PICTURE_FRAMES = 8
 _PICTURE_ANSWERS = 10
+_LIVE_WINDOW, _LIVE_STRIDE = 3.0, 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What the network answered for one video.
+def __getattr__(name: str) -> Any:
+    """`Predictor` and what goes with it, loaded on first use, so that `--help` is quick."""
+    if name not in ("Prediction", "Predictor", "class_names", "make_config"):
+        raise AttributeError(f"module 'jaxvid.predict' has no attribute {name!r}")
+    from jaxvid import predictor
 
-    `scores` [classes] are probabilities. `view` uint8 [T, H, W, 3] are the pixels of the central
-    view as the network saw them, `numbers` [T] those frames' places in the video. `fps` is None
-    where the video does not tell it; `damaged` counts what of the file did not decode.
-    """
-
-    num_frames: int
-    fps: float | None
-    scores: np.ndarray
-    classes: tuple[str, ...]
-    view: np.ndarray
-    numbers: np.ndarray
-    damaged: int = 0
-
-    @property
-    def seconds(self) -> float | None:
-        """The video's duration, where its frame rate is known."""
-        return self.num_frames / self.fps if self.fps else None
-
-    def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """The `count` best classes with their probabilities, best first."""
-        best = np.argsort(-self.scores, kind="stable")[:count]
-        return [(self.classes[i], float(self.scores[i])) for i in best]
-
-
-class Predictor:
-    """A checkpoint ready to answer: the network, its test protocol and its class names.
-
-    `path` is a converted checkpoint's folder or a training run's; `model` names its row
-    where it does not say so itself. `views` is `protocol` (all views of the test) or `one` (its
-    central clip and crop: faster, a little less accurate).
-    """
-
-    def __init__(self, path: str | os.PathLike, model: str | None = None, views: str = "protocol"):
-        if views not in VIEWS:
-            raise JaxvidError(f"views={views!r} is unknown: take {' or '.join(VIEWS)}")
-        meta = checkpoint.load_meta(path)
-        self.config = make_config(meta, model, path)
-        if views == "one":
-            _keep_one_view(self.config)
-        self.protocol = pipeline.make_protocol(self.config)
-        self.classes = class_names(meta, self.config)
-        self._one = views == "one"
-        network = zoo.create_model(
-            self.config.model.name, len(self.classes), None, **self.config.model.overrides
-        )
-        variables = checkpoint.load(path)
-        _, clips = pipeline.plan_test(self.protocol, 1, None)
-        size = self.protocol.crop
-        _check_variables(network, variables, (clips.shape[1], size, size, 3), path)
-        self._variables = jax.device_put(variables)
-        default = max(STORED_SHORT_SIDE, self.protocol.short_side)
-        self._short_side = meta.get("short_side", default)
-        self._score = evaluate.make_scorer(network, self.config)
-
-    def scores(self, video: str | os.PathLike | np.ndarray, fps: float | None = None) -> np.ndarray:
-        """Probabilities float32 [classes] of a video; see `predict`."""
-        return self.predict(video, fps).scores
-
-    def predict(
-        self, video: str | os.PathLike | np.ndarray, fps: float | None = None
-    ) -> Prediction:
-        """Answers for a video file, or for all frames of a video: uint8 RGB [N, H, W, 3].
-
-        Of a file only the frames that the protocol samples are kept. `fps` is the rate of given
-        frames; only protocols with a target rate look at it.
-
-        Raises:
-          JaxvidError: the file cannot be read, or the array is not a video.
-        """
-        if isinstance(video, np.ndarray):
-            if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
-                raise JaxvidError(
-                    f"the frames are {video.dtype} {list(video.shape)}: give uint8 RGB [N, H, W, 3]"
-                )
-            total, damaged = len(video), 0
-        else:
-            info = decode.probe(video)
-            total, fps, damaged = info.num_frames, info.fps, info.damaged
-        fps = float(fps) if fps and fps > 0 else None
-        # Records keep the rate in single precision: rounded alike, both sample the same frames.
-        rate = float(np.float32(fps)) if fps else None
-        numbers, clips = pipeline.plan_test(self.protocol, total, rate)
-        if self._one:
-            numbers, clips = _middle_clip(numbers, clips)
-        if isinstance(video, np.ndarray):
-            frames = video[numbers]
-        else:
-            frames = decode.frames_at(video, numbers, self._short_side)
-        views = pipeline.make_views(frames, clips, self.protocol)
-        scores = np.asarray(self._score(self._variables, jnp.asarray(views[None])))[0]
-        middle = _middle(len(clips))
-        return Prediction(
-            num_frames=total,
-            fps=fps,
-            scores=scores,
-            classes=self.classes,
-            view=views[_CENTER_CROP[self.protocol.crops] * len(clips) + middle],
-            numbers=numbers[clips[middle]],
-            damaged=damaged,
-        )
-
-
-def make_config(
-    meta: dict[str, Any], model: str | None, path: str | os.PathLike
-) -> ml_collections.ConfigDict:
-    """The config of a checkpoint's network and test, from what it says of itself and its row.
-
-    Raises:
-      JaxvidError: `model` and the checkpoint contradict each other, neither names a row, or the
-        row takes other input than RGB frames.
-    """
-    said = meta.get("row") or meta.get("variant")
-    if not said and not model:
-        raise JaxvidError(f"{path} does not say of which model it is: add --model=NAME")
-    if said and model and model not in (said, meta.get("variant")):
-        row = zoo.starting_row(model)
-        if row.name != said:
-            raise JaxvidError(
-                f"--model={model} contradicts {path}, which is a checkpoint of {said}: leave "
-                "--model out, or give another --checkpoint"
-            )
-    name = said or model
-    row = zoo.starting_row(name)
-    if row.modality != "rgb":
-        raise JaxvidError(
-            f"{name} takes {row.modality}, not the RGB frames of a video file: take an RGB model"
-        )
-    config = configs.from_row(name)
-    if "overrides" in meta:
-        config.model.overrides = ml_collections.ConfigDict(meta["overrides"])
-    if "num_classes" in meta:
-        config.model.num_classes = meta["num_classes"]
-    for field in ("mean", "std"):
-        if field in meta:
-            config.data[field] = tuple(meta[field])
-    config.test.update(meta.get("test", {}))
-    return config
-
-
-def class_names(meta: dict[str, Any], config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """The names of a checkpoint's classes: its own, else its row's dataset's, else numbers."""
-    row = zoo.starting_row(config.model.name)
-    count = config.model.num_classes or row.num_classes
-    names = meta.get("classes")
-    if not names and row.dataset:
-        names = zoo.labels(row.dataset)
-    if not names or len(names) != count:
-        return tuple(f"class {i}" for i in range(count))
-    return tuple(names)
+    return getattr(predictor, name)
 
 
 def find_videos(path: str | os.PathLike) -> tuple[list[pathlib.Path], int]:
@@ -234,50 +81,9 @@ def find_videos(path: str | os.PathLike) -> tuple[list[pathlib.Path], int]:
     return sorted(videos), len(files) - len(videos)
 
 
-def _middle(clips: int) -> int:
-    return (clips - 1) // 2
-
-
-def _middle_clip(numbers: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reduces a test's plan to its middle clip."""
-    numbers, places = np.unique(numbers[clips[_middle(len(clips))]], return_inverse=True)
-    return numbers, places.reshape(1, -1)
-
-
-def _keep_one_view(config: ml_collections.ConfigDict) -> None:
-    """Takes the protocol's central crop, and of spread clips the middle one."""
-    if config.test.crops != "whole":
-        config.test.crops = "center"
-    sampling = config.test.sampling
-    sampling.twice_sample = False
-    if sampling.sampler == "uniform" or (sampling.sampler == "frames" and sampling.clip_len > 1):
-        sampling.num_clips = 1
-
-
-def _check_variables(
-    network: Any, variables: dict, clip_shape: tuple[int, ...], path: str | os.PathLike
-) -> None:
-    """Says in one sentence that a checkpoint is another network's."""
-    clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
-    expected = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip)
-    expected = flax.traverse_util.flatten_dict(expected, sep="/")
-    given = flax.traverse_util.flatten_dict(variables, sep="/")
-    problems = [f"{name} is missing" for name in expected if name not in given]
-    problems += [f"{name} is too many" for name in given if name not in expected]
-    problems += [
-        f"{name} is {list(given[name].shape)}, not {list(leaf.shape)}"
-        for name, leaf in expected.items()
-        if name in given and given[name].shape != leaf.shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise JaxvidError(
-            f"{path} is not a checkpoint of this network, convert it again or give its own "
-            f"--model: {'; '.join(problems[:5])}{more}"
-        )
-
-
-def _picture_paths(root: pathlib.Path, videos: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+def _picture_paths(
+    root: pathlib.Path, videos: Sequence[pathlib.Path], ending: str = ".png"
+) -> list[pathlib.Path]:
     """Where the videos' pictures go, relative to a folder: their own places below `root`.
 
     A picture is called as its video up to the ending, or with it where two would be the same.
@@ -286,28 +92,35 @@ def _picture_paths(root: pathlib.Path, videos: Sequence[pathlib.Path]) -> list[p
     inside = [video.relative_to(base) for video in videos]
     counts = collections.Counter(path.with_suffix("") for path in inside)
     return [
-        path.with_name((path.stem if counts[path.with_suffix("")] == 1 else path.name) + ".png")
+        path.with_name((path.stem if counts[path.with_suffix("")] == 1 else path.name) + ending)
         for path in inside
     ]
 
 
-def _write_picture(prediction: Prediction, name: str, top: int, path: pathlib.Path) -> None:
+def _write_picture(prediction: "Prediction", name: str, top: int, path: pathlib.Path) -> None:
     count = len(prediction.view)
     shown = np.unique(np.linspace(0, count - 1, min(count, _PICTURE_FRAMES)).round().astype(int))
     numbers = prediction.numbers[shown]
     fps = prediction.fps
     captions = [f"{n / fps:.2f} s" if fps else f"frame {n}" for n in numbers.tolist()]
     title = f"{name}: {_length(prediction)}"
+    with _writing(path):
+        draw.strip(prediction.view[shown], prediction.top(top), path, title, captions)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path, what: str = "picture", option: str = "--out") -> Iterator[None]:
+    """Makes the folder of a file that is written inside, and says what cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw.strip(prediction.view[shown], prediction.top(top), path, title, captions)
+        yield
     except OSError as error:
         raise JaxvidError(
-            f"cannot write the picture {path} ({error.strerror or error}): choose another --out"
+            f"cannot write the {what} {path} ({error.strerror or error}): choose another {option}"
         ) from None
 
 
-def _length(prediction: Prediction) -> str:
+def _length(prediction: "Prediction") -> str:
     text = f"{prediction.num_frames} frames"
     if prediction.fps:
         text += f", {prediction.fps:.4g} fps, {prediction.seconds:.1f} s"
@@ -317,7 +130,7 @@ def _length(prediction: Prediction) -> str:
 
 
 def _text(
-    path: pathlib.Path, prediction: Prediction, top: int, picture: pathlib.Path | None
+    path: pathlib.Path, prediction: "Prediction", top: int, files: dict[str, pathlib.Path]
 ) -> str:
     answers = prediction.top(top)
     width = max(len(label) for label, _ in answers)
@@ -325,30 +138,32 @@ def _text(
     for label, score in answers:
         bar = "#" * round(20 * score)
         lines.append(f"  {100 * score:5.1f} %  {label:<{width}}  {bar}".rstrip())
-    if picture:
-        lines.append(f"  picture: {picture}")
+    lines += [f"  {what}: {file}" for what, file in files.items()]
     return "\n".join(lines)
 
 
 def _json(
     path: pathlib.Path,
-    prediction: Prediction,
+    prediction: "Prediction",
     top: int,
-    picture: pathlib.Path | None,
+    files: dict[str, pathlib.Path],
     milliseconds: float,
 ) -> str:
-    answer: dict[str, Any] = {
+    answer = {
         "path": str(path),
         "frames": prediction.num_frames,
         "fps": prediction.fps,
         "duration": prediction.seconds,
         "damaged": prediction.damaged,
-        "answers": [{"label": label, "score": score} for label, score in prediction.top(top)],
+        "answers": _answers(prediction, top),
         "milliseconds": round(milliseconds, 1),
+        **{what: str(file) for what, file in files.items()},
     }
-    if picture:
-        answer["picture"] = str(picture)
     return json.dumps(answer, ensure_ascii=False)
+
+
+def _answers(prediction: "Prediction", top: int) -> list[dict[str, Any]]:
+    return [{"label": label, "score": score} for label, score in prediction.top(top)]
 
 
 def _refusal(path: pathlib.Path, error: JaxvidError, as_json: bool) -> str:
@@ -370,13 +185,17 @@ def _parser() -> argparse.ArgumentParser:
         help="a converted checkpoint's folder, or the workdir of a training run (its best one)",
     )
     parser.add_argument(
-        "--video", required=True, metavar="PATH", help="a video file, or a folder to search"
+        "--video",
+        required=True,
+        metavar="PATH",
+        help="a video file, a folder to search, a camera (0, 1, /dev/video0), or - for a video "
+        "stream on standard input",
     )
     parser.add_argument("--model", metavar="NAME", help="the row, if the checkpoint does not say")
     parser.add_argument("--top", type=int, default=5, help="how many answers (default 5)")
     parser.add_argument(
         "--views",
-        choices=VIEWS,
+        choices=("protocol", "one"),
         default="protocol",
         help="all views of the published test, or only its central one (default protocol)",
     )
@@ -392,54 +211,240 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", metavar="DIR", help="folder of pictures, one a video (default predictions)"
     )
+    parser.add_argument(
+        "--window",
+        type=_seconds,
+        metavar="SECONDS",
+        help="answer for each window of so many seconds, not for the whole video (camera and "
+        f"stream: default {_LIVE_WINDOW:g})",
+    )
+    parser.add_argument(
+        "--stride",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"from window to window (default --window; camera and stream: {_LIVE_STRIDE:g})",
+    )
+    parser.add_argument(
+        "--features",
+        metavar="NAME[,NAME][:full]",
+        help="write these intermediates, such as stage4, to one .npz a video in place of answers: "
+        "means over all views and positions, or with :full all of them",
+    )
+    parser.add_argument(
+        "--explain",
+        metavar="FILE.gif|.mp4",
+        help="where a single video's best class was seen, as heat over the frames (Grad-CAM)",
+    )
     return parser
 
 
-def _pictures(args: argparse.Namespace, videos: list[pathlib.Path]) -> list[pathlib.Path | None]:
-    """Where each video's picture goes, or None for no pictures."""
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds above 0")
+    return value
+
+
+def _is_live(video: str) -> bool:
+    """Whether `--video` is a camera or standard input, not a file."""
+    camera = video.isdecimal() or video.startswith("/dev/video")
+    return video == "-" or (camera and not os.path.isfile(video))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuses flags that do not go together."""
+    if args.top < 1:
+        raise JaxvidError(f"--top={args.top} must be 1 or more")
+    if args.stride and not (args.window or _is_live(args.video)):
+        raise JaxvidError("--stride is from window to window: add --window=SECONDS")
+    if args.picture and not args.picture.lower().endswith(".png"):
+        raise JaxvidError(f"--picture={args.picture} must end in .png: pictures are PNGs")
+    for option in ("picture", "explain"):
+        if getattr(args, option) and pathlib.Path(args.video).is_dir():
+            way_out = ": use --out for a folder of them" if option == "picture" else ""
+            raise JaxvidError(f"--{option} is for a single video{way_out}")
+    if args.features and (args.picture or args.explain or _is_live(args.video)):
+        raise JaxvidError("--features writes no answers and needs files: leave out other outputs")
+    if args.features and args.window and args.features.endswith(":full"):
+        raise JaxvidError("--features of windows are means: leave out :full or --window")
+    if args.explain:
+        if not args.explain.lower().endswith((".gif", ".mp4")):
+            raise JaxvidError(f"--explain={args.explain} must end in .gif or .mp4")
+        if args.window or _is_live(args.video):
+            raise JaxvidError("--explain is for a whole video: leave out --window")
+
+
+def _outputs(
+    args: argparse.Namespace, videos: list[pathlib.Path]
+) -> list[pathlib.Path] | list[None]:
+    """Where each video's picture or features go, or None for nothing."""
+    root = pathlib.Path(args.video)
+    if args.features:
+        folder = pathlib.Path(args.out or "features")
+        return [folder / path for path in _picture_paths(root, videos, ".npz")]
     if args.picture:
-        if pathlib.Path(args.video).is_dir():
-            raise JaxvidError("--picture is for a single video: use --out for a folder of them")
-        if not args.picture.lower().endswith(".png"):
-            raise JaxvidError(f"--picture={args.picture} must end in .png: pictures are PNGs")
         return [pathlib.Path(args.picture)]
     if args.json and not args.out:
         return [None] * len(videos)
     folder = pathlib.Path(args.out or "predictions")
-    return [folder / path for path in _picture_paths(pathlib.Path(args.video), videos)]
+    return [folder / path for path in _picture_paths(root, videos)]
+
+
+def _whole(
+    predictor: "Predictor", args: argparse.Namespace, video: pathlib.Path, out: pathlib.Path | None
+) -> Iterator[str]:
+    """Answers for a video; yields what to print."""
+    began = time.monotonic()
+    prediction = predictor.predict(video)
+    milliseconds = 1000 * (time.monotonic() - began)
+    files = {}
+    if out:
+        _write_picture(prediction, video.name, min(args.top, _PICTURE_ANSWERS), out)
+        files["picture"] = out
+    if args.explain:
+        files["explanation"] = pathlib.Path(args.explain)
+        _write_explanation(predictor, prediction, files["explanation"])
+    if args.json:
+        yield _json(video, prediction, args.top, files, milliseconds)
+    else:
+        yield _text(video, prediction, args.top, files)
+
+
+def _write_explanation(
+    predictor: "Predictor", prediction: "Prediction", path: pathlib.Path
+) -> None:
+    heat, at = predictor.explain(prediction)
+    [(label, score)] = prediction.top(1)
+    numbers = prediction.numbers
+    # As fast as the video itself, within what can be watched.
+    span = int(numbers[-1] - numbers[0])
+    fps = prediction.fps * (len(numbers) - 1) / span if prediction.fps and span > 0 else 5.0
+    with _writing(path, "explanation", "--explain"):
+        caption = f"{label} {100 * score:.1f} % ({at})"
+        draw.heat_movie(prediction.view, heat, path, min(max(fps, 2.0), 30.0), caption)
+
+
+def _windows(
+    predictor: "Predictor", args: argparse.Namespace, video: pathlib.Path, out: pathlib.Path | None
+) -> Iterator[str]:
+    """Answers for the windows of a video or stream, one by one; yields what to print."""
+    from jaxvid import stream
+    from jaxvid.data import decode
+
+    live = _is_live(args.video)
+    seconds = args.window or _LIVE_WINDOW
+    stride = args.stride or (_LIVE_STRIDE if live else seconds)
+    times, scores, passed = [], [], 0
+    if live:
+        # Compile before the stream is opened: the first windows would wait for it.
+        predictor.predict(np.zeros((1, 64, 64, 3), np.uint8))
+    if not args.json:
+        yield str(video)
+    opened = decode.Video(video, predictor.short_side, live=live)
+    # A thread may still read a stream that is given up.
+    with contextlib.nullcontext() if live else opened:
+        found = stream.windows(opened, seconds, stride, live)
+        # A stream that has no end is ended by its user.
+        with contextlib.suppress(*[KeyboardInterrupt] * live):
+            for window, skipped in stream.latest(found) if live else ((each, 0) for each in found):
+                began = time.monotonic()
+                prediction = predictor.predict(window.frames, window.fps)
+                answer = {
+                    "path": str(video),
+                    "start": window.start,
+                    "end": window.end,
+                    "frames": len(window.frames),
+                    "answers": _answers(prediction, args.top),
+                    "milliseconds": round(1000 * (time.monotonic() - began), 1),
+                }
+                if live:
+                    answer["latency"] = round(time.monotonic() - window.ready, 3)
+                    answer["skipped"] = skipped
+                passed += skipped
+                yield json.dumps(answer, ensure_ascii=False) if args.json else _line(answer)
+                if out:
+                    times.append((window.start, window.end))
+                    scores.append(prediction.scores)
+    if passed:
+        print(f"{video}: windows passed over to keep up: {passed}", file=sys.stderr)
+    if times:
+        with _writing(out):
+            title = f"{video.name}: windows of {seconds:g} s every {stride:g} s"
+            draw.timeline(np.array(times), np.array(scores), predictor.classes, out, title)
+        if not args.json:
+            yield f"  picture: {out}"
+
+
+def _line(window: dict[str, Any]) -> str:
+    answers = ", ".join(
+        f"{each['label']} {100 * each['score']:.1f} %" for each in window["answers"]
+    )
+    return f"  {window['start']:8.2f} - {window['end']:8.2f} s  {answers}"
+
+
+def _features(predictor: "Predictor", args: argparse.Namespace) -> Any:
+    """A function like `_whole` that writes features in place of answers."""
+    from jaxvid import stream
+    from jaxvid.data import decode
+
+    names = args.features.removesuffix(":full").split(",")
+    extract = predictor.extractor(names, pooled=not args.features.endswith(":full"))
+
+    def write(
+        _: "Predictor", args: argparse.Namespace, video: pathlib.Path, out: pathlib.Path
+    ) -> Iterator[str]:
+        if args.window:
+            found, times = [], []
+            with decode.Video(video, predictor.short_side) as opened:
+                for window in stream.windows(opened, args.window, args.stride or args.window):
+                    found.append(extract(window.frames, window.fps))
+                    times.append((window.start, window.end))
+            arrays = {name: np.stack([each[name] for each in found]) for name in names}
+            arrays["start"], arrays["end"] = np.array(times).T
+        else:
+            arrays = extract(video)
+        with _writing(out, "features"):
+            np.savez(out, **arrays)
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
+        if args.json:
+            answer = {"path": str(video), "features": str(out), "shapes": shapes}
+            yield json.dumps(answer, ensure_ascii=False)
+        else:
+            sizes = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            yield f"{video}\n  features: {out}  ({sizes})"
+
+    return write
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the flags and answers for every video; see `--help`."""
     args = _parser().parse_args(argv)
-    if args.top < 1:
-        raise JaxvidError(f"--top={args.top} must be 1 or more")
-    videos, others = find_videos(args.video)
-    pictures = _pictures(args, videos)
+    _check(args)
+    if _is_live(args.video):
+        videos, others = [pathlib.Path(args.video)], 0
+        outputs = [pathlib.Path(args.picture)] if args.picture else [None]
+    else:
+        videos, others = find_videos(args.video)
+        outputs = _outputs(args, videos)
+
+    from jaxvid.predictor import Predictor
+
     predictor = Predictor(args.checkpoint, args.model, args.views)
+    answer = _windows if args.window or _is_live(args.video) else _whole
+    if args.features:
+        answer = _features(predictor, args)
     if others:
         print(f"{args.video}: files left out as no videos: {others}", file=sys.stderr)
     progress = Progress(len(videos), "predict", "videos") if len(videos) > 1 else None
     refused = []
-    for video, picture in zip(videos, pictures, strict=True):
-        began = time.monotonic()
+    for video, out in zip(videos, outputs, strict=True):
         try:
-            prediction = predictor.predict(video)
+            for line in answer(predictor, args, video, out):
+                _print(line, progress)
         except JaxvidError as error:
             refused.append(str(error))
-            line = _refusal(video, error, args.json)
-        else:
-            milliseconds = 1000 * (time.monotonic() - began)
-            if picture:
-                _write_picture(prediction, video.name, min(args.top, _PICTURE_ANSWERS), picture)
-            if args.json:
-                line = _json(video, prediction, args.top, picture, milliseconds)
-            else:
-                line = _text(video, prediction, args.top, picture)
-        if progress:
-            progress.clear()
-        if args.json or progress or not refused:
-            print(line, flush=True)
+            if args.json or progress:
+                _print(_refusal(video, error, args.json), progress)
         if progress:
             progress.update()
     if progress:
@@ -447,6 +452,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if refused:
         summary = f"{len(refused)} of {len(videos)} videos have no answer:"
         raise JaxvidError("\n  ".join([summary, *refused]) if progress else refused[0])
+
+
+def _print(line: str, progress: Progress | None) -> None:
+    if progress:
+        progress.clear()
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

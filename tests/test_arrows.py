@@ -39,7 +39,19 @@ ARROWS = {
     "jaxvid.data": {"jaxvid.data"},
     "jaxvid.evaluate": {"jaxvid.zoo", "jaxvid.config", "jaxvid.data", *TOOLS},
     "jaxvid.train": {"jaxvid.evaluate", "jaxvid.zoo", "jaxvid.config", "jaxvid.data", *TOOLS},
-    "jaxvid.predict": {"jaxvid.evaluate", "jaxvid.zoo", "jaxvid.config", "jaxvid.data", *TOOLS},
+    "jaxvid.stream": {"jaxvid.data"},
+    "jaxvid.predictor": {
+        "jaxvid.evaluate",
+        "jaxvid.explain",
+        "jaxvid.features",
+        "jaxvid.zoo",
+        "jaxvid.config",
+        "jaxvid.data",
+        *TOOLS,
+    },
+    "jaxvid.predict": {"jaxvid.predictor", "jaxvid.stream", "jaxvid.data"},
+    "jaxvid.explain": set(),
+    "jaxvid.features": set(),
     "jaxvid.fuse": {"jaxvid.evaluate"},
     "jaxvid.main": {"jaxvid.train", "jaxvid.evaluate", "jaxvid.predict", "jaxvid.sharding"},
     "converters": {"converters", "jaxvid.zoo", "jaxvid.models", "jaxvid.checkpoint"},
@@ -178,6 +190,7 @@ HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "av", "PIL", "matplotlib"
         ("import jaxvid, jaxvid.models.mvit, converters", HEAVY),
         ("import jaxvid; jaxvid.list_models(); jaxvid.create_model('tsm_test')", HEAVY),
         ("import jaxvid.config; jaxvid.config.from_row('tsm_r50_8f', runlocal=True)", HEAVY),
+        ("import jaxvid.predict, jaxvid.fuse", HEAVY | {"jax", "flax"}),
     ],
 )
 def test_importing_loads_no_more_than_it_needs(code, absent):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jaxvid import checkpoint, evaluate, predict, sharding, train, zoo
 from jaxvid import config as configs
+from jaxvid import predictor as predictor_room
 from jaxvid.data import build, datasets, decode, pipeline
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.rows import CROP_COUNTS, Protocol, Sampling
@@ -133,7 +134,7 @@ def test_the_records_own_frames_score_exactly_as_in_evaluation(predictor, evalua
 
 def test_files_are_shrunk_as_build_shrinks_them():
     default = inspect.signature(build.build).parameters["short_side"].default
-    assert default == predict.STORED_SHORT_SIDE
+    assert default == predictor_room.STORED_SHORT_SIDE
 
 
 def test_a_file_scores_as_its_frames(predictor, videos):
@@ -153,7 +154,7 @@ def test_only_sampled_frames_are_taken(predictor, videos, monkeypatch):
     monkeypatch.setattr(decode, "frames_at", watch)
     prediction = predictor.predict(videos / CLIPS[0])
     # 20 frames: the middles and the beginnings of 4 parts.
-    assert asked == [([0, 2, 5, 7, 10, 12, 15, 17], predict.STORED_SHORT_SIDE)]
+    assert asked == [([0, 2, 5, 7, 10, 12, 15, 17], predictor_room.STORED_SHORT_SIDE)]
     assert prediction.num_frames == 20 and prediction.fps == 10 and prediction.seconds == 2
     np.testing.assert_array_equal(prediction.numbers, [2, 7, 12, 17])
 
@@ -228,9 +229,9 @@ def test_one_view_is_the_shown_view_alone(trained, predictor, videos):
 def test_one_view_of_every_sampler_is_a_middle_one(trained, sampling, numbers):
     config = predict.make_config(checkpoint.load_meta(trained), None, trained)
     config.test.sampling.update({"twice_sample": False} | sampling)
-    predict._keep_one_view(config)
+    predictor_room._keep_one_view(config)
     plan = pipeline.plan_test(pipeline.make_protocol(config), 100, 25.0)
-    found, clips = predict._middle_clip(*plan)
+    found, clips = predictor_room._middle_clip(*plan)
     assert clips.shape == (1, 4)
     np.testing.assert_array_equal(found[clips[0]], numbers)
 

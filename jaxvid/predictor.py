@@ -1,0 +1,281 @@
+"""A checkpoint ready to answer for videos, through the preprocessing of the published test."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxvid import checkpoint, evaluate, explain, features, zoo
+from jaxvid import config as configs
+from jaxvid.data import decode, pipeline
+from jaxvid.errors import JaxvidError
+from jaxvid.preprocess import normalize
+
+VIEWS = ("protocol", "one")
+STORED_SHORT_SIDE = 320
+"""Larger videos are shrunk to it while decoding, as `jaxvid.data.build` does by default. Where the
+protocol asks for more, to that; where a checkpoint says what its records had, to that."""
+
+_CENTER_CROP = {"whole": 0, "center": 0, "three": 2, "ten": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the network answered for one video.
+
+    `scores` [classes] are probabilities. `view` uint8 [T, H, W, 3] are the pixels of the central
+    view as the network saw them, `numbers` [T] those frames' places in the video. `fps` is None
+    where the video does not tell it; `damaged` counts what of the file did not decode.
+    """
+
+    num_frames: int
+    fps: float | None
+    scores: np.ndarray
+    classes: tuple[str, ...]
+    view: np.ndarray
+    numbers: np.ndarray
+    damaged: int = 0
+
+    @property
+    def seconds(self) -> float | None:
+        """The video's duration, where its frame rate is known."""
+        return self.num_frames / self.fps if self.fps else None
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The `count` best classes with their probabilities, best first."""
+        best = np.argsort(-self.scores, kind="stable")[:count]
+        return [(self.classes[i], float(self.scores[i])) for i in best]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """What of a video goes into the network: views uint8 [V, T, H, W, 3]; see `Prediction`."""
+
+    num_frames: int
+    fps: float | None
+    damaged: int
+    views: np.ndarray
+    central: int
+    numbers: np.ndarray
+
+
+Video = str | os.PathLike | np.ndarray | list[np.ndarray]
+
+
+class Predictor:
+    """A checkpoint ready to answer: the network, its test protocol and its class names.
+
+    `path` is a converted checkpoint's folder or a training run's; `model` names its row
+    where it does not say so itself. `views` is `protocol` (all views of the test) or `one` (its
+    central clip and crop: faster, a little less accurate).
+
+    A video is a file, or all frames of a video: uint8 RGB [N, H, W, 3] or a list of [H, W, 3]. Of a
+    file only the frames that the protocol samples are kept. `fps` is the rate of given frames; only
+    protocols with a target rate look at it. `JaxvidError` says that a file cannot be read or that
+    an array is not a video.
+    """
+
+    def __init__(self, path: str | os.PathLike, model: str | None = None, views: str = "protocol"):
+        if views not in VIEWS:
+            raise JaxvidError(f"views={views!r} is unknown: take {' or '.join(VIEWS)}")
+        meta = checkpoint.load_meta(path)
+        self.config = make_config(meta, model, path)
+        if views == "one":
+            _keep_one_view(self.config)
+        self.protocol = pipeline.make_protocol(self.config)
+        self.classes = class_names(meta, self.config)
+        self._one = views == "one"
+        self._network = zoo.create_model(
+            self.config.model.name, len(self.classes), None, **self.config.model.overrides
+        )
+        variables = checkpoint.load(path)
+        _, clips = pipeline.plan_test(self.protocol, 1, None)
+        size = self.protocol.crop
+        self._clip_shape = (clips.shape[1], size, size, 3)
+        _check_variables(self._network, variables, self._clip_shape, path)
+        self._variables = jax.device_put(variables)
+        default = max(STORED_SHORT_SIDE, self.protocol.short_side)
+        self.short_side = meta.get("short_side", default)
+        self._score = evaluate.make_scorer(self._network, self.config)
+
+    def scores(self, video: Video, fps: float | None = None) -> np.ndarray:
+        """Probabilities float32 [classes] of a video."""
+        return self.predict(video, fps).scores
+
+    def predict(self, video: Video, fps: float | None = None) -> Prediction:
+        """Answers for a video."""
+        seen = self._look(video, fps)
+        scores = np.asarray(self._score(self._variables, jnp.asarray(seen.views[None])))[0]
+        return Prediction(
+            num_frames=seen.num_frames,
+            fps=seen.fps,
+            scores=scores,
+            classes=self.classes,
+            view=seen.views[seen.central],
+            numbers=seen.numbers,
+            damaged=seen.damaged,
+        )
+
+    def extractor(
+        self, names: Sequence[str], pooled: bool = True
+    ) -> Callable[..., dict[str, np.ndarray]]:
+        """A function of a video (and `fps`) to the network's intermediates of these names.
+
+        Pooled ones are float32 [C], the mean over all views and positions; others
+        [V, T', H', W', C'], or as many axes as they have.
+
+        Raises:
+          JaxvidError: the network has no intermediate of a name; those it has are listed.
+        """
+        extract = features.make_extractor(
+            self._network, self.config, names, pooled, self._variables, self._clip_shape
+        )
+        return lambda video, fps=None: extract(self._variables, self._look(video, fps).views)
+
+    def explain(self, prediction: Prediction) -> tuple[np.ndarray, str]:
+        """Where in the central view of a prediction its best class was seen.
+
+        Returns:
+          Heat float32 [T, H, W] in 0..1, the view's own size, and the name of the intermediate
+          that it was computed at; see `jaxvid.explain`.
+        """
+        video = jnp.asarray(prediction.view[None])
+        clip = normalize(video, tuple(self.config.data.mean), tuple(self.config.data.std))
+        heat, name = explain.grad_cam(
+            lambda variables, clip: self._network.apply(variables, clip, train=False),
+            self._variables,
+            clip,
+            int(prediction.scores.argmax()),
+        )
+        return explain.enlarge(heat, prediction.view.shape[:3]), name
+
+    def _look(self, video: Video, fps: float | None) -> _Seen:
+        """Samples, decodes, resizes and crops as the test does."""
+        if isinstance(video, np.ndarray) and (
+            video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3
+        ):
+            raise JaxvidError(
+                f"the frames are {video.dtype} {list(video.shape)}: give uint8 RGB [N, H, W, 3]"
+            )
+        if isinstance(video, (np.ndarray, list)):
+            total, damaged = len(video), 0
+        else:
+            info = decode.probe(video)
+            total, fps, damaged = info.num_frames, info.fps, info.damaged
+        fps = float(fps) if fps and fps > 0 else None
+        # Records keep the rate in single precision: rounded alike, both sample the same frames.
+        rate = float(np.float32(fps)) if fps else None
+        numbers, clips = pipeline.plan_test(self.protocol, total, rate)
+        if self._one:
+            numbers, clips = _middle_clip(numbers, clips)
+        if isinstance(video, (np.ndarray, list)):
+            frames = np.stack([video[number] for number in numbers])
+        else:
+            frames = decode.frames_at(video, numbers, self.short_side)
+        middle = _middle(len(clips))
+        return _Seen(
+            num_frames=total,
+            fps=fps,
+            damaged=damaged,
+            views=pipeline.make_views(frames, clips, self.protocol),
+            central=_CENTER_CROP[self.protocol.crops] * len(clips) + middle,
+            numbers=numbers[clips[middle]],
+        )
+
+
+def make_config(
+    meta: dict[str, Any], model: str | None, path: str | os.PathLike
+) -> ml_collections.ConfigDict:
+    """The config of a checkpoint's network and test, from what it says of itself and its row.
+
+    Raises:
+      JaxvidError: `model` and the checkpoint contradict each other, neither names a row, or the
+        row takes other input than RGB frames.
+    """
+    said = meta.get("row") or meta.get("variant")
+    if not said and not model:
+        raise JaxvidError(f"{path} does not say of which model it is: add --model=NAME")
+    if said and model and model not in (said, meta.get("variant")):
+        row = zoo.starting_row(model)
+        if row.name != said:
+            raise JaxvidError(
+                f"--model={model} contradicts {path}, which is a checkpoint of {said}: leave "
+                "--model out, or give another --checkpoint"
+            )
+    name = said or model
+    row = zoo.starting_row(name)
+    if row.modality != "rgb":
+        raise JaxvidError(
+            f"{name} takes {row.modality}, not the RGB frames of a video file: take an RGB model"
+        )
+    config = configs.from_row(name)
+    if "overrides" in meta:
+        config.model.overrides = ml_collections.ConfigDict(meta["overrides"])
+    if "num_classes" in meta:
+        config.model.num_classes = meta["num_classes"]
+    for field in ("mean", "std"):
+        if field in meta:
+            config.data[field] = tuple(meta[field])
+    config.test.update(meta.get("test", {}))
+    return config
+
+
+def class_names(meta: dict[str, Any], config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The names of a checkpoint's classes: its own, else its row's dataset's, else numbers."""
+    row = zoo.starting_row(config.model.name)
+    count = config.model.num_classes or row.num_classes
+    names = meta.get("classes")
+    if not names and row.dataset:
+        names = zoo.labels(row.dataset)
+    if not names or len(names) != count:
+        return tuple(f"class {i}" for i in range(count))
+    return tuple(names)
+
+
+def _middle(clips: int) -> int:
+    return (clips - 1) // 2
+
+
+def _middle_clip(numbers: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reduces a test's plan to its middle clip."""
+    numbers, places = np.unique(numbers[clips[_middle(len(clips))]], return_inverse=True)
+    return numbers, places.reshape(1, -1)
+
+
+def _keep_one_view(config: ml_collections.ConfigDict) -> None:
+    """Takes the protocol's central crop, and of spread clips the middle one."""
+    if config.test.crops != "whole":
+        config.test.crops = "center"
+    sampling = config.test.sampling
+    sampling.twice_sample = False
+    if sampling.sampler == "uniform" or (sampling.sampler == "frames" and sampling.clip_len > 1):
+        sampling.num_clips = 1
+
+
+def _check_variables(
+    network: Any, variables: dict, clip_shape: tuple[int, ...], path: str | os.PathLike
+) -> None:
+    """Says in one sentence that a checkpoint is another network's."""
+    clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
+    expected = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip)
+    expected = flax.traverse_util.flatten_dict(expected, sep="/")
+    given = flax.traverse_util.flatten_dict(variables, sep="/")
+    problems = [f"{name} is missing" for name in expected if name not in given]
+    problems += [f"{name} is too many" for name in given if name not in expected]
+    problems += [
+        f"{name} is {list(given[name].shape)}, not {list(leaf.shape)}"
+        for name, leaf in expected.items()
+        if name in given and given[name].shape != leaf.shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise JaxvidError(
+            f"{path} is not a checkpoint of this network, convert it again or give its own "
+            f"--model: {'; '.join(problems[:5])}{more}"
+        )

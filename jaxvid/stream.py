@@ -1,0 +1,123 @@
+"""Windows of a video that is too long to be answered at once, or that has no end."""
+
+import collections
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxvid.data import decode
+from jaxvid.errors import JaxvidError
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The frames that begin to show from `start` on and before `end`, in seconds of the video.
+
+    `frames` are uint8 [H, W, 3] each; `fps` is the video's rate so far; `ready` is the process's
+    monotonic clock when the last frame was there.
+    """
+
+    start: float
+    end: float
+    frames: list[np.ndarray]
+    fps: float
+    ready: float
+
+
+def windows(
+    video: decode.Video, seconds: float, stride: float, live: bool = False
+) -> Iterator[Window]:
+    """Windows of `seconds`, one every `stride` seconds; no more frames are held than one has.
+
+    The last one ends with the video and is as long as the others, or as the video where that is
+    shorter. Windows in which no frame begins are left out. A clock that jumps back goes on from
+    where it was; a `live` stream without a clock has the time at which its frames come.
+
+    Raises:
+      JaxvidError: the video breaks off, or does not tell its time.
+    """
+    held: collections.deque[tuple[float, np.ndarray]] = collections.deque()
+    number, now, shift = 0, 0.0, None
+    for count, frame in enumerate(video.frames()):
+        stamp = video.time
+        if stamp is None:
+            fps = video.info().fps
+            if not live and math.isnan(fps):
+                raise JaxvidError("the video does not tell when its frames are shown: no --window")
+            stamp = time.monotonic() if live else count / fps
+        if shift is None or stamp + shift < now:
+            shift = now - stamp
+        # Rounded, so that a frame at the very edge of a window falls on the same side everywhere.
+        now = round(stamp + shift, 6)
+        while (end := _start(number, stride) + seconds) <= now:
+            window = _window(video, held, _start(number, stride), end)
+            if window.frames:
+                yield window
+                number += 1
+            else:
+                number = max(number + 1, int((now - seconds) // stride))
+        # The last window may reach back by all of its length.
+        while held and held[0][0] < now - seconds:
+            held.popleft()
+        held.append((now, frame))
+    if held and now >= _start(number, stride):
+        fps = video.info().fps
+        end = now + (0.0 if math.isnan(fps) else 1 / fps)
+        yield _window(video, held, max(0.0, end - seconds), end)
+
+
+def latest(items: Iterator[Window]) -> Iterator[tuple[Window, int]]:
+    """Runs an iterator in a thread and gives its newest item, with how many were passed over.
+
+    So who asks late is never behind by more than the item at hand. The last item is always given.
+    """
+    changed = threading.Condition()
+    waiting: list[Window] = []
+    passed, ended = 0, False
+    failure: BaseException | None = None
+
+    def read() -> None:
+        nonlocal passed, ended, failure
+        try:
+            for item in items:
+                with changed:
+                    passed += len(waiting)
+                    waiting[:] = [item]
+                    changed.notify()
+        except BaseException as error:
+            failure = error
+        with changed:
+            ended = True
+            changed.notify()
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        with changed:
+            changed.wait_for(lambda: waiting or ended)
+            item = waiting.pop() if waiting else None
+            skipped, passed = passed, 0
+        if item is None:
+            break
+        yield item, skipped
+    if failure is not None:
+        raise failure
+
+
+def _start(number: int, stride: float) -> float:
+    # Not summed up, so that errors of rounding do not grow.
+    return round(number * stride, 6)
+
+
+def _window(
+    video: decode.Video,
+    held: collections.deque[tuple[float, np.ndarray]],
+    start: float,
+    end: float,
+) -> Window:
+    start, end = round(start, 6), round(end, 6)
+    frames = [frame for shown, frame in held if start <= shown < end]
+    return Window(start, end, frames, video.info().fps, time.monotonic())
