@@ -1,7 +1,10 @@
-"""Writes `.pth` files the long way round, apart from our writer: through Python's own pickler."""
+"""Writes checkpoint files the long way round, apart from our writer: by Python's own pickler."""
 
 import dataclasses
+import io
+import json
 import pickle
+import struct
 import zipfile
 from typing import Any
 
@@ -44,13 +47,24 @@ class Storage:
     count: int
 
 
+@dataclasses.dataclass
+class Python2Text:
+    """A `str` of Python 2, which is bytes."""
+
+    data: bytes
+
+
 class _Pickler(pickle._Pickler):
     dispatch = dict(pickle._Pickler.dispatch)
+    view: tuple = ()
 
     def persistent_id(self, value):
         if isinstance(value, Storage):
-            return ("storage", value.kind, value.key, "cpu", value.count)
+            return ("storage", value.kind, value.key, "cpu", value.count, *self.view)
         return None
+
+    def save_python2_text(self, value):
+        self.write(pickle.BINSTRING + struct.pack("<i", len(value.data)) + value.data)
 
     def save_named(self, value):
         self.write(b"c" + f"{value.module}\n{value.name}\n".encode())
@@ -65,6 +79,7 @@ class _Pickler(pickle._Pickler):
 
     dispatch[Named] = save_named
     dispatch[Call] = save_call
+    dispatch[Python2Text] = save_python2_text
 
 
 ORDERED_DICT = Call(Named("collections", "OrderedDict"), ())
@@ -76,11 +91,13 @@ class File:
 
     def __init__(self):
         self.storages: dict[str, bytes] = {}
+        self.itemsizes: dict[str, int] = {}
 
     def storage(self, array, kind=None):
         """Adds the elements of `array`, in order, as one storage."""
         key = str(len(self.storages))
         self.storages[key] = array.tobytes()
+        self.itemsizes[key] = array.itemsize
         name = kind or STORAGES[array.dtype.newbyteorder("=").name]
         return Storage(Named("torch", name), key, array.size)
 
@@ -107,11 +124,33 @@ class File:
             archive.writestr("archive/version", "3\n")
         return path
 
+    def write_legacy(self, path, content, *, protocol=2, view=None, pickled=None):
+        """Writes `content` as PyTorch did before 1.6; `view` is the view of every storage."""
+        heads = (
+            0x1950A86A20F9469CFC6C,
+            1001,
+            {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}},
+        )
+        data = b"".join(pickle.dumps(head, protocol) for head in heads)
+        data += pickled or dump(content, protocol, (view,))
+        data += pickle.dumps(list(self.storages), protocol)
+        for key, storage in self.storages.items():
+            count = len(storage) // self.itemsizes[key]
+            data += struct.pack("<q", count) + storage
+        path.write_bytes(data)
+        return path
 
-def dump(content, protocol=2):
+
+def dump(content, protocol=2, view=()):
     """Pickles `content`, in which `Named`, `Call` and `Storage` stand for what they describe."""
-    import io
-
     out = io.BytesIO()
-    _Pickler(out, protocol).dump(content)
+    pickler = _Pickler(out, protocol)
+    pickler.view = view
+    pickler.dump(content)
     return out.getvalue()
+
+
+def safetensors(header, data=b"", size=None):
+    """Returns a file of that format; `header` is a dict of JSON or ready-made bytes."""
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(header) if size is None else size) + header + data

@@ -1,0 +1,386 @@
+"""Every format that weights come in: the same tensors, the right copy of them, or one sentence."""
+
+import argparse
+import gzip
+import pathlib
+import pickle
+import re
+import tracemalloc
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from converters import files, mapped, npz_file, pickles, safetensors_file
+from jaxvid.errors import JaxvidError
+from tests.converters.pth import Call, File, Named, Python2Text, safetensors
+
+RNG = np.random.default_rng(0)
+ARRAYS = {
+    "conv.weight": RNG.normal(size=(4, 3, 2, 2)).astype(np.float32),
+    "half": RNG.normal(size=(3, 5)).astype(np.float16),
+    "flags": np.array([True, False]),
+    "bn.num_batches_tracked": np.array(7, np.int64),
+    "none": np.zeros((0, 3), np.float32),
+}
+SAFETENSORS_NAMES = {np.dtype(dtype): name for name, dtype in safetensors_file.DTYPES.items()}
+
+
+def same(one, two):
+    return one.dtype == two.dtype and one.shape == two.shape and one.tobytes() == two.tobytes()
+
+
+def raises(path, match, **options):
+    with pytest.raises(JaxvidError) as error:
+        files.read(path, **options)
+    message = str(error.value)
+    assert str(path) in message
+    assert re.search(match, message.replace(str(path), "")), message
+    assert "\n" not in message
+    assert len(message) < 1500
+
+
+def legacy(path, arrays, **options):
+    file = File()
+    content = {key: file.tensor(array) for key, array in arrays.items()}
+    return file.write_legacy(path, {"state_dict": content, "epoch": 3}, **options)
+
+
+def in_safetensors(arrays, **changes):
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for key, array in arrays.items():
+        end = len(data) + array.nbytes
+        kind = SAFETENSORS_NAMES[array.dtype]
+        header[key] = {"dtype": kind, "shape": array.shape, "data_offsets": [len(data), end]}
+        data += array.tobytes()
+    return safetensors(header | changes, data)
+
+
+WRITERS = {
+    "legacy.pth": legacy,
+    "legacy4.pth": lambda path, arrays: legacy(path, arrays, protocol=4),
+    "weights.safetensors": lambda path, arrays: path.write_bytes(in_safetensors(arrays)),
+    "weights.npz": lambda path, arrays: np.savez(path, **arrays),
+    "packed.npz": lambda path, arrays: np.savez_compressed(path, **arrays),
+    **{
+        f"protocol{number}.pkl": lambda path, arrays, number=number: path.write_bytes(
+            pickle.dumps({"blobs": arrays}, protocol=number)
+        )
+        for number in (2, 3, 4, 5)
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_returns_the_same_tensors(tmp_path, name):
+    WRITERS[name](tmp_path / name, ARRAYS)
+    read = files.read(tmp_path / name)
+    assert list(read) == list(ARRAYS)
+    for key, array in ARRAYS.items():
+        assert same(read[key], array), key
+        assert not read[key].size or not read[key].flags.writeable
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if "packed" not in name])
+def test_reading_copies_nothing(tmp_path, name):
+    array = RNG.normal(size=(16, 1 << 16)).astype(np.float32)
+    WRITERS[name](tmp_path / name, {f"a{i}": row for i, row in enumerate(array)})
+    tracemalloc.start()
+    read = files.read(tmp_path / name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert all(same(read[f"a{i}"], row) for i, row in enumerate(array))
+    # Python 3 spells bytes as text under protocol 2: these have to be decoded, one at a time.
+    assert peak < (1.3 * array.nbytes if name == "protocol2.pkl" else 0.5 * array.nbytes)
+
+
+def test_memory_of_the_file_is_given_back(tmp_path):
+    def resident():
+        status = pathlib.Path("/proc/self/status").read_text()
+        return int(re.search(r"RssFile:\s+(\d+)", status)[1]) << 10
+
+    if not pathlib.Path("/proc/self/status").exists():
+        pytest.skip("no /proc here")
+    array = np.ones(4 << 20, np.float32)
+    np.savez(tmp_path / "a.npz", a=array)
+    read = files.read(tmp_path / "a.npz")["a"]
+    before = resident()
+    assert read.sum() == array.size
+    assert resident() - before > array.nbytes / 2
+    mapped.forget(read.reshape(2, -1).T)
+    assert resident() - before < array.nbytes / 2
+    assert read.sum() == array.size
+
+
+@pytest.mark.parametrize("order", ["C", "F", "K"])
+@pytest.mark.parametrize("number", [2, 5])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i8", ">i8"])
+def test_orders_of_axes_and_bytes_in_numpy_formats(tmp_path, order, number, dtype):
+    array = RNG.integers(0, 99, (2, 3, 4)).astype(dtype)
+    array = {"C": array, "F": np.asfortranarray(array), "K": array.transpose(1, 0, 2)}[order]
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": array}, protocol=number))
+    np.savez(tmp_path / "a.npz", a=array)
+    for name in ("a.pkl", "a.npz"):
+        read = files.read(tmp_path / name)["a"]
+        assert read.dtype == array.dtype.newbyteorder("=")
+        assert np.array_equal(read, array)
+
+
+def python2_array(array):
+    dtype = Call(Named("numpy", "dtype"), ("f4", 0, 1), (3, "<", None, None, None, -1, -1, 0))
+    state = (1, array.shape, dtype, False, Python2Text(array.tobytes()))
+    arguments = (Named("numpy", "ndarray"), (0,), "b")
+    return Call(Named("numpy.core.multiarray", "_reconstruct"), arguments, state)
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_pickles_of_python_2(tmp_path, size):
+    array = RNG.normal(size=size).astype(np.float32)
+    blobs = {"conv1_w": python2_array(array)}
+    File().write_legacy(tmp_path / "a.pkl", {"blobs": blobs})
+    assert same(files.read(tmp_path / "a.pkl")["conv1_w"], array)
+    file = File()
+    pairs = [["a", file.tensor(array)], ["b", file.tensor(array[:2])]]
+    ordered = Call(Named("collections", "OrderedDict"), (pairs,))
+    file.write_legacy(tmp_path / "a.pth", {"state_dict": ordered})
+    assert list(files.read(tmp_path / "a.pth")) == ["a", "b"]
+
+
+def test_views_of_storages_in_the_legacy_format(tmp_path):
+    base = np.arange(12, dtype=np.float32)
+    file = File()
+    content = {"a": file.view(file.storage(base), 1, (2, 2), (3, 1))}
+    file.write_legacy(tmp_path / "a.pth", content, view=("7", 4, 6))
+    assert files.read(tmp_path / "a.pth")["a"].tolist() == [[5, 6], [8, 9]]
+    file.write_legacy(tmp_path / "a.pth", content, view=("7", 10, 6))
+    raises(tmp_path / "a.pth", "shorter than its tensors need")
+
+
+def strange_objects():
+    history = Named("mmengine.logging.history_buffer", "HistoryBuffer")
+    config = Named("mmengine.config.config", "Config")
+    method = Call(Named("__builtin__", "getattr"), (history, "mean"))
+    namespace = Call(Named("argparse", "Namespace"), (), {"lr": 0.1})
+    rebuild = Named("copy_reg", "_reconstructor")
+    return {
+        "config": Call(config, ({"x": 1},), {"_cfg_dict": [1, 2]}),
+        "history": Call(history, (), {"_log_history": python2_array(np.ones(3)), "m": [method]}),
+        "mmcv": Call(Named("mmcv.utils.config", "ConfigDict"), ()),
+        "args": namespace,
+        "cfg": Call(rebuild, (Named("yacs.config", "CfgNode"), Named("__builtin__", "dict"), {})),
+        "fvcore": Call(Named("fvcore.common.config", "CfgNode"), ()),
+        "path": Call(Named("pathlib", "PosixPath"), ("/", "x")),
+        "scalar": Call(Named("numpy._core.multiarray", "scalar"), (namespace, "x")),
+        "dtype": Named("torch", "float32"),
+        "device": Call(Named("torch", "device"), ("cuda", 0)),
+        "objects": pickle.dumps(argparse.Namespace()),
+    }
+
+
+def test_what_training_codes_keep_beside_the_weights_is_left_unread(tmp_path):
+    file = File()
+    weights = {"a": file.tensor(np.ones(3, np.float32))}
+    beyond = file.view(file.storage(np.ones(2, np.float32)), 0, (1 << 20,), (1,))
+    content = {
+        "state_dict": weights,
+        "meta": strange_objects(),
+        "message_hub": {"log": strange_objects()},
+        "optimizer": {"state": {0: {"exp_avg": beyond}}},
+    }
+    for path in (
+        file.write(tmp_path / "a.pth", content),
+        file.write_legacy(tmp_path / "b.pth", content),
+    ):
+        assert list(files.read(path)) == ["a"]
+
+
+def test_any_other_call_is_refused_by_name_wherever_it_is(tmp_path):
+    file = File()
+    weights = {"a": file.tensor(np.ones(3, np.float32))}
+    for name in (("os", "system"), ("functools", "partial"), ("own.code", "Config")):
+        for call in (Call(Named(*name), ("x",)), [{"y": Call(Named(*name), ())}]):
+            file.write(tmp_path / "a.pth", {"state_dict": weights, "meta": call})
+            raises(tmp_path / "a.pth", f"a call of '{'.'.join(name)}'.*save its state_dict")
+    # The name alone does no harm; that of an attribute is as far from a call.
+    named = Call(Named("builtins", "getattr"), (Named("os", "path"), "join"))
+    file.write(tmp_path / "a.pth", {"state_dict": weights, "meta": named})
+    assert list(files.read(tmp_path / "a.pth")) == ["a"]
+    file.write(tmp_path / "a.pth", {"state_dict": weights, "meta": Call(named, ("x",))})
+    raises(tmp_path / "a.pth", "a call of 'os.path.join'")
+
+
+@pytest.mark.parametrize("key", files.STATE_DICTS)
+def test_the_state_dict_is_found(tmp_path, key):
+    legacy_content = {key: {"a": np.ones(3)}, "epoch": 3, "optimizer": {"a": np.zeros(3)}}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(legacy_content))
+    assert files.read(tmp_path / "a.pkl")["a"].sum() == 3
+
+
+def write_copies(path, **parts):
+    path.write_bytes(pickle.dumps(parts | {"epoch": 1}))
+    return path
+
+
+@pytest.mark.parametrize("average", files.AVERAGES)
+def test_the_averaged_copy_is_taken_where_asked_for(tmp_path, average):
+    copies = {"model": {"a": np.ones(3)}, average: {"a": np.full(3, 2.0)}}
+    path = write_copies(tmp_path / "a.pth", **copies)
+    read, remarks = files.read_and_tell(path)
+    assert read["a"][0] == 1
+    assert any(average in remark and "left out" in remark for remark in remarks)
+    assert files.read(path, ema=True)["a"][0] == 2
+    path = write_copies(tmp_path / "a.pth", **{average: copies[average]})
+    raises(path, "add --ema")
+    assert files.read(path, ema=True)["a"][0] == 2
+
+
+def test_mmengine_saves_the_average_as_state_dict(tmp_path):
+    path = write_copies(
+        tmp_path / "a.pth",
+        state_dict={"a": np.ones(3)},
+        ema_state_dict={"module.a": np.zeros(3), "steps": np.array(5)},
+    )
+    for ema in (False, True):
+        read, remarks = files.read_and_tell(path, ema=ema)
+        assert read["a"][0] == 1
+        assert any("averaged weights, as MMEngine" in remark for remark in remarks)
+
+
+def test_the_average_of_mmcv_lies_among_the_weights(tmp_path):
+    weights = {"b.a.w": np.ones(3), "b.n": np.array(3), "ema_b_a_w": np.full(3, 2.0)}
+    path = write_copies(tmp_path / "a.pth", state_dict=weights)
+    for ema, value in ((False, 1), (True, 2)):
+        read, remarks = files.read_and_tell(path, ema=ema)
+        assert list(read) == ["b.a.w", "b.n"]
+        assert read["b.a.w"][0] == value
+        assert len(remarks) == 1
+    path = write_copies(tmp_path / "a.pth", state_dict={"ema_b_a_w": np.ones(3)})
+    assert list(files.read(path)) == ["ema_b_a_w"]
+    raises(path, "no averaged copy", ema=True)
+
+
+def test_what_is_no_checkpoint_is_said(tmp_path):
+    path = tmp_path / "a.pth"
+    contents = {
+        gzip.compress(b"x"): "unpack it",
+        b"\n<!DOCTYPE html><html>": "web page",
+        b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
+        b"\x89HDF\r\n": "HDF5",
+        bytes(257) + b"ustar" + bytes(300): "from before 0.1.10",
+        b"what": "not a checkpoint of a format",
+        pickle.dumps({"a": np.array([{}], object)}): "'a' is an object of 'numpy.ndarray of O8'",
+        pickle.dumps({"a": np.array(["x"])}): "'a' is an object of 'numpy.ndarray of U1'",
+        pickle.dumps({"a": np.zeros(1, "f4,i4")}): "'a' is an object of 'numpy.ndarray of V8'",
+        pickle.dumps(0x1950A86A20F9469CFC6C, 2): "cut off",
+        pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(7) * 2: "not known here",
+    }
+    for content, reason in contents.items():
+        path.write_bytes(content)
+        raises(path, reason)
+
+
+@pytest.mark.parametrize("name", ["legacy.pth", "weights.safetensors", "weights.npz"])
+def test_every_cut_is_noticed(tmp_path, name):
+    WRITERS[name](tmp_path / name, ARRAYS)
+    whole = (tmp_path / name).read_bytes()
+    for size in range(12, len(whole), 29):
+        (tmp_path / name).write_bytes(whole[:size])
+        raises(tmp_path / name, "download it again|web page")
+
+
+def entry(**changes):
+    return {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes
+
+
+@pytest.mark.parametrize(
+    "header, size",
+    [
+        ({"a": entry(shape=[3])}, 8),
+        ({"a": entry(data_offsets=[0, 12], shape=[3])}, 8),
+        ({"a": entry(data_offsets=[8, 0])}, 8),
+        ({"a": entry(data_offsets=[-8, 0])}, 8),
+        ({"a": entry(data_offsets=[0.0, 8.0])}, 8),
+        ({"a": entry(data_offsets=[0, 8, 8])}, 8),
+        ({"a": entry(data_offsets="08")}, 8),
+        ({"a": entry(shape=[True, 2])}, 8),
+        ({"a": entry(shape=[1 << 70, 0], data_offsets=[0, 0])}, 0),
+        ({"a": entry(shape=[1] * 40 + [2])}, 8),
+        ({"a": entry(shape=None)}, 8),
+        ({"a": entry(dtype=None)}, 8),
+        ({"a": entry(dtype="F4")}, 8),
+        ({"a": entry(), "b": entry()}, 8),
+        ({"a": entry(), "b": entry(data_offsets=[4, 12])}, 12),
+        ({"a": entry(), "b": entry(data_offsets=[12, 20])}, 20),
+        ({"a": entry()}, 12),
+        ({"a": [1, 2]}, 8),
+        ({"a": {}}, 8),
+        (b'{"a":1,"a":2}', 8),
+        (b"{" * 5000, 8),
+        (b'{"a":' + b"[" * 50_000, 8),
+        (b'{"a":' + b"9" * 5000 + b"}", 8),
+        (b"{\xff}", 8),
+    ],
+)
+def test_safetensors_that_contradict_themselves(tmp_path, header, size):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors(header, bytes(size)))
+    raises(path, "damaged|which is not read")
+
+
+def test_safetensors_bound_their_description(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors({"a": entry()}, bytes(8), size=1 << 39))
+    raises(path, "cut off")
+    monkeypatch.setattr(safetensors_file, "MAX_HEADER", 100)
+    path.write_bytes(safetensors({"a" * 100: entry()}, bytes(8)))
+    raises(path, "MiB long")
+    monkeypatch.undo()
+    path.write_bytes(safetensors({"a": entry(dtype="BF16", shape=[4])}, bytes(8)))
+    assert files.read(path)["a"].dtype == ml_dtypes.bfloat16
+
+
+def test_npz_of_anything_but_numbers_and_bombs_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.array([{}], object))
+    raises(path, "type '.*O', which is not read")
+    np.savez(path, a=np.zeros(2, "f4,i4"))
+    raises(path, "makes no sense")
+    monkeypatch.setattr(npz_file, "_SMALL", 1 << 16)
+    np.savez_compressed(path, a=np.zeros(1 << 20, np.float32))
+    raises(path, "would grow to 4 MiB")
+
+
+def test_the_same_bytes_are_not_decoded_over_and_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "_SMALL", 0)
+    swapped = np.arange(1000, dtype=">f4")
+    array = Call(Named("_codecs", "encode"), (swapped.tobytes().decode("latin-1"), "latin1"))
+    dtype = Call(Named("numpy", "dtype"), ("f4", 0, 1), (3, ">", None, None, None, -1, -1, 0))
+    make = Named("numpy._core.numeric", "_frombuffer")
+    content = {f"a{i}": Call(make, (array, dtype, (1000,), "C")) for i in range(30)}
+    File().write_legacy(tmp_path / "a.pth", content)
+    raises(tmp_path / "a.pth", "far more memory")
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        # Long names, texts and lists, named or decoded again and again.
+        b"\x80\x04X\x00\x80\x00\x00" + b"a" * 0x8000 + b"\x94" + b"h\x00h\x00\x930" * 2000 + b".",
+        b"\x80\x02c_codecs\nencode\nq\x00X\x00\xff\x00\x00" + b"a" * 0xFF00 + b"q\x01"
+        b"X\x06\x00\x00\x00latin1q\x02" + b"h\x00h\x01h\x02\x86R0" * 3000 + b"N.",
+        b"\x80\x02ctorch\nSize\nq\x00](" + b"K\x01" * 1000 + b"eq\x01" + b"h\x00h\x01\x85R" * 9,
+        b"\x80\x02ccollections\nOrderedDict\nq\x00]("
+        + b"]K\x01aK\x01a" * 1000
+        + b"eq\x01"
+        + b"h\x00h\x01\x85R0" * 100_000
+        + b"N.",
+    ],
+)
+def test_repeated_work_is_bounded(tmp_path, monkeypatch, pickled):
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 200_000)
+    (tmp_path / "a.pth").write_bytes(pickled)
+    tracemalloc.start()
+    raises(tmp_path / "a.pth", "damaged")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6
