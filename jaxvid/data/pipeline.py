@@ -486,7 +486,8 @@ class _Batches:
     def _failure(self, position: int, video: int) -> str:
         """Says why the example cannot be made of this video, and counts it; or nothing."""
         try:
-            self._change(*self._load(position, video))
+            arrays = self._load(position, video)
+            self._change(*(tf.constant(array) for array in arrays))
             return ""
         except JaxvidError as error:
             reason = str(error)

@@ -211,3 +211,52 @@ def test_whole_boxes_keep_about_the_aspect_of_the_picture():
     assert (height * width).min() / 30000 > 0.48
     full = Augmentation(crop_mode="whole", area=(1.0, 1.0), aspect=(2.0, 2.0))
     assert augment.draw(full, 100, 300, rng).box == (0, 0, 100, 300)
+
+
+def test_erasing_covers_one_box_of_all_frames_with_noise():
+    frames = noise(4, 40, 30, 3)
+    box, seed = np.int32((7, 4, 20, 25)), np.int32((3, 4))
+    out = augment.erase(tf.constant(frames), tf.constant(box), tf.constant(seed)).numpy()
+    inside = np.zeros((40, 30), bool)
+    inside[7:27, 4:29] = True
+    np.testing.assert_array_equal(out[:, ~inside], frames[:, ~inside])
+    covered = out[:, inside].astype(float)
+    assert covered.min() == 0 and covered.max() == 255
+    assert abs(covered.mean() - 127.5) < 3 and abs(covered.std() - 73.9) < 2
+    assert abs(np.corrcoef(covered[0].ravel(), covered[1].ravel())[0, 1]) < 0.1
+    again = augment.erase(tf.constant(frames), tf.constant(box), tf.constant(seed)).numpy()
+    np.testing.assert_array_equal(out, again)
+    other = augment.erase(tf.constant(frames), tf.constant(box), tf.constant(seed + 1)).numpy()
+    assert (other[:, inside] != out[:, inside]).mean() > 0.9
+
+
+def test_nothing_is_erased_by_an_empty_box():
+    frames = noise(2, 8, 8, 3)
+    none = augment.Draw((0, 0, 1, 1), False, *PLAIN)
+    boxes = tf.constant(none.erased), tf.constant(none.noise)
+    np.testing.assert_array_equal(augment.erase(tf.constant(frames), *boxes).numpy(), frames)
+
+
+def test_erased_boxes_are_the_published_ones():
+    how, rng = Augmentation(size=100, random_erasing=0.25), np.random.default_rng(0)
+    drawn = [augment.draw(how, 120, 160, rng) for _ in range(4000)]
+    erased = np.array([draw.erased for draw in drawn if any(draw.erased)])
+    assert abs(len(erased) / 4000 - 0.25) < 0.03
+    top, left, height, width = erased.T
+    assert min(top.min(), left.min()) == 0
+    assert (top + height).max() == 100 and (left + width).max() == 100
+    area = height * width / 100**2
+    assert 0.018 < area.min() < 0.025 and 0.3 < area.max() < 0.345
+    assert abs(area.mean() - (0.02 + 1 / 3) / 2) < 0.012
+    aspect = np.log(height / width)
+    assert abs(aspect.mean()) < 0.07 and np.exp(np.abs(aspect).max()) < 3.6
+    assert len({draw.noise for draw in drawn if any(draw.erased)}) == len(erased)
+    assert {draw.noise for draw in drawn if not any(draw.erased)} == {(0, 0)}
+
+
+def test_new_changes_leave_the_other_draws_as_they_were():
+    plain = augment.draw(Augmentation(), 90, 120, np.random.default_rng(1))
+    how = Augmentation(rand_augment="m7-n4", random_erasing=1.0)
+    drawn = augment.draw(how, 90, 120, np.random.default_rng(1))
+    assert (drawn.box, drawn.flip, drawn.jitter) == (plain.box, plain.flip, plain.jitter)
+    assert plain.operations == () and any(drawn.erased)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvid.data import augment, datasets, pipeline, sampling
+from jaxvid.data import augment, datasets, pipeline, rand_augment, sampling
 from jaxvid.data.cpu_tf import tf
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import Protocol, Sampling
@@ -166,8 +166,71 @@ def test_training_pixels_are_those_of_the_plan(split):
         np.testing.assert_array_equal(batches[step]["video"][place], want)
 
 
-def test_batches_are_functions_of_seed_and_step(split):
-    config = make_config(color_jitter=JITTER)
+EVERYTHING = {
+    "color_jitter": JITTER,
+    "rand_augment": "m7-n4",
+    "random_erasing": 0.5,
+    "repeats": 2,
+}
+
+
+def test_augmented_pixels_are_those_of_the_plan(split):
+    config = make_config(**EVERYTHING)
+    batches = take(pipeline.train_batches(split, config), 4)
+    how = Sampling(clip_len=4, frame_interval=2)
+    augmentation = pipeline.make_augmentation(config)
+    erased = operations = 0
+    for clip in range(16):
+        step, place = divmod(clip, 4)
+        number, repeat = divmod(clip, 2)
+        video = batches[step]["index"][place]
+        assert video == pipeline.epoch_order(1, number // 7, 7)[number % 7]
+        rng = pipeline.generator(1, number)
+        frames = decoded(split, video)
+        picked = sampling.sample(how, len(frames), test=False, rng=rng)[0]
+        if repeat:
+            rng = np.random.Generator(rng.bit_generator.jumped(repeat))
+        drawn = augment.draw(augmentation, *frames.shape[1:3], rng)
+        kinds = np.array([kind for kind, _ in drawn.operations], np.int32)
+        values = np.array([value for _, value in drawn.operations], np.float32)
+        changed = rand_augment.apply(*map(tf.constant, (frames[picked], kinds, values)))
+        top, left, height, width = drawn.box
+        crop = changed[:, top : top + height, left : left + width]
+        colors = np.float32(drawn.jitter), np.int32(drawn.order)
+        want = augment.finish(crop, drawn.flip, *colors, augmentation)
+        want = augment.erase(want, np.int32(drawn.erased), np.int32(drawn.noise))
+        np.testing.assert_array_equal(batches[step]["video"][place], want)
+        erased += any(drawn.erased)
+        operations += len(drawn.operations)
+    assert 0 < erased < 16 and operations > 16
+
+
+def test_repeats_are_the_same_frames_changed_in_other_ways(split):
+    batches = take(pipeline.train_batches(split, make_config(batch=6, repeats=3)), 7)
+    index = np.concatenate([batch["index"] for batch in batches]).reshape(-1, 3)
+    assert (index == index[:, :1]).all()
+    assert sorted(index[:7, 0]) == sorted(index[7:, 0]) == list(range(7))
+    video = np.concatenate([batch["video"] for batch in batches]).reshape(14, 3, -1)
+    assert (video[:, 0] != video[:, 1]).any(1).all() and (video[:, 1] != video[:, 2]).any(1).all()
+    # The first is what it would be without repeats.
+    plain = take(pipeline.train_batches(split, make_config(batch=2)), 7)
+    np.testing.assert_array_equal(
+        video[:, 0], np.concatenate([batch["video"] for batch in plain]).reshape(14, -1)
+    )
+    still = make_config(batch=6, repeats=3, crop_mode="center", flip=0.0)
+    (batch,) = take(pipeline.train_batches(split, still), 1)
+    video = batch["video"].reshape(2, 3, -1)
+    np.testing.assert_array_equal(video, np.repeat(video[:, :1], 3, 1))
+
+
+def test_an_epoch_with_repeats_has_each_video_once():
+    assert pipeline.steps_per_epoch(7, 4, 2) == 3
+    assert pipeline.steps_per_epoch(240, 16, 2) == 30 == pipeline.steps_per_epoch(240, 8)
+
+
+@pytest.mark.parametrize("changes", [{"color_jitter": JITTER}, EVERYTHING])
+def test_batches_are_functions_of_seed_and_step(split, changes):
+    config = make_config(**changes)
     first = take(pipeline.train_batches(split, config), 6)
     assert_same(first[4:], take(pipeline.train_batches(split, config, start_step=4), 2))
     config.data.workers = 1
@@ -177,22 +240,29 @@ def test_batches_are_functions_of_seed_and_step(split):
     assert (first[0]["video"] != other[0]["video"]).any()
 
 
-def test_two_processes_share_the_same_batches(split):
-    whole = take(pipeline.train_batches(split, make_config(), start_step=1), 3)
+def joined_parts(split, config, processes, count, start_step=0):
+    """The batches of several processes, put together."""
     parts = [
         take(
             pipeline.train_batches(
-                split, make_config(), start_step=1, process=process, processes=2
+                split, config, start_step=start_step, process=process, processes=processes
             ),
-            3,
+            count,
         )
-        for process in range(2)
+        for process in range(processes)
     ]
-    joined = [
-        {name: np.concatenate([a[name], b[name]]) for name in a}
-        for a, b in zip(*parts, strict=True)
+    return [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
     ]
-    assert_same(whole, joined)
+
+
+# With 4 processes, the repeats of a video are in different ones.
+@pytest.mark.parametrize("changes, processes", [({}, 2), (EVERYTHING, 2), (EVERYTHING, 4)])
+def test_processes_share_the_same_batches(split, changes, processes):
+    config = make_config(**changes)
+    whole = take(pipeline.train_batches(split, config, start_step=1), 3)
+    assert_same(whole, joined_parts(split, config, processes, 3, start_step=1))
 
 
 def test_every_epoch_sees_every_video_in_a_new_order(split):
@@ -316,17 +386,97 @@ class Broken:
 
 @pytest.mark.parametrize("unreadable, words", [(True, "shard 1 is gone"), (False, "cannot be dec")])
 def test_errors_name_the_video(split, unreadable, words):
-    broken = datasets.Split(Broken(split.source, unreadable), split.classes)
     name = "" if unreadable else split.paths[3]
     with pytest.raises(JaxvidError, match=f"{name}.*{words}"):
-        list(pipeline.test_batches(broken, make_config(batch=2)))
+        list(pipeline.test_batches(broken(split, unreadable), make_config(batch=2)))
     with pytest.raises(JaxvidError, match=f"{name}.*{words}"):
-        take(pipeline.train_batches(broken, make_config(batch=2)), 4)
+        take(pipeline.train_batches(broken(split, unreadable), make_config(batch=2)), 4)
+
+
+def broken(split, unreadable=True):
+    return datasets.Split(Broken(split.source, unreadable), split.classes)
+
+
+@pytest.mark.parametrize(
+    "unreadable, words, changes",
+    [(True, "shard 1 is gone", {}), (False, "cannot be decoded", {"rand_augment": "m7-n4"})],
+)
+def test_a_bad_record_is_named_and_another_takes_its_place(
+    split, unreadable, words, changes, capfd
+):
+    config = make_config(max_bad_records=1, **changes)
+    good = take(pipeline.train_batches(split, config), 6)
+    batches = pipeline.train_batches(broken(split, unreadable), config)
+    bad = take(batches, 6)
+    assert list(batches.bad) == [3] and words in batches.bad[3]
+    said = capfd.readouterr().err
+    assert said.count("warning: ") == 1 and words in said and "1 bad videos of at most 1" in said
+    replaced = 0
+    for one, other in zip(good, bad, strict=True):
+        assert 3 not in other["index"]
+        for i, video in enumerate(one["index"]):
+            if video == 3:
+                replaced += 1
+                assert other["label"][i] == split.source.label[other["index"][i]]
+            else:
+                assert other["index"][i] == video
+                np.testing.assert_array_equal(other["video"][i], one["video"][i])
+    assert replaced == 3
+    assert_same(bad[2:], take(pipeline.train_batches(broken(split), config, start_step=2), 4))
+    assert_same(bad, joined_parts(broken(split), config, 2, 6))
+
+
+class Flawed(Broken):
+    """A split where frames from the tenth on cannot be read."""
+
+    def frames(self, number, indices):
+        if max(indices) >= 10:
+            raise JaxvidError(f"video {number} is corrupt: build the records again")
+        return self._source.frames(number, indices)
+
+
+def test_replacements_do_not_depend_on_what_was_met_before(split):
+    flawed = datasets.Split(Flawed(split.source, True), split.classes)
+    config = make_config(max_bad_records=6, repeats=2)
+    batches = pipeline.train_batches(flawed, config)
+    whole = take(batches, 10)
+    long = {number for number in range(7) if split.source.num_frames[number] > 10}
+    assert len(batches.bad) >= 2 and set(batches.bad) <= long
+    seen = {int(video) for batch in whole for video in batch["index"]}
+    assert seen & set(batches.bad), "none of them was met at its first frames"
+    for start in (3, 7):
+        assert_same(
+            whole[start:],
+            take(pipeline.train_batches(flawed, config, start_step=start), 10 - start),
+        )
+
+
+def test_too_many_bad_records_stop_the_run(split):
+    flawed = datasets.Split(Flawed(split.source, True), split.classes)
+    with pytest.raises(JaxvidError, match=r"corrupt.* \(2 bad videos; .*max_bad_records is 1\)"):
+        take(pipeline.train_batches(flawed, make_config(max_bad_records=1)), 20)
+
+
+def test_nothing_but_bad_records_stops_the_run(split):
+    class Empty(Broken):
+        def frames(self, number, indices):
+            raise JaxvidError(f"video {number} is gone")
+
+    empty = datasets.Split(Empty(split.source, True), split.classes)
+    with pytest.raises(JaxvidError, match="is gone .7 bad videos"):
+        take(pipeline.train_batches(empty, make_config(max_bad_records=100)), 1)
+
+
+def test_a_bad_record_of_the_test_stops_it(split):
+    with pytest.raises(JaxvidError, match="shard 1 is gone: build the records again$"):
+        list(pipeline.test_batches(broken(split), make_config(max_bad_records=5)))
 
 
 def test_settings_that_make_no_sense(split):
     with pytest.raises(JaxvidError, match="does not divide over 3 processes"):
         pipeline.train_batches(split, make_config(), process=0, processes=3)
+    with pytest.raises(JaxvidError, match="4 clips, but config.data.repeats is 3"):
+        pipeline.train_batches(split, make_config(repeats=3))
     with pytest.raises(JaxvidError, match="gives 2 clips"):
         pipeline.train_batches(split, make_config(sampling={"clip_len": 4, "num_clips": 2}))
     with pytest.raises(JaxvidError, match="seed is -1"):
