@@ -1,10 +1,12 @@
 """Whole conversions: every small network there and back, and the command line on top."""
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 import converters
 from converters import __main__ as cli
 from converters import checkpoints, files, torch_write
+from converters.names import NameMap
 from jaxvid import checkpoint, zoo
 from jaxvid.errors import JaxvidError
 
@@ -111,6 +114,30 @@ def test_the_classifier_may_have_other_classes_and_it_is_said():
         converters.convert(NAME, tensors, num_classes=6)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model.", "_orig_mod."])
+def test_what_wrappers_put_before_every_key_is_taken_off_and_returns(tmp_path, prefix):
+    variables = random_variables(NAME)
+    tensors = {prefix + key: array for key, array in converters.to_torch(NAME, variables).items()}
+    converted, meta, report = checkpoints.convert_and_tell(NAME, tensors)
+    assert equal(converted, variables)
+    assert any(repr(prefix) in line for line in report.lines())
+    back = converters.to_torch(NAME, converted, json.loads(json.dumps(meta)))
+    assert sorted(back) == sorted(tensors)
+    one = next(iter(tensors))
+    tensors[one.removeprefix(prefix)] = tensors.pop(one)
+    with pytest.raises(JaxvidError, match="is unknown"):
+        converters.convert(NAME, tensors)
+
+
+def test_a_prefix_that_the_name_map_has_stays():
+    rules = [("module.{a}.weight", "params/a{a}", "same")]
+    names = NameMap(rules)
+    assert checkpoints._prefix(names, {"module.0.weight": 0}) == ""
+    assert checkpoints._prefix(names, {"module.module.0.weight": 0}) == "module."
+    assert checkpoints._prefix(names, {"model.x": 0}) == ""
+    assert checkpoints._prefix(names, {}) == ""
+
+
 def test_a_checkpoint_of_another_network_is_refused_with_all_that_is_wrong():
     tensors = converters.to_torch(NAME, random_variables(NAME))
     removed = "backbone.conv1.conv.weight"
@@ -179,6 +206,22 @@ def test_a_training_run_goes_to_torch(tmp_path):
     run_folder.save(5, state, {"row": NAME, "classes": ["a", "b"]}, metric=0.5)
     run("--to=torch", f"--checkpoint={tmp_path}", f"--out={tmp_path / 'b.pth'}")
     assert equal(converters.convert(NAME, files.read(tmp_path / "b.pth")), variables)
+
+
+def test_the_averaged_copy_is_converted_where_asked_for(tmp_path):
+    tensors = converters.to_torch(NAME, random_variables(NAME))
+    twice = {key: array * 2 for key, array in tensors.items()}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": tensors, "model_ema": twice}))
+    convert = (f"--model={NAME}", f"--checkpoint={tmp_path / 'a.pkl'}", f"--out={tmp_path / 'a'}")
+    plain = converters.convert(NAME, tmp_path / "a.pkl")
+    run(*convert, "--ema")
+    averaged = checkpoint.load(tmp_path / "a")
+    assert equal(averaged, jax.tree.map(lambda leaf: leaf * 2, plain))
+    assert converters.convert(NAME, tmp_path / "a.pkl", ema=True).keys() == plain.keys()
+    with pytest.raises(JaxvidError, match="give a path"):
+        converters.convert(NAME, tensors, ema=True)
+    with pytest.raises(JaxvidError, match="--ema has no use"):
+        run("--to=torch", f"--checkpoint={tmp_path / 'a'}", f"--out={tmp_path / 'b.pth'}", "--ema")
 
 
 def test_classes_come_from_a_file(tmp_path):
