@@ -139,6 +139,23 @@ def test_a_config_is_what_was_published():
     assert tuple(config.optim.no_decay) == ()
 
 
+def test_a_config_augments_as_was_published():
+    recipe = zoo.get_row("mvitv2_s_16x4_k400").recipe
+    config = configs.from_row("mvitv2_s_16x4_k400")
+    assert (config.data.rand_augment, config.data.random_erasing) == ("m7-n4", 0.25)
+    assert (config.train.mixup, config.train.cutmix) == (0.8, 1.0)
+    assert config.data.repeats == 2 and recipe.batch_size == 256
+    assert config.train.batch_size == 512  # clips: the rate is for 256 videos
+    mit = configs.from_row("tsn_r50_1x1x6_mit").data
+    assert (tuple(mit.crop_scales), mit.crop_scale_gap, mit.fixed_crops) == ((1.0, 0.8), 0, 5)
+    assert configs.from_row("tsm_r50_1x1x8_k400").data.fixed_crops == 13
+
+
+def test_what_is_not_applied_is_said():
+    left_out = {said for name in zoo.list_models() for said in configs.unapplied(name)}
+    assert left_out <= {"layer_decay=0.75"}
+
+
 def test_views_are_those_that_the_sampler_makes():
     for name in zoo.list_models():
         for runlocal in (False, True):
@@ -155,5 +172,7 @@ def test_a_local_run_is_small_never_flips_and_ends_with_a_small_rate():
         how = Sampling(**config.data.sampling)
         assert how.clip_len * how.num_clips <= 8, name
         assert (config.test.crop, config.data.crop, config.data.flip) == (64, 64, 0.0), name
+        assert (config.data.rand_augment, config.data.repeats) == ("", 1), name
+        assert config.train.mixup == config.train.cutmix == config.data.random_erasing == 0, name
         rate = optim.make_schedule(config.optim, 600, config.train.epochs)
         assert rate(599) < 1e-4 * config.optim.lr and not config.optim.lr_scales, name

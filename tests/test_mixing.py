@@ -1,11 +1,14 @@
 """Mixup and CutMix against numpy, from the blends that they leave."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
+import optax
 import pytest
 
-from jaxvid import mixing
+from jaxvid import mixing, train
 from jaxvid.errors import JaxvidError
 from jaxvid.mixing import Mixing
 
@@ -117,3 +120,69 @@ def test_settings():
         Mixing(cutmix=-2.0)
     with pytest.raises(JaxvidError, match="mixup_switch_prob is 1.5"):
         Mixing(switch=1.5)
+
+
+# ---- in the step
+
+
+class Line(nn.Module):
+    """The smallest network: the mean picture, and one matrix."""
+
+    num_classes: int = 4
+
+    @nn.compact
+    def __call__(self, video, train=False):
+        return nn.Dense(self.num_classes, name="head")(video.mean((1, 2, 3))), {}
+
+
+def step_config(**settings):
+    config = ml_collections.ConfigDict({"seed": 7, "model": {"dtype": "float32"}})
+    config.data = {"mean": (120.0, 110.0, 100.0), "std": (60.0, 50.0, 40.0), "repeats": 2}
+    config.train = {"label_smoothing": 0.1, "mixup": 0.0, "cutmix": 0.0, "mixup_switch_prob": 0.5}
+    config.train.update(settings)
+    return config
+
+
+def run_step(config, step=5):
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (8, 2, 6, 6, 3), np.uint8)
+    labels = np.array([0, 0, 1, 1, 3, 3, 2, 2], np.int32)
+    kernel = rng.normal(0, 1, (3, 4)).astype(np.float32)
+    params = {"head": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(4)}}
+    optimizer = optax.sgd(0.1)
+    state = train.TrainState(jnp.int32(step), params, {}, optimizer.init(params))
+    run = train.make_train_step(Line(), optimizer, config)
+    _, measured = run(state, {"video": video, "label": labels})
+    return video, labels, kernel, jax.device_get(measured)
+
+
+def expected(video, soft, kernel):
+    """Loss and accuracy in numpy, with labels smoothed by 0.1."""
+    pixels = (np.asarray(video, np.float64) - (120, 110, 100)) / (60, 50, 40)
+    logits = pixels.mean((1, 2, 3)) @ kernel
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    loss = -((0.9 * soft + 0.1 / 4) * log_p).sum(-1).mean()
+    return loss, (logits.argmax(-1) == soft.argmax(-1)).mean()
+
+
+def test_the_step_trains_on_the_blends_of_its_own_number():
+    config = step_config(mixup=0.8, cutmix=1.0)
+    video, labels, kernel, measured = run_step(config)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 5), 1)
+    blended, soft = mixing.mix(Mixing(0.8, 1.0, 0.5, 2), key, video, labels, 4)
+    loss, top1 = expected(blended, np.asarray(soft), kernel)
+    assert measured["loss"] == pytest.approx(loss, rel=1e-5)
+    assert measured["top1"] == pytest.approx(top1)
+    assert run_step(config, step=6)[-1]["loss"] != measured["loss"]
+
+
+def test_the_step_without_mixing_takes_the_labels_as_they_are():
+    video, labels, kernel, measured = run_step(step_config())
+    loss, top1 = expected(video, np.eye(4)[labels], kernel)
+    assert measured["loss"] == pytest.approx(loss, rel=1e-5)
+    assert measured["top1"] == pytest.approx(top1)
+
+
+def test_the_step_refuses_settings_that_make_no_sense():
+    with pytest.raises(JaxvidError, match="config.train.mixup is -0.5"):
+        train.make_train_step(Line(), optax.sgd(0.1), step_config(mixup=-0.5))
