@@ -5,7 +5,9 @@ There is one mesh; the batch is split over it, parameters are on every device.
 
 import contextlib
 import os
+import pathlib
 import re
+import secrets
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxvid.errors import JaxvidError
@@ -68,6 +71,30 @@ def failing_at_once() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def check_shared(folder: pathlib.Path) -> None:
+    """Refuses a folder that is not one and the same for all processes.
+
+    Raises:
+      JaxvidError: in every process, naming those that do not see what process 0 writes.
+    """
+    if jax.process_count() == 1:
+        return
+    number = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
+    mark = folder / f".shared-{int(number):08x}"
+    if jax.process_index() == 0:
+        mark.touch()
+    multihost_utils.sync_global_devices("jaxvid marked")
+    seen = multihost_utils.process_allgather(np.array(mark.exists()))
+    if jax.process_index() == 0:
+        mark.unlink()
+    if not seen.all():
+        blind = ", ".join(map(str, np.flatnonzero(~seen)))
+        raise JaxvidError(
+            f"{folder} is another folder for process {blind} than for process 0: give --workdir a "
+            "folder on a disk that all machines share, such as a mounted bucket"
+        )
 
 
 def _explicit_processes(environment: Mapping[str, str]) -> dict[str, str | int]:

@@ -50,6 +50,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    sharding.check_shared(workdir)
 
     # ---- devices
     mesh = sharding.make_mesh()

@@ -1,9 +1,19 @@
 """Several processes: what their environment says, and that they train as one does."""
 
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 
 from jaxvid import sharding
+from jaxvid.data import build, toy
 from jaxvid.errors import JaxvidError
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 TWO = {
     "JAXVID_COORDINATOR": "127.0.0.1:2345",
@@ -108,3 +118,112 @@ def test_other_ends_are_ordinary(error, peers, monkeypatch):
     with pytest.raises(type(error)) as caught, sharding.failing_at_once():
         raise error
     assert caught.value is error
+
+
+def test_a_single_process_needs_no_shared_folder(tmp_path):
+    sharding.check_shared(tmp_path / "nowhere")
+
+
+# ---- real processes
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    """What makes `jaxvid.main` train for six steps on a few toy clips."""
+    folder = tmp_path_factory.mktemp("mini")
+    toy.make(folder, toy.Settings(train=4, test=1, height=48, width=48, frames=(8, 10)))
+    for split in ("train", "test"):
+        build.build(folder / "videos", folder / f"{split}.csv", folder, workers=1)
+    fields = {
+        "data.crop": 32,
+        "data.sampling.num_clips": 4,
+        "test.crop": 32,
+        "test.short_side": 32,
+        "test.sampling.num_clips": 4,
+        "test.batch_size": 8,
+        "train.batch_size": 8,
+        "train.log_steps": 1,
+        "train.checkpoint_steps": 2,
+    }
+    config = f"--config={ROOT}/configs/tsm_r50.py:runlocal,dataset=mini,data_dir={folder}"
+    return [config, *(f"--config.{name}={value}" for name, value in fields.items())]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    return os.environ | {
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def train(words, flags, environment, workdir, steps):
+    flags = [*flags, f"--workdir={workdir}", f"--config.train.stop_at_step={steps}"]
+    done = subprocess.run(
+        [*words, *flags], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    scores = np.load(workdir / "eval" / "scores.npz")["scores"]
+    return [line["loss"] for line in lines if "loss" in line], scores, done.stdout
+
+
+ONE = [sys.executable, "-m", "jaxvid.main"]
+
+
+def local(*options):
+    return [ROOT / "launch" / "local.sh", *options, "--"]
+
+
+@pytest.mark.slow
+def test_any_processes_and_devices_train_as_one(flags, environment, tmp_path):
+    losses, scores, _ = train(ONE, flags, environment, tmp_path / "one", 4)
+    assert len(losses) == 4 and losses[0] != losses[3]
+    eight = environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    for name, words, environ in (
+        ("eight", ONE, eight),
+        ("two", local("--processes=2", "--devices=1"), environment),
+        ("four", local("--processes=2", "--devices=2"), environment),
+    ):
+        others, other_scores, said = train(words, flags, environ, tmp_path / name, 4)
+        np.testing.assert_allclose(others, losses, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(other_scores, scores, atol=1e-4, err_msg=name)
+        assert said.count("step 4/4 loss") == 1
+    # Half by two processes, the rest by one, and the other way round.
+    two = local("--processes=2", "--devices=1")
+    for first, then in ((two, ONE), (ONE, two)):
+        workdir = tmp_path / f"half-{first is two}"
+        train(first, flags, environment, workdir, 2)
+        others, _, said = train(then, flags, environment, workdir, 4)
+        assert "resumed from step 2" in said
+        np.testing.assert_allclose(others, losses, rtol=1e-5)
+
+
+def processes(flags, environment, workdirs, port):
+    """Starts one process of two for each workdir."""
+    for number, workdir in enumerate(workdirs):
+        places = {
+            "JAXVID_COORDINATOR": f"127.0.0.1:{port}",
+            "JAXVID_PROCESSES": "2",
+            "JAXVID_PROCESS": str(number),
+        }
+        yield subprocess.Popen(
+            [*ONE, *flags, f"--workdir={workdir}"],
+            env=environment | places,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared_is_refused(flags, environment, tmp_path):
+    workdirs = [tmp_path / "a", tmp_path / "b"]
+    for process in list(processes(flags, environment, workdirs, 28471)):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 1
+        assert "is another folder for process 1 than for process 0: give --workdir" in errors
+    assert not list(tmp_path.glob("?/.shared-*"))
