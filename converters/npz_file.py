@@ -55,7 +55,7 @@ def _member(file: Mapped, member: zipfile.ZipInfo) -> memoryview:
 
 
 def _array(file: Mapped, name: str, data: memoryview) -> np.ndarray:
-    if bytes(data[:6]) != b"\x93NUMPY" or data[6] not in (1, 2, 3):
+    if bytes(data[:6]) != b"\x93NUMPY" or bytes(data[6:7]) not in (b"\1", b"\2", b"\3"):
         raise file.damaged(f"{name!r} does not begin as an array does")
     length = struct.Struct("<H" if data[6] == 1 else "<I")
     start = 8 + length.size

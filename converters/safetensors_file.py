@@ -52,7 +52,7 @@ def read(file: Mapped) -> dict[str, np.ndarray]:
     if size > MAX_HEADER:
         raise file.damaged(f"its description is {size >> 20} MiB long")
     try:
-        header = json.loads(bytes(file.memory[8 : 8 + size]), object_pairs_hook=_unique)
+        header = json.loads(str(file.memory[8 : 8 + size], "utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise file.damaged("its description makes no sense") from error
     header.pop("__metadata__", None)

@@ -116,12 +116,14 @@ class File:
         with zipfile.ZipFile(path, "w", **zip_options) as archive:
             if pickled is None:
                 pickled = dump(content, protocol)
-            archive.writestr("archive/data.pkl", pickled)
-            if byteorder:
-                archive.writestr("archive/byteorder", byteorder)
-            for key, data in self.storages.items():
-                archive.writestr(f"archive/data/{key}", data)
-            archive.writestr("archive/version", "3\n")
+            members = {"data.pkl": pickled}
+            members |= {"byteorder": byteorder} if byteorder else {}
+            members |= {f"data/{key}": data for key, data in self.storages.items()}
+            members |= {"version": "3\n"}
+            for name, data in members.items():
+                # Named so, a member has no date, and the same content makes the same file.
+                member = zipfile.ZipInfo(f"archive/{name}")
+                archive.writestr(member, data, compress_type=archive.compression)
         return path
 
     def write_legacy(self, path, content, *, protocol=2, view=None, pickled=None):
