@@ -101,8 +101,9 @@ def timeline(
 
     shown = np.argsort(-scores.max(0), kind="stable")[: min(count, len(_COLORS), len(classes))]
     colors = dict(zip(shown.tolist(), _COLORS, strict=False))
-    # A window stands for the time up to the next one's beginning.
-    edges = np.append(times[:, 0], times[-1, 1])
+    # A window says most of its middle: each stands for what is nearest to that.
+    middles = times.mean(1)
+    edges = np.concatenate([times[:1, 0], (middles[1:] + middles[:-1]) / 2, times[-1:, 1]])
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     band, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 9))
     best = scores.argmax(1).tolist()

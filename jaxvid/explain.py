@@ -20,23 +20,27 @@ Apply = Callable[[Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 _ARRANGE = ("convert_element_type", "copy", "reshape", "slice", "squeeze", "transpose")
 
 
-def grad_cam(apply: Apply, variables: Any, clip: jax.Array, label: int) -> tuple[np.ndarray, str]:
+def grad_cam(
+    apply: Apply, variables: Any, clip: jax.Array, label: int, at: str | None = None
+) -> tuple[np.ndarray, str]:
     """Heat of one class over the last intermediate with a spatial map that its logit depends on.
 
     The map's channels are summed with the weight of their mean gradient in each frame, and what is
     below 0 speaks for other classes and is cut off.
 
     Args:
-      apply: (variables, clip) -> (logits [1, classes], intermediates by name).
+      apply: (variables, clip) -> (logits [1, classes], intermediates by name); not jitted as a
+        whole, which would hide its parts.
       variables: its first argument.
       clip: its second, [1, T, H, W, C], normalised.
       label: the class.
+      at: the intermediate to compute it at, in place of the last one.
 
     Returns:
       Heat float32 [T', H', W'], its highest 1 (or all 0), and the intermediate's name.
 
     Raises:
-      JaxvidError: the network names no intermediate [1, T', H', W', C'] that the logit depends on.
+      JaxvidError: the logit depends on no intermediate [1, T', H', W', C'], or not on that one.
     """
     program, shapes = jax.make_jaxpr(apply, return_shape=True)(variables, clip)
     arguments = jax.tree.leaves((variables, clip))
@@ -46,7 +50,7 @@ def grad_cam(apply: Apply, variables: Any, clip: jax.Array, label: int) -> tuple
     maps = [
         (made_at[var], name, var)
         for name, var in zip(names, program.jaxpr.outvars, strict=True)
-        if name and len(var.aval.shape) == 5 and var in made_at
+        if name and name == (at or name) and len(var.aval.shape) == 5 and var in made_at
     ]
     # A class token looks at the map before its last block: the one after it has no gradient.
     for _, name, var in sorted(maps, key=lambda found: -found[0]):
@@ -57,8 +61,8 @@ def grad_cam(apply: Apply, variables: Any, clip: jax.Array, label: int) -> tuple
         if reached:
             return np.asarray(heat), name
     raise JaxvidError(
-        "this network has no intermediate with a spatial map that its answer depends on, so where "
-        "it looked cannot be shown: leave out --explain"
+        f"this network's answer depends on no {at or 'intermediate'} with a spatial map, so where "
+        "it looked cannot be shown there: leave out --explain"
     )
 
 

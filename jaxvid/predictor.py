@@ -138,8 +138,11 @@ class Predictor:
         )
         return lambda video, fps=None: extract(self._variables, self._look(video, fps).views)
 
-    def explain(self, prediction: Prediction) -> tuple[np.ndarray, str]:
+    def explain(self, prediction: Prediction, at: str | None = None) -> tuple[np.ndarray, str]:
         """Where in the central view of a prediction its best class was seen.
+
+        `at` is the intermediate to compute it at: earlier ones are finer, but know less of the
+        class than the last one with a spatial map, which is the default.
 
         Returns:
           Heat float32 [T, H, W] in 0..1, the view's own size, and the name of the intermediate
@@ -152,6 +155,7 @@ class Predictor:
             self._variables,
             clip,
             int(prediction.scores.argmax()),
+            at,
         )
         return explain.enlarge(heat, prediction.view.shape[:3]), name
 

@@ -1,5 +1,6 @@
 """Pictures: what must be where, and that nothing is cut."""
 
+import av
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
@@ -91,3 +92,52 @@ def test_confusion_matrix_is_a_picture(tmp_path, classes):
         pixels = np.asarray(image.convert("RGB"))
     assert min(pixels.shape[:2]) > 300
     assert (pixels < 128).all(-1).any() and (pixels > 250).all(-1).any()
+
+
+def timeline(tmp_path, times, scores, classes, **settings):
+    path = tmp_path / "timeline.png"
+    draw.timeline(np.array(times, float), np.array(scores), classes, path, **settings)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_a_timelines_band_has_the_colour_of_the_best_class_at_its_time(tmp_path):
+    times = [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)]
+    scores = [[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8], [0.2, 0.8]]
+    picture = timeline(tmp_path, times, scores, ["left", "a $name_{ of no end" * 9])
+    first, second = (is_color(picture, color) for color in draw._COLORS[:2])
+    # The band's rows are those with the most colour.
+    row = (first | second).sum(1).argmax()
+    lengths = first[row].sum(), second[row].sum()
+    # Best changes between the middles of the second window and the third: at 2.5 of 6 seconds.
+    assert lengths[0] / sum(lengths) == pytest.approx(2.5 / 6, abs=0.02)
+    assert np.flatnonzero(first[row]).max() < np.flatnonzero(second[row]).min()
+
+
+def test_a_timeline_of_one_window_and_many_classes(tmp_path):
+    scores = np.random.default_rng(0).dirichlet(np.ones(400), 1)
+    picture = timeline(tmp_path, [(0, 1)], scores, [f"class {i}" for i in range(400)], title="x")
+    assert is_color(picture, draw._COLORS[0]).sum() > 500
+
+
+HEAT = np.zeros((5, 20, 30), np.float32)
+HEAT[:, :10, :15] = 1
+
+
+@pytest.mark.parametrize("name", ["heat.gif", "heat.mp4"])
+def test_a_heat_movie_shows_every_frame_and_colours_what_is_hot(tmp_path, name):
+    frames = np.full((5, 20, 30, 3), 120, np.uint8)
+    frames += 20 * np.arange(5, dtype=np.uint8)[:, None, None, None]
+    path = tmp_path / name
+    draw.heat_movie(frames, HEAT, path, 5.0, "waving")
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        assert stream.average_rate == 5
+        shown = [frame.to_ndarray(format="rgb24").astype(int) for frame in file.decode(stream)]
+    assert len(shown) == 5 and shown[0].shape == (320 + draw._ROW, 480, 3)
+    for number, frame in enumerate(shown):
+        hot, cold = frame[40:100, 40:100], frame[200:300, 300:400]
+        assert (hot[..., 0] - hot[..., 2]).min() > 40, "hot is not red"
+        np.testing.assert_allclose(cold, 120 + 20 * number, atol=14)
+    assert (shown[0][325:] < 100).any(), "no caption"

@@ -3,6 +3,9 @@
 import inspect
 import io
 import json
+import os
+import threading
+import time
 
 import av
 import jax
@@ -447,3 +450,196 @@ def test_pictures_show_at_most_eight_frames_with_their_times(monkeypatch, tmp_pa
     np.testing.assert_array_equal(shown["frames"][:, 0, 0, 0], [0, 4, 9, 13, 18, 22, 27, 31])
     assert shown["captions"][1] == "0.80 s" and shown["captions"][-1] == "6.20 s"
     assert shown["title"] == "clip.mp4: 64 frames, 10 fps, 6.4 s"
+
+
+# ---- windows, streams, features, explanations
+
+
+def lines(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_window_as_long_as_the_video_is_the_video(trained, videos, predictor, capsys):
+    path = videos / CLIPS[0]
+    run(f"--checkpoint={trained}", f"--video={path}", "--json", "--window=9", "--top=3")
+    [line] = lines(capsys)
+    assert (line["start"], line["end"], line["frames"]) == (0, 2, 20)
+    expected = predictor.predict(path).top(3)
+    assert [(each["label"], each["score"]) for each in line["answers"]] == expected
+
+
+def test_every_window_is_answered_as_a_video_of_its_frames(trained, videos, predictor, capsys):
+    path = videos / CLIPS[1]
+    arguments = [f"--checkpoint={trained}", f"--video={path}", "--window=1", "--stride=0.5"]
+    run(*arguments, "--json", "--top=1")
+    found = lines(capsys)
+    assert [(line["start"], line["end"]) for line in found] == [(0, 1), (0.5, 1.5), (1, 2)]
+    frames = np.stack(list(decode.read_frames(path)))
+    for line, first in zip(found, (0, 5, 10), strict=True):
+        expected = predictor.predict(frames[first : first + 10], 10).top(1)
+        assert [(each["label"], each["score"]) for each in line["answers"]] == expected
+        assert line["path"] == str(path) and line["milliseconds"] > 0 and "latency" not in line
+
+
+def test_windows_of_a_folder_have_a_timeline_each(trained, mixed, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        run(f"--checkpoint={trained}", f"--video={mixed}", "--window=1", f"--out={tmp_path}/seen")
+    out, err = capsys.readouterr()
+    assert out.count("picture: ") == 3 and out.count(" s  ") == 6
+    assert (tmp_path / "seen" / "inner" / "c.png").exists()
+    assert "1 of 4 videos have no answer" in err
+
+
+def paced(path, pipe, rate):
+    """Writes a file's packets to a pipe as Matroska, at `rate` a second."""
+    with (
+        av.open(str(path)) as file,
+        open(pipe, "wb", buffering=0) as raw,
+        av.open(raw, "w", format="matroska", options={"flush_packets": "1"}) as out,
+    ):
+        stream = out.add_stream_from_template(file.streams.video[0])
+        began, written = time.monotonic(), 0
+        for packet in file.demux(video=0):
+            if packet.dts is not None:
+                time.sleep(max(0.0, began + written / rate - time.monotonic()))
+                packet.stream = stream
+                out.mux(packet)
+                written += 1
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_pipe_is_answered_without_lag(trained, tmp_path, predictor, monkeypatch, capfd, slow):
+    encode(tmp_path / "long.avi", 3, frames=60)
+    answering = 0.8 if slow else 0.0
+
+    class Shown:
+        short_side, classes = predictor.short_side, predictor.classes
+
+        def __init__(self, *_):
+            pass
+
+        def predict(self, frames, fps=None):
+            answer = predictor.predict(frames, fps)
+            time.sleep(answering)
+            return answer
+
+    predictor.predict(np.zeros((10, 48, 64, 3), np.uint8), 10)
+    monkeypatch.setattr(predictor_room, "Predictor", Shown)
+    reading, writing = os.pipe()
+    stdin = os.dup(0)
+    os.dup2(reading, 0)
+    os.close(reading)
+    # Twice as fast as its clock: 6 seconds of video in 3, a window every quarter of a second.
+    writer = threading.Thread(target=paced, args=(tmp_path / "long.avi", writing, 20))
+    writer.start()
+    try:
+        run(f"--checkpoint={trained}", "--video=-", "--window=1", "--stride=0.5", "--json")
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+        writer.join(10)
+    out, err = capfd.readouterr()
+    found = [json.loads(line) for line in out.splitlines()]
+    ends = [line["end"] for line in found]
+    assert found[0]["path"] == "-" and ends == sorted(ends) and ends[-1] == pytest.approx(6)
+    passed = sum(line["skipped"] for line in found)
+    assert len(found) + passed == 11
+    if slow:
+        # It falls behind by one answer and no more, however long the stream is.
+        assert passed >= 3 and f"windows passed over to keep up: {passed}" in err
+        assert max(line["latency"] for line in found) < 2 * answering + 2
+    else:
+        assert max(line["latency"] for line in found) < 2
+
+
+def test_a_stream_that_is_none_is_one_sentence(trained, tmp_path, capfd):
+    (tmp_path / "no.mp4").write_bytes(b"not a video")
+    stdin = os.dup(0)
+    with open(tmp_path / "no.mp4", "rb") as file:
+        os.dup2(file.fileno(), 0)
+    try:
+        with pytest.raises(SystemExit):
+            run(f"--checkpoint={trained}", "--video=-", "--json")
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+    assert "error: standard input is no video stream" in capfd.readouterr().err
+
+
+def test_a_camera_that_is_not_there_is_one_sentence(trained, capsys):
+    with pytest.raises(SystemExit):
+        run(f"--checkpoint={trained}", "--video=99")
+    assert "error: the camera /dev/video99 cannot be opened" in capsys.readouterr().err
+
+
+def test_features_are_those_of_the_network(trained, videos, predictor, tmp_path, capsys):
+    out = tmp_path / "features"
+    arguments = [f"--checkpoint={trained}", f"--video={videos}", f"--out={out}", "--json"]
+    run(*arguments, "--features=stage3,pre_logits:full")
+    shapes = lines(capsys)[0]["shapes"]
+    assert shapes == {"stage3": [6, 4, 2, 2, 64], "pre_logits": [6, 128]}
+    with np.load(out / "inner" / "c.npz") as file:
+        full = dict(file)
+    model = zoo.create_model("tsm_test", len(CLASSES))
+    clip = predictor.predict(videos / CLIPS[2]).view
+    clip = (clip - np.float32(predictor.config.data.mean)) / np.float32(predictor.config.data.std)
+    _, expected = jax.jit(lambda v, x: model.apply(v, x, train=False))(
+        checkpoint.load(trained), clip[None]
+    )
+    # Views are crop after crop; the central one is the first of the last crop's two.
+    np.testing.assert_allclose(full["stage3"][4], expected["stage3"][0], atol=1e-4)
+    pooled = predictor.extractor(["stage3"])(videos / CLIPS[2])["stage3"]
+    np.testing.assert_allclose(pooled, full["stage3"].mean((0, 1, 2, 3)), atol=1e-5)
+
+
+def test_features_of_windows_have_their_times(trained, videos, predictor, tmp_path, capsys):
+    path = videos / CLIPS[0]
+    arguments = [f"--checkpoint={trained}", f"--video={path}", f"--out={tmp_path}"]
+    run(*arguments, "--features=stage4", "--window=1")
+    with np.load(tmp_path / "a.npz") as file:
+        assert file["stage4"].shape == (2, 128)
+        np.testing.assert_array_equal(file["start"], [0, 1])
+        np.testing.assert_array_equal(file["end"], [1, 2])
+        frames = np.stack(list(decode.read_frames(path)))[10:]
+        expected = predictor.extractor(["stage4"])(frames, 10)["stage4"]
+        np.testing.assert_allclose(file["stage4"][1], expected, atol=1e-5)
+    assert "features: " in capsys.readouterr().out
+
+
+def test_an_unknown_feature_lists_those_there_are(trained, videos, capsys):
+    with pytest.raises(SystemExit):
+        run(f"--checkpoint={trained}", f"--video={videos}", "--features=stage9")
+    err = capsys.readouterr().err
+    assert "no intermediate 'stage9'" in err and "stage4 [4, 1, 1, 128]" in err and "stem" in err
+
+
+def test_the_best_class_is_explained_in_the_view_that_was_seen(
+    trained, videos, predictor, tmp_path, capsys
+):
+    path = tmp_path / "new" / "seen.gif"
+    run(f"--checkpoint={trained}", f"--video={videos / 'a.mp4'}", "--json", f"--explain={path}")
+    [line] = lines(capsys)
+    assert line["explanation"] == str(path) and "picture" not in line
+    with Image.open(path) as image:
+        assert image.n_frames == 4
+    prediction = predictor.predict(videos / "a.mp4")
+    heat, at = predictor.explain(prediction)
+    assert at == "stage4" and heat.shape == prediction.view.shape[:3]
+    assert predictor.explain(prediction, "stage2")[1] == "stage2"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--stride=1"], "add --window"),
+        (["--explain=a.png"], ".gif or .mp4"),
+        (["--explain=a.gif", "--window=1"], "whole video"),
+        (["--features=stage4", "--explain=a.gif"], "--features"),
+        (["--features=stage4:full", "--window=1"], "leave out :full"),
+    ],
+)
+def test_flags_that_do_not_go_together(trained, videos, capsys, arguments, words):
+    with pytest.raises(SystemExit) as end:
+        run(f"--checkpoint={trained}", f"--video={videos / 'a.mp4'}", *arguments)
+    err = capsys.readouterr().err
+    assert end.value.code == 1 and words in err and err.count("\n") == 1
