@@ -4,6 +4,7 @@ import configparser
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -61,6 +62,41 @@ def check_pytest(command: str) -> None:
             assert f'"{word.split("=")[0]}"' in known
 
 
+def check_ffmpeg(command: str) -> None:
+    """Not run, as FFmpeg's program may be absent: what it pipes into must read the flags."""
+    from jaxvid import predict
+
+    _, _, ours = command.partition(" | python -m jaxvid.predict ")
+    args = predict._parser().parse_args(shlex.split(ours))
+    predict._check(args)
+    assert predict._is_live(args.video)
+
+
+def check_launch(command: str) -> None:
+    """Run with --dry-run, as there is no cluster here; what it hands to `main` must exist."""
+    words = shlex.split(command)
+    if words[0] == "sbatch":
+        words = words[words.index("launch/slurm.sh") :]
+    words.insert(2 if words[0].endswith("tpu_pod.sh") else 1, "--dry-run")
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout, done.stderr
+    handed = [word for word in words if word.startswith("--config")]
+    for word in handed:
+        name, _, value = word.removeprefix("--").partition("=")
+        if name == "config":
+            path, _, argument = value.partition(":")
+            fields = runpy.run_path(str(ROOT / path))["get_config"](argument)
+        else:
+            assert has_field(fields, name.removeprefix("config.")), name
+
+
+def check_gcloud(command: str) -> None:
+    """Not run, as there is no cloud here; its names must be those that the page introduces."""
+    assert set(re.findall(r"gs://([\w-]+)", command)) <= {"my-bucket"}
+    assert set(re.findall(r"--project=([\w-]+)", command)) <= {"my-project"}
+
+
 # The first pattern that a command begins with says what becomes of it: flags to run it with, or a
 # check in place of running it. A command that no pattern covers fails.
 COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
@@ -68,6 +104,10 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"source \.venv/bin/activate$", environment_of_this_test),
     (r"pip install ", check_install),
     (r"curl -LO ", check_download),
+    (r"launch/(local|tpu_pod)\.sh ", check_launch),
+    (r"sbatch .* launch/slurm\.sh ", check_launch),
+    (r"gcloud (services|storage|iam) ", check_gcloud),
+    (r"ffmpeg ", check_ffmpeg),
     (r"python -m pytest", check_pytest),
     (r"python -m jaxvid\.main .*--mode=eval", "--config.test.batch_size=4"),
     (r"python -m jaxvid\.main ", FEW_STEPS),
