@@ -200,7 +200,8 @@ delete() {
 # shellcheck disable=SC2016
 {
     # The system's Python is too old for jaxvid; uv brings one.
-    environment='cd && python3 -m pip install -q --user uv'
+    environment='cd && { python3 -m pip install -q --user uv'
+    environment+=' || python3 -m pip install -q --user --break-system-packages uv; }'
     environment+=' && python3 -m uv venv -q --clear --python=3.12 jaxvid-venv'
     environment+=' && python3 -m uv pip install -q --python=jaxvid-venv/bin/python'
     environment+=' -e "./jaxvid[data,tpu]"'
