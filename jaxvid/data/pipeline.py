@@ -134,9 +134,10 @@ def train_batches(
     def load(position: int, video: int) -> tuple:
         number, repeat = divmod(part.number(position), repeats)
         rng = generator(seed, number)
-        views = sampling.sample_views(
-            how, int(source.num_frames[video]), _fps(source, video), test=False, rng=rng
-        )
+        first, total = 0, int(source.num_frames[video])
+        if config.data.trim:
+            first, total = _trim(total, config.data.trim, rng)
+        views = first + sampling.sample_views(how, total, _fps(source, video), test=False, rng=rng)
         if repeat:
             rng = np.random.Generator(rng.bit_generator.jumped(repeat))
         drawn = augment.draw(augmentation, int(source.height[video]), int(source.width[video]), rng)
@@ -354,6 +355,12 @@ def _train_sampling(config: ml_collections.ConfigDict) -> Sampling:
     return Sampling(**config.data.sampling)
 
 
+def _trim(total: int, share: float, rng: np.random.Generator) -> tuple[int, int]:
+    """Cuts up to `share` of a video off at either end; returns the first frame and how many."""
+    before, after = (rng.uniform(0, share, size=2) * total).astype(int)
+    return int(before), total - int(before) - int(after)
+
+
 def _fps(source: Source, video: int) -> float | None:
     fps = float(source.fps[video])
     return fps if fps > 0 else None
@@ -364,6 +371,14 @@ def _fetch(source: Source, video: int, frames: np.ndarray) -> tuple[np.ndarray, 
     needed, places = np.unique(frames, return_inverse=True)
     images = np.array(source.frames(int(video), needed), object)
     return images, places.reshape(frames.shape)
+
+
+def _nothing(spec: Any) -> np.ndarray:
+    """An array of zeros, or of empty texts, that fits the description."""
+    shape = [size or 1 for size in spec.shape]
+    if spec.dtype == tf.string:
+        return np.full(shape, b"", object)
+    return np.zeros(shape, spec.dtype.as_numpy_dtype)
 
 
 def _usable_cores() -> int:
@@ -436,7 +451,11 @@ class _Batches:
         attempts = self._attempts
 
         def plan(position):
-            return load(position, pick(position, attempts.get(int(position), 0)))
+            try:
+                return load(position, pick(position, attempts.get(int(position), 0)))
+            except JaxvidError:
+                # TensorFlow would print a traceback. Empty images fail too, and are explained.
+                return tuple(_nothing(spec) for spec in loaded)
 
         @tf.autograph.experimental.do_not_convert
         def make(position):

@@ -78,6 +78,7 @@ def make_config(batch=4, seed=1, **data):
     config.seed = seed
     config.data = {
         "sampling": {"clip_len": 4, "frame_interval": 2},
+        "trim": 0.0,
         "crop": 24,
         "crop_mode": "random_resized",
         "crop_scales": (1.0, 0.8),
@@ -410,6 +411,7 @@ def test_a_bad_record_is_named_and_another_takes_its_place(
     bad = take(batches, 6)
     assert list(batches.bad) == [3] and words in batches.bad[3]
     said = capfd.readouterr().err
+    assert "Traceback" not in said
     assert said.count("warning: ") == 1 and words in said and "1 bad videos of at most 1" in said
     replaced = 0
     for one, other in zip(good, bad, strict=True):
@@ -503,3 +505,13 @@ def test_flipped_clips_change_places_in_mirrored_labels(split):
     np.testing.assert_array_equal(
         next(pipeline.train_batches(split, still))["label"], plain["label"]
     )
+
+
+def test_trimmed_videos_lose_at_most_their_share():
+    rng = np.random.default_rng(0)
+    cuts = [pipeline._trim(100, 0.2, rng) for _ in range(300)]
+    before = np.array([first for first, _ in cuts])
+    after = 100 - np.array([first + total for first, total in cuts])
+    for cut in (before, after):
+        assert cut.min() == 0 and cut.max() == 19 and 8 < cut.mean() < 11
+    assert pipeline._trim(1, 0.4, rng) == (0, 1)
