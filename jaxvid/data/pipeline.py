@@ -524,8 +524,8 @@ class _Batches:
             counted = f" ({count} bad videos; config.data.max_bad_records is {limit})"
             raise JaxvidError(reason + counted if limit else reason)
         print(
-            f"warning: {reason}; its clip is replaced by another video's ({count} bad videos of at"
-            f" most {limit})",
+            f"warning: {reason}; another video takes its place (bad video {count} of at most"
+            f" {limit})",
             file=sys.stderr,
             flush=True,
         )

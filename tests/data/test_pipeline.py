@@ -412,7 +412,7 @@ def test_a_bad_record_is_named_and_another_takes_its_place(
     assert list(batches.bad) == [3] and words in batches.bad[3]
     said = capfd.readouterr().err
     assert "Traceback" not in said
-    assert said.count("warning: ") == 1 and words in said and "1 bad videos of at most 1" in said
+    assert said.count("warning: ") == 1 and words in said and "bad video 1 of at most 1" in said
     replaced = 0
     for one, other in zip(good, bad, strict=True):
         assert 3 not in other["index"]
