@@ -89,6 +89,7 @@ def from_row(
         "train_split": "train",
         "test_split": "test",
         "sampling": dataclasses.asdict(row.train),
+        "trim": 0.0,
         "crop": row.train_crop,
         "crop_mode": recipe.crop_mode,
         "crop_scales": recipe.crop_scales,

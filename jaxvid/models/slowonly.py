@@ -20,7 +20,10 @@ class SlowOnly(nn.Module):
     """An inflated ResNet and a linear layer on its mean feature.
 
     `depth` is a key of `layers.resnet.DEPTHS`; `blocks` and `width` override its stages.
-    `inflate` gives the temporal kernel of each stage's blocks, `stem` the stem's three.
+    `inflate` gives the temporal kernel of each stage's blocks, `stem` the stem's three, and
+    `stem_pool` says whether a max-pool follows it. With
+    `difference` it sees how neighbouring frames differ, not the frames (the RGB difference of Wang
+    et al., "Temporal Segment Networks", 2016), so that one frame less goes through the network.
     """
 
     num_classes: int = 400
@@ -30,6 +33,8 @@ class SlowOnly(nn.Module):
     inflate: tuple[int, ...] = (1, 1, 3, 3)
     temporal_strides: tuple[int, ...] = (1, 1, 1, 1)
     stem: tuple[int, int, int] = (1, 7, 7)
+    stem_pool: bool = True
+    difference: bool = False
     dropout: float = 0.5
     dtype: Any = None
 
@@ -38,11 +43,15 @@ class SlowOnly(nn.Module):
         self, video: jax.Array, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Maps video [B, T, H, W, C] to logits [B, classes] and the intermediates by name."""
+        if self.difference:
+            # Doubled, so that differences spread about as much as normalised pixels do.
+            video = 2 * (video[:, 1:] - video[:, :-1])
         x, out = ResNet(
             self.blocks or DEPTHS[self.depth],
             BasicBlock if self.depth < 50 else Bottleneck,
             width=self.width,
             stem_kernel=self.stem,
+            stem_pool=(1, 2, 2) if self.stem_pool else None,
             inflate=tuple((kernel,) for kernel in self.inflate),
             temporal_strides=self.temporal_strides,
             zero_init=True,
@@ -60,9 +69,10 @@ VARIANTS = {
     "slowonly_r50_4f": {"depth": 50},
     "slowonly_r50_8f": {"depth": 50},
     "slowonly_test": {"depth": 50, "blocks": (1, 1, 1, 1), "width": 8},
-    # Not of the tables: a net for a few hundred own clips on a CPU. Unlike the published ones it is
-    # inflated (3x3x3) from the stem on, because small motions are lost in a frame's features, and
-    # halves time in three stages, because that halves the work.
+    # Not of the tables: a net for a few hundred own clips on a CPU. Unlike the published ones it
+    # sees differences, because so few clips would teach it their backgrounds; is inflated (3x3x3)
+    # from the stem on, because small motions are lost in a frame's features; and halves time in
+    # three stages, because that halves the work.
     "slowonly_small": {
         "depth": 18,
         "blocks": (1, 1, 1, 1),
@@ -70,6 +80,7 @@ VARIANTS = {
         "stem": (3, 3, 3),
         "inflate": (3, 3, 3, 3),
         "temporal_strides": (2, 2, 2, 1),
+        "difference": True,
         "dropout": 0.1,
     },
 }

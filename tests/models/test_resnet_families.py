@@ -119,3 +119,12 @@ def test_half_precision_computes_in_it_and_answers_in_float32(name):
     logits, out = jax.eval_shape(model.apply, variables, jnp.asarray(VIDEO, jnp.bfloat16))
     assert logits.dtype == jnp.float32
     assert {out[f"stage{i}"].dtype for i in range(1, 5)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_differences_do_not_see_what_stands_still():
+    model = zoo.create_model("slowonly_small", 5)
+    variables = model.init(jax.random.key(0), VIDEO)
+    background = np.random.default_rng(3).normal(size=(2, 1, 32, 32, 3)).astype(np.float32)
+    logits = model.apply(variables, VIDEO)[0]
+    np.testing.assert_allclose(model.apply(variables, VIDEO + background)[0], logits, atol=1e-4)
+    assert np.abs(model.apply(variables, VIDEO[:, ::-1])[0] - logits).max() > 1e-3
