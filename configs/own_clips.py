@@ -14,25 +14,27 @@ def get_config(arg: str | None = None):
         {
             "crop": 72,
             "crop_mode": "whole",
-            "area": (0.7, 1.0),
-            "aspect": (0.85, 1.15),
+            "area": (0.8, 1.0),
+            "aspect": (0.95, 1.05),
             "flip": 0.0,
-            "color_jitter": (0.4, 0.4, 0.3, 0.0),
+            "color_jitter": (0.4, 0.4, 0.4, 0.0),
+            "trim": 0.12,
         }
     )
     c.data.sampling.update({"sampler": "uniform", "clip_len": 16, "num_clips": 1})
     c.test.update({"crops": "whole", "crop": 72, "batch_size": 16})
     c.test.sampling.update({"sampler": "uniform", "clip_len": 16, "num_clips": 1})
-    c.train.update({"batch_size": 8, "epochs": 100.0, "eval_epochs": 25.0, "log_steps": 50})
+    c.train.update({"batch_size": 8, "epochs": 40.0, "eval_epochs": 10.0, "log_steps": 50})
+    c.train.label_smoothing = 0.1
     c.optim.update(
         {
             "name": "adamw",
-            "lr": 1e-3,
+            "lr": 2e-3,
             "weight_decay": 0.05,
             "no_decay": ("ndim<2",),
             "clip_norm": 1.0,
             "schedule": "cosine",
-            "warmup_epochs": 5.0,
+            "warmup_epochs": 1.5,
         }
     )
     return c

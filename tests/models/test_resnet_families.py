@@ -121,7 +121,7 @@ def test_half_precision_computes_in_it_and_answers_in_float32(name):
     assert {out[f"stage{i}"].dtype for i in range(1, 5)} == {jnp.dtype(jnp.bfloat16)}
 
 
-def test_differences_do_not_see_what_stands_still():
+def test_motion_does_not_see_what_stands_still():
     model = zoo.create_model("slowonly_small", 5)
     variables = model.init(jax.random.key(0), VIDEO)
     background = np.random.default_rng(3).normal(size=(2, 1, 32, 32, 3)).astype(np.float32)
