@@ -140,17 +140,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     scores = labels = accuracy = None
     window = Window(start)
 
+    def run_test(step: int) -> tuple[np.ndarray, np.ndarray]:
+        batches = pipeline.test_batches(test_split, config)
+        what = f"test at step {step}"
+        return evaluate.score_batches(scorer, state.variables, batches, len(test_split), mesh, what)
+
     # ---- the loop
     for step in range(start, end + 1):
         if step > start and (step % eval_steps == 0 or step == end):
-            scores, labels = evaluate.score_batches(
-                scorer,
-                state.variables,
-                pipeline.test_batches(test_split, config),
-                len(test_split),
-                mesh,
-                f"test at step {step}",
-            )
+            scores, labels = run_test(step)
             accuracy = metrics.accuracy(scores, labels)
             log(evaluate.report_line(config, accuracy))
             writer.write(step, {"test_top1": accuracy.top1, "test_top5": accuracy.top5})
@@ -192,13 +190,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
 
     # ---- the result
     if scores is None:  # A run that was already complete: test what it left.
-        scores, labels = evaluate.score_batches(
-            scorer,
-            state.variables,
-            pipeline.test_batches(test_split, config),
-            len(test_split),
-            mesh,
-        )
+        scores, labels = run_test(start)
     accuracy = evaluate.write_results(
         workdir / "eval", config, classes, list(test_split.paths), scores, labels
     )

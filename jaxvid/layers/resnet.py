@@ -78,8 +78,8 @@ class ConvNorm(nn.Module):
         return nn.relu(x) if self.relu else x
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; `temporal` is conv1's and conv2's temporal kernel."""
+class ResidualBlock(nn.Module):
+    """What the two kinds of block are told; `stage`, `block` and `blocks` are those of `Place`."""
 
     width: int
     stage: int
@@ -92,21 +92,26 @@ class BasicBlock(nn.Module):
     epsilon: float = 1e-5
     dtype: Any = None
 
+    @nn.nowrap
+    def at(self, point: str, x: jax.Array, train: bool) -> jax.Array:
+        """Calls the hook at a place of this block."""
+        return self.hook(Place(self.stage, self.block, self.blocks, point), x, train)
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions and a shortcut; `temporal` is conv1's and conv2's temporal kernel."""
+
     expansion = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps x [B, T, H, W, C] to [B, T', H', W', width]."""
-
-        def at(point: str, y: jax.Array) -> jax.Array:
-            return self.hook(Place(self.stage, self.block, self.blocks, point), y, train)
-
         shared = {"epsilon": self.epsilon, "dtype": self.dtype}
         kernel, pad = (self.temporal, 3, 3), (self.temporal // 2, 1, 1)
-        x = at("block_in", x)
-        y = at("conv1_in", x)
+        x = self.at("block_in", x, train)
+        y = self.at("conv1_in", x, train)
         y = ConvNorm(self.width, kernel, self.stride, pad, name="conv1", **shared)(y, train)
-        y = at("conv1_out", y)
+        y = self.at("conv1_out", y, train)
         y = ConvNorm(
             self.width,
             kernel,
@@ -120,39 +125,24 @@ class BasicBlock(nn.Module):
             x = ConvNorm(
                 self.width, (1, 1, 1), self.stride, relu=False, name="downsample", **shared
             )(x, train)
-        return at("block_out", nn.relu(x + y))
+        return self.at("block_out", nn.relu(x + y), train)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1x1, 3x3, 1x1 convolutions and a shortcut; conv2 carries the stride.
 
     `temporal` is conv1's temporal kernel (the 3x1x1 style of inflation).
     """
-
-    width: int
-    stage: int
-    block: int
-    blocks: int
-    stride: Triple = (1, 1, 1)
-    temporal: int = 1
-    hook: Hook = no_hook
-    zero_init: bool = False
-    epsilon: float = 1e-5
-    dtype: Any = None
 
     expansion = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps x [B, T, H, W, C] to [B, T', H', W', 4 * width]."""
-
-        def at(point: str, y: jax.Array) -> jax.Array:
-            return self.hook(Place(self.stage, self.block, self.blocks, point), y, train)
-
         shared = {"epsilon": self.epsilon, "dtype": self.dtype}
         features = self.width * self.expansion
-        x = at("block_in", x)
-        y = at("conv1_in", x)
+        x = self.at("block_in", x, train)
+        y = self.at("conv1_in", x, train)
         y = ConvNorm(
             self.width,
             (self.temporal, 1, 1),
@@ -160,11 +150,11 @@ class Bottleneck(nn.Module):
             name="conv1",
             **shared,
         )(y, train)
-        y = at("conv1_out", y)
+        y = self.at("conv1_out", y, train)
         y = ConvNorm(self.width, (1, 3, 3), self.stride, (0, 1, 1), name="conv2", **shared)(
             y, train
         )
-        y = at("conv2_out", y)
+        y = self.at("conv2_out", y, train)
         y = ConvNorm(
             features, (1, 1, 1), relu=False, zero_init=self.zero_init, name="conv3", **shared
         )(y, train)
@@ -172,7 +162,7 @@ class Bottleneck(nn.Module):
             x = ConvNorm(features, (1, 1, 1), self.stride, relu=False, name="downsample", **shared)(
                 x, train
             )
-        return at("block_out", nn.relu(x + y))
+        return self.at("block_out", nn.relu(x + y), train)
 
 
 class ResNet(nn.Module):
