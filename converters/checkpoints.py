@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from converters import files
 from converters.mapped import forget
@@ -122,7 +123,8 @@ def convert_and_tell(
         "prefix": prefix,
         "dropped": _pack(dropped),
     }
-    return {"params": {}, "batch_stats": {}} | _nest(arrays), meta, report
+    variables = traverse_util.unflatten_dict(arrays, sep="/")
+    return {"params": {}, "batch_stats": {}} | variables, meta, report
 
 
 def to_torch(
@@ -264,14 +266,3 @@ def _dtype(name: str) -> np.dtype:
 def _flat(tree: Any) -> dict[str, Any]:
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
-
-
-def _nest(named: Mapping[str, Any]) -> dict:
-    tree: dict[str, Any] = {}
-    for path, leaf in named.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from flax import traverse_util
 
 from converters import checkpoints, files, torch_write
 from converters.names import NameMap
@@ -145,7 +146,7 @@ def _targets(folder: Path) -> dict[str, Target]:
     rng = np.random.default_rng(0)
     leaves = checkpoints._leaves(NETWORK, zoo.starting_row(NETWORK), 3, {})
     variables = {p: rng.normal(size=x.shape).astype(x.dtype) for p, x in leaves.items()}
-    tensors = checkpoints.to_torch(NETWORK, checkpoints._nest(variables))
+    tensors = checkpoints.to_torch(NETWORK, traverse_util.unflatten_dict(variables, sep="/"))
     arrays = dict(sorted(tensors.items(), key=lambda item: item[1].nbytes)[:12])
     arrays["ema_x_weight"] = arrays["x.weight"] = np.ones((2, 3), np.float16)
 

@@ -10,6 +10,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import traverse_util
 
 import converters
 from converters import __main__ as cli
@@ -29,7 +30,7 @@ def random_variables(name, **settings):
     leaves = checkpoints._leaves(name, row, settings.pop("num_classes", row.num_classes), settings)
     rng = np.random.default_rng(0)
     arrays = {path: rng.normal(size=x.shape).astype(x.dtype) for path, x in leaves.items()}
-    return {"params": {}, "batch_stats": {}} | checkpoints._nest(arrays)
+    return {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def equal(one, two):
@@ -85,7 +86,7 @@ def test_meta_says_all_that_prediction_needs(tmp_path):
     row = zoo.get_row(name)
     shapes = checkpoints._leaves(name, row, row.num_classes, {})
     zeros = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in shapes.items()}
-    tensors = converters.to_torch(name, checkpoints._nest(zeros))
+    tensors = converters.to_torch(name, traverse_util.unflatten_dict(zeros, sep="/"))
     _, meta, report = checkpoints.convert_and_tell(name, tensors)
     assert meta["row"] == row.name
     assert meta["variant"] == name

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import traverse_util
 
 import converters
 from converters import checkpoints, torch_write
@@ -42,7 +43,7 @@ def test_converting_and_saving_take_half_as_much_again_as_the_tensors(tmp_path, 
     row, rng = zoo.starting_row(name), np.random.default_rng(0)
     leaves = checkpoints._leaves(name, row, row.num_classes, {})
     arrays = {path: rng.standard_normal(x.shape, np.float32) for path, x in leaves.items()}
-    tensors = converters.to_torch(name, checkpoints._nest(arrays))
+    tensors = converters.to_torch(name, traverse_util.unflatten_dict(arrays, sep="/"))
     if form == "pth":
         torch_write.write(tmp_path / "a.pth", tensors, {})
     else:
