@@ -66,7 +66,7 @@ def convert_and_tell(
     if ema and not from_file:
         raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
     tensors, remarks = files.read_and_tell(source, ema=ema) if from_file else (source, [])
-    names = NameMap(zoo.family(row.variant).NAMES)
+    names = NameMap(zoo.names(row.variant))
     prefix = _prefix(names, tensors)
     if prefix:
         remarks.append(f"every key began with {prefix!r}, which the name map does without")
@@ -136,7 +136,7 @@ def to_torch(
     that were dropped. Otherwise each BatchNorm's step counter is 0.
     """
     meta = meta or {}
-    names = NameMap(zoo.family(zoo.starting_row(name).variant).NAMES)
+    names = NameMap(zoo.names(zoo.starting_row(name).variant))
     kinds = {kind: variables.get(kind, {}) for kind in ("params", "batch_stats")}
     arrays = {path: np.asarray(leaf) for path, leaf in _flat(kinds).items()}
     cast = meta.get("cast", {})

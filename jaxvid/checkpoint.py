@@ -4,7 +4,7 @@ A checkpoint is a folder with `jaxvid.json` (what the arrays are) beside a folde
 Orbax's format, whose name `jaxvid.json` holds. It is written arrays first, and becomes real in the
 one rename that puts `jaxvid.json` in place. Until then the folder is no checkpoint, or still the
 old one, so a kill or a full disk never leaves half of one. A training run keeps such folders side
-by side as `step_<number>`.
+by side as `step_<number>`, and writes them while it goes on.
 """
 
 import contextlib
@@ -14,7 +14,9 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,8 @@ def save(path: str | Path, variables: dict, meta: dict, *, overwrite: bool = Fal
         raise JaxvidError(
             f"{folder} already holds a checkpoint: choose another folder or overwrite"
         )
-    _write(folder, variables, {"meta": meta})
+    _begin(folder, variables, {"meta": meta})()
+    _wait_for_all("written")
 
 
 def load(path: str | Path) -> dict:
@@ -95,7 +98,8 @@ class Checkpoints:
     """The checkpoints of one training run: the last `keep` and the one with the highest metric.
 
     One run writes to `directory` at a time; any number may read. With several processes all of
-    them call `save` and `restore`, and `directory` is shared between them.
+    them call `save`, `measure`, `wait` and `restore`, and `directory` is shared between them. As a
+    context it waits, when left, for the save under way.
     """
 
     def __init__(self, directory: str | Path, keep: int = 1):
@@ -103,6 +107,24 @@ class Checkpoints:
             raise JaxvidError(f"keep = {keep} would delete every checkpoint: use 1 or more")
         self._directory = _local(directory)
         self._keep = keep
+        self._thread = futures.ThreadPoolExecutor(1, "checkpoint")
+        self._under_way: futures.Future | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        try:
+            if kind is None:
+                self.wait()
+            elif self._under_way is not None:  # The peers may be elsewhere: wait for none of them.
+                self._under_way.result()
+        except JaxvidError as error:
+            if kind is None:
+                raise
+            print(f"warning: {error}", file=sys.stderr)
+        finally:
+            self._thread.shutdown()
 
     def folder(self, step: int) -> Path:
         """Returns where the checkpoint of `step` lies."""
@@ -121,21 +143,51 @@ class Checkpoints:
         measured = {step: m for step, m in self._metrics().items() if m is not None}
         return max(measured, key=lambda step: (measured[step], -step), default=None)
 
-    def save(self, step: int, state: Any, meta: dict, metric: float | None = None) -> None:
-        """Writes `state`, any pytree of arrays; returns when it is on disk, or raises.
+    def metric(self, step: int) -> float | None:
+        """Returns what `best` compares of the finished checkpoint of `step`, or None."""
+        return self._metrics().get(step)
 
-        `metric` is what `best` compares, higher is better. Checkpoints that are neither among the
-        last nor the best are deleted afterwards, and so is what a killed run left unfinished.
+    def save(self, step: int, state: Any, meta: dict, metric: float | None = None) -> None:
+        """Begins to write `state`, any pytree of arrays, and returns as soon as that may change.
+
+        The arrays may be given away (donated) at once. The checkpoint counts when it is whole on
+        disk, for which `wait` waits, as the next save does; both raise what went wrong. `metric`
+        is what `best` compares, higher is better. Checkpoints that are neither among the last nor
+        the best are deleted afterwards, and so is what a killed run left unfinished.
         """
+        self.wait()
         if _first_process():
             self._remove_unfinished()
-        metric = None if metric is None or math.isnan(metric) else float(metric)
-        _write(self.folder(step), state, {"step": int(step), "metric": metric, "meta": meta})
+        record = {"step": int(step), "metric": _number(metric), "meta": meta}
+        finish = _begin(self.folder(step), state, record, at_once=False)
+
+        def end() -> None:
+            finish()
+            self._remove_old()
+
+        self._under_way = self._thread.submit(end)
+
+    def measure(self, step: int, metric: float) -> None:
+        """Sets the metric of a checkpoint that was saved without one."""
+        self.wait()
         if _first_process():
-            kept = {*self.steps()[-self._keep :], self.best_step()}
-            for old in set(self.steps()) - kept:
-                _remove(self.folder(old))
-        _wait_for_all("deleted")
+            folder = self.folder(step)
+            with _refused(folder):
+                _put(folder / RECORD, _dump(_read_record(folder) | {"metric": _number(metric)}))
+            self._remove_old()
+        _wait_for_all("measured")
+
+    def check(self) -> None:
+        """Raises what went wrong with the last save, if that is known by now."""
+        if self._under_way is not None and self._under_way.done():
+            self._under_way.result()
+
+    def wait(self) -> None:
+        """Returns when the last save is whole on disk, or raises what went wrong with it."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+            _wait_for_all("written")
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """Reads the state of `step` into the structure of `abstract_state`, equal bit for bit.
@@ -144,6 +196,7 @@ class Checkpoints:
         the sharding of its leaf (the first device where it has none), on any number of devices. A
         numpy leaf returns as numpy. Raises `JaxvidError` that lists every leaf which differs.
         """
+        self.wait()
         folder = self.folder(step)
         record = _read_record(folder)
         if record is None:
@@ -162,6 +215,12 @@ class Checkpoints:
                 metrics[step] = record.get("metric")
         return metrics
 
+    def _remove_old(self) -> None:
+        if _first_process():
+            kept = {*self.steps()[-self._keep :], self.best_step()}
+            for old in set(self.steps()) - kept:
+                _remove(self.folder(old))
+
     def _remove_unfinished(self) -> None:
         for _, folder in self._folders():
             if _read_record(folder) is None:
@@ -175,8 +234,13 @@ class Checkpoints:
                 yield int(match[1]), entry
 
 
-def _write(folder: Path, tree: Any, record: dict) -> None:
-    """Writes `tree` beside what `folder` holds, then makes it the one that `folder` means."""
+def _begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Callable[[], None]:
+    """Begins to write `tree` beside what `folder` holds.
+
+    Returns what waits for the end and makes it the one that `folder` means; any thread may call
+    that. Unless it is called `at_once`, numpy arrays are copied, as they may change meanwhile. So
+    may JAX's, even by donation: it leaves memory alone that Orbax still reads.
+    """
     names, leaves, _ = _flatten(tree)
     named = dict(zip(names, map(_array, leaves), strict=True))
     # Orbax refuses arrays without elements; their shape is all there is to them.
@@ -185,8 +249,9 @@ def _write(folder: Path, tree: Any, record: dict) -> None:
     arrays = f"arrays-{int(_ARRAYS.fullmatch(old['arrays'])[1]) + 1 if old else 0}"
     record = {"format": FORMAT, "arrays": arrays} | record
     record["leaves"] = {name: _describe(leaf) for name, leaf in named.items()}
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    try:
+    text = _dump(record)
+    response = None
+    with _refused(folder):
         if _first_process():
             folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(folder, keep=old["arrays"] if old else None)
@@ -194,17 +259,31 @@ def _write(folder: Path, tree: Any, record: dict) -> None:
         if full:
             ocp = _orbax()
             context = ocp.Context()
-            # Weights hardly compress, and compressing holds all of them in memory once more. Nor
-            # is a copy wanted against changes meanwhile: this save returns when it is done.
+            # Weights hardly compress, and compressing holds all of them in memory once more.
             context.array.saving.use_compression = False
-            context.memory.deepcopy_host_arrays = False
+            context.memory.deepcopy_host_arrays = not at_once
             with context, _quiet():
-                ocp.save(folder / arrays, _nest(full))
-        if _first_process():
-            _flush(folder / arrays)
-            _put(folder / RECORD, text)
-            _remove_leftovers(folder, keep=arrays)
-        _wait_for_all("written")
+                response = ocp.save_async(folder / arrays, _nest(full))
+
+    def finish() -> None:
+        with _refused(folder):
+            if response is not None:
+                with _quiet():
+                    response.result()
+            # Orbax has waited for all processes to write their parts.
+            if _first_process():
+                _flush(folder / arrays)
+                _put(folder / RECORD, text)
+                _remove_leftovers(folder, keep=arrays)
+
+    return finish
+
+
+@contextlib.contextmanager
+def _refused(folder: Path) -> Iterator[None]:
+    """Says in one sentence that the system lets nothing be written, and gives back the room."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         reason = _system_reason(error)
         if reason is None:
@@ -262,6 +341,14 @@ def _compare(folder: Path, stored: dict[str, str], wanted: dict) -> None:
             f"{folder} was written by a run with another state, resume with the config that "
             f"wrote it: {'; '.join(sorted(problems))}"
         )
+
+
+def _dump(record: dict) -> str:
+    return json.dumps(record, indent=1, ensure_ascii=False)
+
+
+def _number(metric: float | None) -> float | None:
+    return None if metric is None or math.isnan(metric) else float(metric)
 
 
 def _describe(leaf: Any) -> str:

@@ -4,7 +4,7 @@ import csv
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, draw, metrics, rows, sharding, zoo
+from jaxvid import checkpoint, draw, losses, metrics, rows, sharding, zoo
 from jaxvid import config as configs
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
@@ -28,8 +28,10 @@ def make_scorer(model: nn.Module, config: ml_collections.ConfigDict) -> Scorer:
 
     Views are scanned `config.test.views_per_step` at a time, so that testing needs no more memory
     than one such step. Scores are probabilities, averaged over the views before (`average="score"`)
-    or after (`"prob"`) the softmax.
+    or after (`"prob"`) the softmax, or the sigmoid where `config.train.loss` says so.
     """
+    kind = config.train.loss
+    losses.check_kind(kind)
     average = config.test.average
     if average not in ("prob", "score"):
         raise JaxvidError(f"config.test.average={average!r} is unknown: take prob or score")
@@ -46,7 +48,7 @@ def make_scorer(model: nn.Module, config: ml_collections.ConfigDict) -> Scorer:
         def one(total: jax.Array, chunk: jax.Array) -> tuple[jax.Array, None]:
             clips = normalize(chunk.reshape(batch * step, *chunk.shape[2:]), mean, std, dtype)
             logits, _ = model.apply(variables, clips, train=False)
-            answers = jax.nn.softmax(logits) if average == "prob" else logits
+            answers = losses.probabilities(kind, logits) if average == "prob" else logits
             return total + answers.reshape(batch, step, -1).sum(1), None
 
         # The first chunk stands outside the scan: it tells the shape of the sum.
@@ -54,7 +56,7 @@ def make_scorer(model: nn.Module, config: ml_collections.ConfigDict) -> Scorer:
         if views > step:
             total, _ = jax.lax.scan(one, total, chunks[1:])
         result = total / views
-        return result if average == "prob" else jax.nn.softmax(result)
+        return result if average == "prob" else losses.probabilities(kind, result)
 
     return jax.jit(score)
 
@@ -69,11 +71,14 @@ def score_batches(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores [count, classes] and labels [count] of all videos, in the order of the dataset.
 
+    Where a video may have several, labels are [count, classes] of zeros and ones.
+
     Raises:
       JaxvidError: a video came twice or not at all.
     """
     everywhere = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
-    scores, labels = None, np.full(count, -1, np.int32)
+    scores = labels = None
+    seen = np.zeros(count, bool)
     progress = Progress(count, what, "videos") if jax.process_index() == 0 else None
     for batch in batches:
         there = sharding.put_batch(batch, mesh)
@@ -82,27 +87,25 @@ def score_batches(
         answer = jax.tree.map(np.asarray, everywhere(answer))
         real = answer["weight"] > 0
         index = answer["index"][real]
-        if scores is None:
+        if scores is None or labels is None:
             scores = np.zeros((count, answer["scores"].shape[-1]), np.float32)
-        if (labels[index] >= 0).any():
+            labels = np.zeros((count, *answer["label"].shape[1:]), answer["label"].dtype)
+        if seen[index].any():
             raise JaxvidError(f"{what}: a video came twice in the test batches")
         scores[index], labels[index] = answer["scores"][real], answer["label"][real]
+        seen[index] = True
         if progress:
             progress.update(len(index))
     if progress:
         progress.close()
-    if scores is None or (labels < 0).any():
-        raise JaxvidError(f"{what}: {int((labels < 0).sum())} of {count} videos had no scores")
+    if scores is None or labels is None or not seen.all():
+        raise JaxvidError(f"{what}: {int((~seen).sum())} of {count} videos had no scores")
     return scores, labels
 
 
-def report_line(config: ml_collections.ConfigDict, result: metrics.Accuracy) -> str:
+def report_line(config: ml_collections.ConfigDict, result: metrics.Result) -> str:
     """The one line that a paper's table would need: protocol, videos, accuracies."""
-    return (
-        f"{config.model.name}: views={configs.views(config)}, {config.test.crop} px, "
-        f"{result.count} videos, top-1 {100 * result.top1:.2f} ± {100 * result.top1_error:.2f} %, "
-        f"top-5 {100 * result.top5:.2f} %, mean class {100 * result.mean_class:.2f} %"
-    )
+    return f"{config.model.name}: views={configs.views(config)}, {config.test.crop} px, {result}"
 
 
 def write_results(
@@ -112,7 +115,7 @@ def write_results(
     paths: list[str],
     scores: np.ndarray,
     labels: np.ndarray,
-) -> metrics.Accuracy:
+) -> metrics.Result:
     """Writes scores, answers, accuracies and the confusion matrix of a test into `folder`.
 
     See `write_scores`; `result.json` also says the protocol.
@@ -134,17 +137,17 @@ def write_scores(
     scores: np.ndarray,
     labels: np.ndarray,
     about: dict[str, Any],
-) -> metrics.Accuracy:
+) -> metrics.Result:
     """Writes what can be said of scores into `folder`, whatever they come from.
 
-    `scores.npz` holds scores [N, classes], labels, paths and classes; `predictions.csv` a line per
-    video, `classes.csv` one per class; `result.json` the accuracies and what `about` says of where
-    they come from; `confusion.png` the picture. Only process 0 writes.
+    `scores.npz` holds scores [N, classes], labels [N] (or [N, classes], where a video may have
+    several), paths and classes; `predictions.csv` a line per video, `classes.csv` one per class;
+    `result.json` the accuracies and what `about` says of where they come from; `confusion.png` the
+    picture, where a video has one label. Only process 0 writes.
     """
-    result = metrics.accuracy(scores, labels)
+    result = metrics.measure(scores, labels)
     if jax.process_index() != 0:
         return result
-    answers = metrics.answers(scores, labels)
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(
         folder / "scores.npz",
@@ -156,22 +159,42 @@ def write_scores(
     with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "answer", "score", "correct"])
-        for path, label, row, answer in zip(paths, labels, scores, answers, strict=True):
-            writer.writerow(
-                [path, classes[label], classes[answer], f"{row[answer]:.4f}", int(answer == label)]
-            )
-    _write_classes(folder / "classes.csv", classes, result.confusion)
-    figures = {
-        "videos": result.count,
-        "top1": result.top1,
-        "top1_standard_error": result.top1_error,
-        "top5": result.top5,
-        "mean_class": result.mean_class,
-        "mean_average_precision": result.mean_ap,
-    }
-    (folder / "result.json").write_text(json.dumps(about | figures, indent=1) + "\n")
-    draw.confusion_matrix(result.confusion, classes, folder / "confusion.png")
+        for path, row, (label, answer, right) in zip(
+            paths, scores, _answered(classes, scores, labels), strict=True
+        ):
+            writer.writerow([path, label, classes[answer], f"{row[answer]:.4f}", int(right)])
+    (folder / "result.json").write_text(json.dumps(about | result.figures, indent=1) + "\n")
+    if isinstance(result, metrics.MultiLabel):
+        _write_precisions(folder / "classes.csv", classes, labels, result)
+    else:
+        _write_classes(folder / "classes.csv", classes, result.confusion)
+        draw.confusion_matrix(result.confusion, classes, folder / "confusion.png")
     return result
+
+
+def _answered(
+    classes: list[str], scores: np.ndarray, labels: np.ndarray
+) -> Iterator[tuple[str, int, bool]]:
+    """Yields every video's label, several with `|` between, the best answer, and if it is right."""
+    if labels.ndim == 1:
+        for label, answer in zip(labels, metrics.answers(scores, labels), strict=True):
+            yield classes[label], int(answer), bool(answer == label)
+        return
+    right = metrics.best_hits(scores, labels)
+    for row, answer, is_right in zip(labels, scores.argmax(1), right, strict=True):
+        yield "|".join(classes[label] for label in np.flatnonzero(row)), int(answer), bool(is_right)
+
+
+def _write_precisions(
+    path: pathlib.Path, classes: list[str], labels: np.ndarray, result: metrics.MultiLabel
+) -> None:
+    """Writes a line per class: its videos and its average precision, empty for none."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "videos", "average_precision"])
+        counts = (labels > 0).sum(0).tolist()
+        for name, videos, value in zip(classes, counts, result.average_precisions, strict=True):
+            writer.writerow([name, videos, f"{value:.4f}" if videos else ""])
 
 
 def _write_classes(path: pathlib.Path, classes: list[str], confusion: np.ndarray) -> None:
@@ -199,7 +222,7 @@ def check_count(dataset: str, count: int) -> None:
         )
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Accuracy:
+def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Result:
     """Tests `config.init`, or the best checkpoint of `workdir`, and writes `workdir/eval`."""
     workdir = pathlib.Path(workdir)
     path = config.init or workdir / "checkpoints"
@@ -211,6 +234,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
             f"{path} answers {len(meta['classes'])} classes that are not those of "
             f"{config.data.dataset} ({len(classes)}): test on the dataset it was trained for, or "
             "fine-tune it with --mode=train"
+        )
+    loss = meta.get("loss", config.train.loss)
+    if loss != config.train.loss:
+        raise JaxvidError(
+            f"{path} was trained with the loss {loss}, which decides what its scores are: add "
+            f"--config.train.loss={loss}"
         )
     check_count(config.data.dataset, len(split))
     mesh = sharding.make_mesh()

@@ -23,6 +23,73 @@ class Accuracy:
     mean_ap: float
     confusion: np.ndarray
 
+    @property
+    def main(self) -> float:
+        """What the best checkpoint has most of."""
+        return self.top1
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """What a log of training shows."""
+        return {"top1": self.top1, "top5": self.top5}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All figures by the names that files have for them."""
+        return {
+            "videos": self.count,
+            "top1": self.top1,
+            "top1_standard_error": self.top1_error,
+            "top5": self.top5,
+            "mean_class": self.mean_class,
+            "mean_average_precision": self.mean_ap,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count} videos, top-1 {100 * self.top1:.2f} ± {100 * self.top1_error:.2f} %, "
+            f"top-5 {100 * self.top5:.2f} %, mean class {100 * self.mean_class:.2f} %"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabel:
+    """Figures in [0, 1] over `count` videos that may have several labels each, or none.
+
+    `mean_ap` is the mean of `average_precisions` [classes], of which those of classes in no video
+    are NaN; `hit1` is the share of videos whose best answer is one of their labels.
+    """
+
+    count: int
+    mean_ap: float
+    hit1: float
+    average_precisions: np.ndarray
+
+    @property
+    def main(self) -> float:
+        """What the best checkpoint has most of."""
+        return self.mean_ap
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """What a log of training shows."""
+        return {"mean_ap": self.mean_ap, "hit1": self.hit1}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All figures by the names that files have for them."""
+        return {
+            "videos": self.count,
+            "mean_average_precision": self.mean_ap,
+            "hit1": self.hit1,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.count} videos, mAP {100 * self.mean_ap:.2f} %, hit@1 {100 * self.hit1:.2f} %"
+
+
+Result = Accuracy | MultiLabel
+
 
 def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """Whether each label [N] is among the k highest of scores [N, classes].
@@ -64,13 +131,40 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     return float((np.diff(found, prepend=0) * found / (ends + 1)).sum() / found[-1])
 
 
-def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Mean of the classes' average precisions; classes that are in no video are left out.
+def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Every class's average precision [classes], NaN where the class is in no video.
 
     `scores` [N, classes] are of any monotone scale per class; `targets` [N, classes] are 1 where a
     video has the class, of which it may have several, or none.
     """
-    each = [average_precision(s, t) for s, t in zip(scores.T, targets.T, strict=True)]
+    return np.array([average_precision(s, t) for s, t in zip(scores.T, targets.T, strict=True)])
+
+
+def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Mean of the classes' average precisions; classes that are in no video are left out."""
+    return _mean(average_precisions(scores, targets))
+
+
+def measure(scores: np.ndarray, labels: np.ndarray) -> Result:
+    """What there is to say of scores [N, classes] against labels [N] or targets [N, classes]."""
+    return accuracy(scores, labels) if labels.ndim == 1 else multi_label(scores, labels)
+
+
+def multi_label(scores: np.ndarray, targets: np.ndarray) -> MultiLabel:
+    """Figures of scores [N, classes] against targets [N, classes], 1 where a video has a class.
+
+    Ties count against a video, as in `top_k_hits`: its best answers must all be labels.
+    """
+    each = average_precisions(scores, targets)
+    return MultiLabel(len(scores), _mean(each), float(best_hits(scores, targets).mean()), each)
+
+
+def best_hits(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Whether the best answer to each video [N] is one of its classes: targets [N, classes] 1."""
+    return ((scores < scores.max(1, keepdims=True)) | (targets > 0)).all(1)
+
+
+def _mean(each: np.ndarray) -> float:
     return float(np.nanmean(each)) if not np.isnan(each).all() else float("nan")
 
 

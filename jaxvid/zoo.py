@@ -77,6 +77,18 @@ def family(variant: str) -> ModuleType:
     return _variants()[variant]
 
 
+def names(variant: str) -> list[tuple[str, str | None, str]]:
+    """The rules that name PyTorch's keys of `variant`: its family's `NAMES`.
+
+    A family whose variants give one key different layouts keeps a dict of rules by variant.
+
+    Raises:
+      JaxvidError: no family has such a variant.
+    """
+    rules = family(variant).NAMES
+    return rules[variant] if isinstance(rules, dict) else rules
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the rows that match the shell-style `pattern`, sorted."""
     return sorted(fnmatch.filter(_rows(), pattern))

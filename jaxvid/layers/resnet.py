@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from jaxvid.layers import names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.norm import BatchNorm
 from jaxvid.layers.pool import max_pool
@@ -228,7 +229,7 @@ class ResNet(nn.Module):
         return x, out
 
 
-def resnet_names(conv: str, conv1: str = "conv") -> list[tuple[str, str | None, str]]:
+def resnet_names(conv: str, conv1: str = "conv") -> list[names.Rule]:
     """Name rules of a trunk at `backbone.` whose convolutions have the layout `conv`.
 
     `conv1` is what the first convolution of a block is called below `conv1.` (a temporal wrapper
@@ -245,12 +246,6 @@ def resnet_names(conv: str, conv1: str = "conv") -> list[tuple[str, str | None, 
     ]
     rules = []
     for key, path, kernel in units:
-        rules += [
-            (f"{key}.{kernel}.weight", f"params/{path}/conv/kernel", conv),
-            (f"{key}.bn.weight", f"params/{path}/bn/scale", "same"),
-            (f"{key}.bn.bias", f"params/{path}/bn/bias", "same"),
-            (f"{key}.bn.running_mean", f"batch_stats/{path}/bn/mean", "same"),
-            (f"{key}.bn.running_var", f"batch_stats/{path}/bn/var", "same"),
-            (f"{key}.bn.num_batches_tracked", None, "drop"),
-        ]
+        rules += names.conv(f"{key}.{kernel}", f"{path}/conv", conv)
+        rules += names.batch_norm(f"{key}.bn", f"{path}/bn")
     return rules

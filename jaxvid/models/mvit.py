@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv, conv
 from jaxvid.layers.drop import DropPath
@@ -376,40 +377,20 @@ VARIANTS = {
 
 NAMES = [
     ("backbone.cls_token", "params/cls_token", "same"),
-    ("backbone.patch_embed.projection.weight", "params/patch_embed/kernel", "conv3d"),
-    ("backbone.patch_embed.projection.bias", "params/patch_embed/bias", "same"),
-    ("backbone.blocks.{i}.{n:norm1|norm2}.weight", "params/block{i}/{n}/scale", "same"),
-    ("backbone.blocks.{i}.{n:norm1|norm2}.bias", "params/block{i}/{n}/bias", "same"),
-    ("backbone.blocks.{i}.proj.weight", "params/block{i}/proj/kernel", "linear"),
-    ("backbone.blocks.{i}.proj.bias", "params/block{i}/proj/bias", "same"),
+    *names.conv("backbone.patch_embed.projection", "patch_embed", "conv3d", bias=True),
+    *names.layer_norm("backbone.blocks.{i}.{n:norm1|norm2}", "block{i}/{n}"),
+    *names.dense("backbone.blocks.{i}.proj", "block{i}/proj"),
     (
         "backbone.blocks.{i}.attn.{n:rel_pos_t|rel_pos_h|rel_pos_w}",
         "params/block{i}/attn/positions/{n}",
         "same",
     ),
-    ("backbone.blocks.{i}.attn.{n:qkv|proj}.weight", "params/block{i}/attn/{n}/kernel", "linear"),
-    ("backbone.blocks.{i}.attn.{n:qkv|proj}.bias", "params/block{i}/attn/{n}/bias", "same"),
-    (
-        "backbone.blocks.{i}.attn.{n:pool_q|pool_k|pool_v}.weight",
-        "params/block{i}/attn/{n}/kernel",
-        "conv3d",
-    ),
-    (
-        "backbone.blocks.{i}.attn.{n:norm_q|norm_k|norm_v}.weight",
-        "params/block{i}/attn/{n}/scale",
-        "same",
-    ),
-    (
-        "backbone.blocks.{i}.attn.{n:norm_q|norm_k|norm_v}.bias",
-        "params/block{i}/attn/{n}/bias",
-        "same",
-    ),
-    ("backbone.blocks.{i}.mlp.{n:fc1|fc2}.weight", "params/block{i}/mlp/{n}/kernel", "linear"),
-    ("backbone.blocks.{i}.mlp.{n:fc1|fc2}.bias", "params/block{i}/mlp/{n}/bias", "same"),
-    ("backbone.norm3.weight", "params/norm/scale", "same"),
-    ("backbone.norm3.bias", "params/norm/bias", "same"),
-    ("cls_head.fc_cls.weight", "params/head/kernel", "linear"),
-    ("cls_head.fc_cls.bias", "params/head/bias", "same"),
+    *names.dense("backbone.blocks.{i}.attn.{n:qkv|proj}", "block{i}/attn/{n}"),
+    *names.conv("backbone.blocks.{i}.attn.{n:pool_q|pool_k|pool_v}", "block{i}/attn/{n}", "conv3d"),
+    *names.layer_norm("backbone.blocks.{i}.attn.{n:norm_q|norm_k|norm_v}", "block{i}/attn/{n}"),
+    *names.dense("backbone.blocks.{i}.mlp.{n:fc1|fc2}", "block{i}/mlp/{n}"),
+    *names.layer_norm("backbone.norm3", "norm"),
+    *names.dense("cls_head.fc_cls", "head"),
 ]
 
 # Rows: what MMAction2 publishes, first with the authors' weights, then with its own.

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvid.layers import names
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, resnet_names
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
@@ -99,8 +100,7 @@ VARIANTS = {
 
 NAMES = [
     *resnet_names("conv3d"),
-    ("cls_head.fc_cls.weight", "params/head/fc/kernel", "linear"),
-    ("cls_head.fc_cls.bias", "params/head/fc/bias", "same"),
+    *names.dense("cls_head.fc_cls", "head/fc"),
 ]
 
 # Rows: what the tables of SlowOnly publish.

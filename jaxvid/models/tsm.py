@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxvid.layers import names
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, Hook, Place, ResNet, resnet_names
 from jaxvid.layers.temporal import temporal_shift
@@ -79,8 +80,7 @@ VARIANTS = {
 
 NAMES = [
     *resnet_names("conv2d", conv1="conv.net"),
-    ("cls_head.fc_cls.weight", "params/head/fc/kernel", "linear"),
-    ("cls_head.fc_cls.bias", "params/head/fc/bias", "same"),
+    *names.dense("cls_head.fc_cls", "head/fc"),
 ]
 
 # Rows: what the tables of TSM publish, and the two rows of its authors that VoV3D quotes.

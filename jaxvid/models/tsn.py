@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxvid.layers import names
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, resnet_names
 from jaxvid.rows import (
@@ -67,8 +68,7 @@ VARIANTS = {
 
 NAMES = [
     *resnet_names("conv2d"),
-    ("cls_head.fc_cls.weight", "params/head/fc/kernel", "linear"),
-    ("cls_head.fc_cls.bias", "params/head/fc/bias", "same"),
+    *names.dense("cls_head.fc_cls", "head/fc"),
 ]
 
 # Rows: what the tables of MMAction2 1.x and 0.x publish. Features are averaged over all frames of

@@ -94,7 +94,7 @@ def main() -> None:
     # A mutant is the same whatever the folder is called, so a relative name.
     os.chdir(folder)
     witness = Path("called")
-    names = NameMap(zoo.family(NETWORK).NAMES)
+    names = NameMap(zoo.names(NETWORK))
     leaves = checkpoints._leaves(NETWORK, zoo.starting_row(NETWORK), 3, {})
     path, watch = folder / "file", _Watch()
     signal.signal(signal.SIGALRM, _raise_late)

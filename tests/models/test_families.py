@@ -1,0 +1,120 @@
+"""Every family at its test sizes: what any network of this library does, whatever its kind.
+
+A family's variants called `*_test` come here by themselves; one that needs another view than most
+stands in `VIEWS`. What sets a family apart is tested in its own file.
+"""
+
+import fnmatch
+import functools
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvid import losses, zoo
+
+NAMES = [name for name in zoo.variants() if name.endswith("_test")]
+CLASSES = 5
+# Frames, height and width where (4, 32, 32) does not enter.
+VIEWS: dict[str, tuple[int, int, int]] = {}
+# Parameters that cannot learn, as patterns of paths: their part of the network is not asked.
+IDLE = {
+    # Only the class token leaves the last block; it is not pooled and has no relative position.
+    "mvit_test": ("block3/attn/pool_q/*", "block3/attn/positions/*"),
+}
+
+
+@functools.cache
+def video(name: str) -> np.ndarray:
+    """Two samples for `name`."""
+    rng = np.random.default_rng(0)
+    channels = len(zoo.starting_row(name).mean)
+    return rng.normal(size=(2, *VIEWS.get(name, (4, 32, 32)), channels)).astype(np.float32)
+
+
+@functools.cache
+def network(name: str):
+    """A network with weights that let signals through to every part, and its variables."""
+    model = zoo.create_model(name, CLASSES, dropout=0.0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), video(name))
+    rng = np.random.default_rng(1)
+
+    def fill(key_path, leaf):
+        path = jax.tree_util.keystr(key_path, simple=True, separator="/")
+        if path.endswith("kernel"):
+            return rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32)
+        return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+
+    return model, jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+@functools.cache
+def forward(name: str):
+    model, variables = network(name)
+    return jax.jit(lambda x: model.apply(variables, x, train=False))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_and_intermediates(name):
+    logits, out = forward(name)(video(name))
+    assert logits.shape == (2, CLASSES) and logits.dtype == jnp.float32
+    assert {"stem", "stage1", "pre_logits"} <= out.keys()
+    assert all(value.shape[0] == 2 and value.dtype == jnp.float32 for value in out.values())
+    assert np.isfinite(logits).all() and np.std(logits) > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_do_not_mix(name):
+    together = forward(name)(video(name))[0]
+    swapped = forward(name)(video(name)[::-1].copy())[0]
+    np.testing.assert_allclose(together, swapped[::-1], rtol=1e-4, atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name):
+    model, variables = network(name)
+
+    # Compiling is nearly all the time that this takes.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def differentiate(params):
+        def loss_of(params):
+            (logits, _), updated = model.apply(
+                {**variables, "params": params},
+                video(name),
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(2)},
+            )
+            return losses.softmax_cross_entropy(logits, jnp.array([1, 3])), updated
+
+        return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+    (loss, updated), gradients = differentiate(variables["params"])
+    for path, value in flax.traverse_util.flatten_dict(gradients, sep="/").items():
+        assert np.isfinite(value).all(), path
+        idle = any(fnmatch.fnmatch(path, pattern) for pattern in IDLE.get(name, ()))
+        assert (np.abs(value).max() > 0) != idle, path
+    old = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}), sep="/")
+    new = flax.traverse_util.flatten_dict(updated.get("batch_stats", {}), sep="/")
+    assert old.keys() == new.keys()
+    for path, value in new.items():
+        assert np.abs(value - old[path]).max() > 0, path
+
+    # A step that lowers the loss by a hundredth of itself, as far as the gradient foretells.
+    square = sum(float((value**2).sum()) for value in jax.tree.leaves(gradients))
+    rate = 0.01 * float(loss) / square
+    stepped = jax.tree.map(lambda p, g: p - rate * g, variables["params"], gradients)
+    (lower, _), _ = differentiate(stepped)
+    assert lower < loss
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_computes_in_it_and_answers_in_float32(name):
+    model = zoo.create_model(name, CLASSES, jnp.bfloat16)
+    variables = network(name)[1]
+    logits, out = jax.eval_shape(model.apply, variables, jnp.asarray(video(name), jnp.bfloat16))
+    assert logits.dtype == jnp.float32
+    assert out["stage1"].dtype == jnp.bfloat16
