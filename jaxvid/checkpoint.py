@@ -180,7 +180,10 @@ class Checkpoints:
     def check(self) -> None:
         """Raises what went wrong with the last save, if that is known by now."""
         if self._under_way is not None and self._under_way.done():
-            self._under_way.result()
+            error = self._under_way.exception()
+            if error is not None:
+                self._under_way = None
+                raise error
 
     def wait(self) -> None:
         """Returns when the last save is whole on disk, or raises what went wrong with it."""

@@ -112,6 +112,7 @@ def from_row(
         # Clips, of which each video gives `data.repeats`; recipes count videos.
         "batch_size": recipe.batch_size * recipe.repeated_augmentation,
         "epochs": float(recipe.epochs),
+        "loss": recipe.loss,
         "label_smoothing": recipe.label_smoothing,
         "mixup": recipe.mixup,
         "cutmix": recipe.cutmix,

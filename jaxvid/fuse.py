@@ -16,7 +16,10 @@ from jaxvid.errors import JaxvidError, exit_on_error
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """A test's probabilities [N, classes], labels [N] and paths [N], and its class names."""
+    """A test's probabilities [N, classes], labels [N] and paths [N], and its class names.
+
+    Labels are [N, classes] where a video may have several.
+    """
 
     scores: np.ndarray
     labels: np.ndarray
@@ -55,7 +58,8 @@ def fuse(
       tests: of the same videos and classes, in any order of videos.
       weights: one a test, their sum not 0; only their ratios matter.
       average: `prob` for the mean of the probabilities, `score` for that of the logits: the softmax
-        of the mean of log-probabilities, which differ from the logits by a constant per video.
+        of the mean of log-probabilities, which differ from the logits by a constant per video; or
+        the sigmoid, where a video may have several labels.
       names: what to call the tests in errors.
 
     Raises:
@@ -70,16 +74,22 @@ def fuse(
     names = names or [f"test {number}" for number in range(1, len(tests) + 1)]
     first = tests[0]
     total = np.zeros(first.scores.shape)
+    several = first.labels.ndim == 2
     for test, weight, name in zip(tests, share, names, strict=True):
         place = _aligned(first, test, names[0], name)
         scores = test.scores[place].astype(np.float64)
         if average == "score":
             # The smallest float32 stands for what was rounded to 0.
-            scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+            tiny = np.finfo(np.float32).tiny
+            others = np.log(np.maximum(1 - scores, tiny)) if several else 0.0
+            scores = np.log(np.maximum(scores, tiny)) - others
         total += weight * scores
     if average == "score":
-        total = np.exp(total - total.max(1, keepdims=True))
-        total /= total.sum(1, keepdims=True)
+        if several:
+            total = 1 / (1 + np.exp(-total))
+        else:
+            total = np.exp(total - total.max(1, keepdims=True))
+            total /= total.sum(1, keepdims=True)
     return dataclasses.replace(first, scores=total.astype(np.float32))
 
 
@@ -104,7 +114,13 @@ def _aligned(
         if missing is not None:
             raise JaxvidError(f"{known_as} has no scores of {missing}: fuse tests of one split")
     place = np.array([places[path] for path in first.paths.tolist()], np.int64)
-    differs = np.flatnonzero(first.labels != other.labels[place])
+    if first.labels.shape != other.labels.shape:
+        raise JaxvidError(
+            f"in one of {name} and {other_name} a video may have several labels: fuse tests of one "
+            "split"
+        )
+    unequal = first.labels != other.labels[place]
+    differs = np.flatnonzero(unequal.reshape(len(unequal), -1).any(1))
     if differs.size:
         raise JaxvidError(
             f"{name} and {other_name} have different labels for {first.paths[differs[0]]}: fuse "
@@ -153,11 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fused.labels,
         {"fused": dict(zip(files, weights, strict=True)), "average": args.average},
     )
-    print(
-        f"{len(files)} tests fused: {result.count} videos, top-1 {100 * result.top1:.2f} ± "
-        f"{100 * result.top1_error:.2f} %, top-5 {100 * result.top5:.2f} %, "
-        f"mean class {100 * result.mean_class:.2f} %"
-    )
+    print(f"{len(files)} tests fused: {result}")
     print(f"scores, answers and pictures are in {args.out}")
 
 

@@ -58,7 +58,7 @@ def mix(
         how: the settings.
         key: what everything is drawn from.
         video: pixels [B, T, H, W, C] of any scale.
-        labels: integers [B].
+        labels: integers [B], or [B, num_classes] where a clip may have several.
         num_classes: how many classes there are.
 
     Returns:
@@ -79,7 +79,7 @@ def mix(
 
     other = jnp.roll(video, how.repeats, axis=0).astype(jnp.float32)
     mixed = weight * video.astype(jnp.float32) + (1 - weight) * other
-    own = jax.nn.one_hot(labels, num_classes)
+    own = jax.nn.one_hot(labels, num_classes) if labels.ndim == 1 else labels.astype(jnp.float32)
     kept = kept[:, None]
     return mixed, kept * own + (1 - kept) * jnp.roll(own, how.repeats, axis=0)
 

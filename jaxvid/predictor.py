@@ -226,6 +226,7 @@ def make_config(
     for field in ("mean", "std"):
         if field in meta:
             config.data[field] = tuple(meta[field])
+    config.train.loss = meta.get("loss", config.train.loss)
     config.test.update(meta.get("test", {}))
     return config
 

@@ -112,6 +112,7 @@ class Recipe:
     `crop_mode` is `random_resized` or `multi_scale`: a crop whose sides are `crop_scales` of the
     short side, at most `crop_scale_gap` places of that list apart, at one of `fixed_crops` (5 or
     13) positions. `mirrored_labels` are pairs that change places when a clip is flipped.
+    `loss` is `softmax`, or `sigmoid` where a video may have several labels.
     `rand_augment` is `m<magnitude>-n<operations>`. `initial_weights` names the row that training
     starts from, where it is one of ours.
 
@@ -144,6 +145,7 @@ class Recipe:
     fixed_crops: int = 5
     flip: float = 0.5
     mirrored_labels: tuple[tuple[int, int], ...] = ()
+    loss: str = "softmax"
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0

@@ -42,7 +42,7 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Accuracy:
+def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Result:
     """Trains as `config` says, in `workdir`; goes on from its last checkpoint if there is one.
 
     Writes `config.json`, `metrics.jsonl` and TensorBoard events, `checkpoints/`, and the test of
@@ -149,10 +149,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     for step in range(start, end + 1):
         if step > start and (step % eval_steps == 0 or step == end):
             scores, labels = run_test(step)
-            accuracy = metrics.accuracy(scores, labels)
+            accuracy = metrics.measure(scores, labels)
             log(evaluate.report_line(config, accuracy))
-            writer.write(step, {"test_top1": accuracy.top1, "test_top5": accuracy.top5})
-            checkpoints.save(step, state, meta, metric=accuracy.top1)
+            writer.write(step, {f"test_{name}": value for name, value in accuracy.logged.items()})
+            checkpoints.save(step, state, meta, metric=accuracy.main)
             window = Window(step)
         elif step > start and (step % config.train.checkpoint_steps == 0 or step == end):
             checkpoints.save(step, state, meta)
@@ -200,14 +200,19 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
 
 
 def make_update(
-    model: nn.Module, optimizer: optax.GradientTransformation, label_smoothing: float = 0.0
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    label_smoothing: float = 0.0,
+    kind: str = "softmax",
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """One step of training: (state, video, labels, rng) -> (state, {loss, top1, grad_norm}).
 
     `video` [B, T, H, W, C] is normalised, `labels` are integers [B] or probabilities [B, classes],
-    `rng` drives dropout. All are global arrays under `jit`, so means over the batch, BatchNorm's
-    too, are global ones. `top1` of a blend of labels counts the stronger one only.
+    `rng` drives dropout, `kind` is that of the loss. All are global arrays under `jit`, so means
+    over the batch, BatchNorm's too, are global ones. `top1` of a blend of labels counts the
+    stronger one only; where a clip has several, any of them.
     """
+    loss_fn = losses.make_loss(kind, label_smoothing)
 
     def update(state: TrainState, video: jax.Array, labels: jax.Array, rng: jax.Array):
         def loss_of(params):
@@ -218,16 +223,14 @@ def make_update(
                 rngs={"dropout": rng},
                 mutable=["batch_stats"],
             )
-            loss = losses.softmax_cross_entropy(logits, labels, label_smoothing)
-            return loss, (logits, updated.get("batch_stats", {}))
+            return loss_fn(logits, labels), (logits, updated.get("batch_stats", {}))
 
-        strongest = labels if labels.ndim == 1 else labels.argmax(-1)
         (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         measured = {
             "loss": loss,
-            "top1": (logits.argmax(-1) == strongest).mean(),
+            "top1": losses.hits(logits, labels, kind).mean(),
             "grad_norm": optax.tree.norm(gradients),
         }
         return TrainState(state.step + 1, params, stats, opt_state), measured
@@ -239,7 +242,7 @@ def make_train_step(
     model: nn.Module, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled step on a batch of the pipeline: (state, {video uint8, label}) -> as above."""
-    update = make_update(model, optimizer, config.train.label_smoothing)
+    update = make_update(model, optimizer, config.train.label_smoothing, config.train.loss)
     mean, std, seed = tuple(config.data.mean), tuple(config.data.std), config.seed
     dtype = jnp.dtype(config.model.dtype)
     blend = mixing.Mixing(
@@ -317,6 +320,7 @@ def describe(
         "mean": list(config.data.mean),
         "std": list(config.data.std),
         "overrides": config.model.overrides.to_dict(),
+        "loss": config.train.loss,
         "test": config.test.to_dict(),
         "short_side": short_side,
     }

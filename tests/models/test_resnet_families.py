@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvid import zoo
 from tests.models.test_families import forward, network
 
 NAMES = ["tsn_test", "tsm_test", "slowonly_test"]
