@@ -34,3 +34,36 @@ class MeanHead(nn.Module):
         if self.per_frame:
             logits = logits.mean(1)
         return logits, features
+
+
+class PositionHead(nn.Module):
+    """Dropout and one linear layer at every position of a map (PySlowFast's heads).
+
+    A crop larger than that of training leaves several positions, whose probabilities are averaged;
+    see `average_positions`. Logits are float32 or wider whatever the compute dtype.
+    """
+
+    num_classes: int
+    dropout: float = 0.5
+    init_std: float = 0.01
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """Maps pooled x [B, T, H, W, C] to logits [B, classes] and mean features [B, C]."""
+        y = nn.Dropout(self.dropout, deterministic=not train)(x)
+        init = nn.initializers.normal(self.init_std)
+        logits = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=init, name="fc")(y)
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return average_positions(logits), x.mean((1, 2, 3))
+
+
+def average_positions(logits: jax.Array) -> jax.Array:
+    """Logits [B, classes] of the mean of the probabilities of logits [B, T, H, W, classes].
+
+    Logits are free up to a constant: it is chosen so that one position alone keeps its own.
+    """
+    logits = logits.reshape(logits.shape[0], -1, logits.shape[-1])
+    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    mean = jax.nn.logsumexp(logits - total, axis=1) - jnp.log(logits.shape[1])
+    return mean + total.mean(1)

@@ -18,3 +18,12 @@ def max_pool(
         y = nn.max_pool(frames, window[1:], stride[1:], pads)
         return y.reshape(*x.shape[:2], *y.shape[1:])
     return nn.max_pool(x, window, stride, [(p, p) for p in padding])
+
+
+def mean_windows(x: jax.Array, window: int) -> jax.Array:
+    """Means of x [B, T, H, W, C] over all of T and each square of side `window`: [B, 1, H', W', C].
+
+    Squares lie one pixel apart; a side of the map that is shorter than `window` is taken whole.
+    """
+    size = (min(window, x.shape[2]), min(window, x.shape[3]))
+    return nn.avg_pool(x.mean(1), size, (1, 1))[:, None]

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvid.layers.heads import MeanHead
+from jaxvid.layers.heads import MeanHead, PositionHead, average_positions
+from jaxvid.layers.pool import mean_windows
 
 X = np.random.default_rng(0).normal(size=(3, 4, 5, 2, 6)).astype(np.float32)
 
@@ -64,3 +65,25 @@ def test_initial_weights_have_the_published_spread():
     params = head.init(jax.random.key(0), jnp.ones((1, 1, 1, 1, 64)))["params"]["fc"]
     np.testing.assert_allclose(np.std(params["kernel"]), 0.01, rtol=0.05)
     assert not params["bias"].any()
+
+
+def test_positions_average_in_probability():
+    head = PositionHead(7, init_std=3.0)
+    variables = head.init(jax.random.key(0), X)
+    logits, features = head.apply(variables, X)
+    fc = variables["params"]["fc"]
+    one_by_one = jax.nn.softmax(X @ fc["kernel"] + fc["bias"])
+    np.testing.assert_allclose(jax.nn.softmax(logits), one_by_one.mean((1, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(features, X.mean((1, 2, 3)), atol=1e-6)
+
+
+def test_one_position_keeps_its_logits():
+    logits = 30 * X[:, :1, :1, :1]
+    np.testing.assert_allclose(average_positions(logits), logits[:, 0, 0, 0], atol=1e-5)
+
+
+def test_windows_are_those_of_the_training_crop():
+    pooled = mean_windows(X, 2)
+    assert pooled.shape == (3, 1, 4, 1, 6)
+    np.testing.assert_allclose(pooled[:, 0, 3, 0], X[:, :, 3:].mean((1, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(mean_windows(X, 9)[:, 0, 0, 0], X.mean((1, 2, 3)), atol=1e-6)
