@@ -11,8 +11,9 @@ def max_pool(
     padding: tuple[int, int, int] = (0, 0, 0),
 ) -> jax.Array:
     """Maximum over windows of x [B, T, H, W, C]; `padding` is added on both sides of each axis."""
-    if window[0] == stride[0] == 1 and padding[0] == 0:
+    if window[0] == 1 and padding[0] == 0:
         # Windows inside one frame: 2-D pooling of folded frames is several times faster on CPU.
+        x = x[:, :: stride[0]]
         frames = x.reshape(-1, *x.shape[2:])
         pads = [(p, p) for p in padding[1:]]
         y = nn.max_pool(frames, window[1:], stride[1:], pads)

@@ -58,6 +58,7 @@ class ConvNorm(nn.Module):
     groups: int = 1
     relu: bool = True
     epsilon: float = 1e-5
+    momentum: float = 0.1
     zero_init: bool = False
     dtype: Any = None
 
@@ -74,8 +75,13 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
-        x = BatchNorm(self.epsilon, scale_init=scale_init, dtype=self.dtype, name="bn")(x, train)
+        x = BatchNorm(
+            self.epsilon,
+            self.momentum,
+            nn.initializers.zeros if self.zero_init else nn.initializers.ones,
+            dtype=self.dtype,
+            name="bn",
+        )(x, train)
         return nn.relu(x) if self.relu else x
 
 
@@ -91,6 +97,7 @@ class ResidualBlock(nn.Module):
     hook: Hook = no_hook
     zero_init: bool = False
     epsilon: float = 1e-5
+    momentum: float = 0.1
     dtype: Any = None
 
     @nn.nowrap
@@ -107,7 +114,7 @@ class BasicBlock(ResidualBlock):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps x [B, T, H, W, C] to [B, T', H', W', width]."""
-        shared = {"epsilon": self.epsilon, "dtype": self.dtype}
+        shared = {"epsilon": self.epsilon, "momentum": self.momentum, "dtype": self.dtype}
         kernel, pad = (self.temporal, 3, 3), (self.temporal // 2, 1, 1)
         x = self.at("block_in", x, train)
         y = self.at("conv1_in", x, train)
@@ -140,7 +147,7 @@ class Bottleneck(ResidualBlock):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps x [B, T, H, W, C] to [B, T', H', W', 4 * width]."""
-        shared = {"epsilon": self.epsilon, "dtype": self.dtype}
+        shared = {"epsilon": self.epsilon, "momentum": self.momentum, "dtype": self.dtype}
         features = self.width * self.expansion
         x = self.at("block_in", x, train)
         y = self.at("conv1_in", x, train)
@@ -170,8 +177,9 @@ class ResNet(nn.Module):
     """Stem, four stages of residual blocks, and every intermediate by name.
 
     `inflate` gives, per stage, the temporal kernels of its blocks, repeated as often as needed.
-    `temporal_strides` and `spatial_strides` are those of each stage's first block. `pool2` halves
-    time after stage 1.
+    `temporal_strides` and `spatial_strides` are those of each stage's first block. `stem_pool` is
+    the stride of the stem's pooling and `stem_pool_padding` its padding. `pool2` halves time after
+    stage 1.
     """
 
     depths: Sequence[int] = DEPTHS[50]
@@ -180,6 +188,7 @@ class ResNet(nn.Module):
     stem_kernel: Triple = (1, 7, 7)
     stem_stride: Triple = (1, 2, 2)
     stem_pool: Triple | None = (1, 2, 2)
+    stem_pool_padding: Triple = (0, 1, 1)
     inflate: Sequence[Sequence[int]] = ((1,), (1,), (1,), (1,))
     spatial_strides: Sequence[int] = (1, 2, 2, 2)
     temporal_strides: Sequence[int] = (1, 1, 1, 1)
@@ -187,6 +196,7 @@ class ResNet(nn.Module):
     hook: Hook = no_hook
     zero_init: bool = False
     epsilon: float = 1e-5
+    momentum: float = 0.1
     dtype: Any = None
 
     @nn.compact
@@ -201,11 +211,12 @@ class ResNet(nn.Module):
             self.stem_stride,
             tuple(k // 2 for k in self.stem_kernel),
             epsilon=self.epsilon,
+            momentum=self.momentum,
             dtype=self.dtype,
             name="conv1",
         )(video, train)
         if self.stem_pool:
-            x = max_pool(x, (1, 3, 3), self.stem_pool, (0, 1, 1))
+            x = max_pool(x, (1, 3, 3), self.stem_pool, self.stem_pool_padding)
         out["stem"] = x
         for i, blocks in enumerate(self.depths):
             for j in range(blocks):
@@ -220,6 +231,7 @@ class ResNet(nn.Module):
                     hook=self.hook,
                     zero_init=self.zero_init,
                     epsilon=self.epsilon,
+                    momentum=self.momentum,
                     dtype=self.dtype,
                     name=f"layer{i + 1}_{j}",
                 )(x, train)
@@ -229,23 +241,27 @@ class ResNet(nn.Module):
         return x, out
 
 
-def resnet_names(conv: str, conv1: str = "conv") -> list[names.Rule]:
-    """Name rules of a trunk at `backbone.` whose convolutions have the layout `conv`.
+def stem_names(conv: str) -> list[names.Rule]:
+    """Name rules of the stem of a trunk at `backbone.`; `conv` is its convolution's layout."""
+    return names.conv_norm("backbone.conv1", "backbone/conv1", conv)
 
-    `conv1` is what the first convolution of a block is called below `conv1.` (a temporal wrapper
-    lengthens it).
+
+def block_names(conv: str, block: str = "layer{s}.{b}", conv1: str = "conv") -> list[names.Rule]:
+    """Name rules of the blocks of a trunk at `backbone.`, whose convolutions have layout `conv`.
+
+    `block` is what a block is called, with its stage `{s}` and its number `{b}`; `{b:0|2}` picks
+    the blocks 0 and 2. `conv1` is what the convolution of its first unit is called below `conv1.`.
+    A temporal wrapper lengthens either.
     """
-    units = [
-        ("backbone.conv1", "backbone/conv1", "conv"),
-        ("backbone.layer{s}.{b}.conv1", "backbone/layer{s}_{b}/conv1", conv1),
-        (
-            "backbone.layer{s}.{b}.{c:conv2|conv3|downsample}",
-            "backbone/layer{s}_{b}/{c:conv2|conv3|downsample}",
-            "conv",
-        ),
+    path = "backbone/layer{s}_{b}"
+    others = "{c:conv2|conv3|downsample}"
+    return [
+        *names.conv(f"backbone.{block}.conv1.{conv1}", f"{path}/conv1/conv", conv),
+        *names.batch_norm(f"backbone.{block}.conv1.bn", f"{path}/conv1/bn"),
+        *names.conv_norm(f"backbone.{block}.{others}", f"{path}/{others}", conv),
     ]
-    rules = []
-    for key, path, kernel in units:
-        rules += names.conv(f"{key}.{kernel}", f"{path}/conv", conv)
-        rules += names.batch_norm(f"{key}.bn", f"{path}/bn")
-    return rules
+
+
+def resnet_names(conv: str, conv1: str = "conv") -> list[names.Rule]:
+    """Name rules of a trunk at `backbone.` all of whose blocks are called alike."""
+    return [*stem_names(conv), *block_names(conv, conv1=conv1)]
