@@ -108,10 +108,12 @@ class Recipe:
     at each of `milestones`) or `cosine` (to `final_lr`, reached `cosine_epochs` after the warm-up;
     None means at the end). The rate of the head is multiplied by `head_lr_scale`, that of every
     bias by `bias_lr_scale`, that of the k-th layer from the top by `layer_decay` ** k.
+    `freeze_norm` says which BatchNorms are frozen: `all`, or all but the first (`partial`).
 
-    `crop_mode` is `random_resized` or `multi_scale`: a crop whose sides are `crop_scales` of the
-    short side, at most `crop_scale_gap` places of that list apart, at one of `fixed_crops` (5 or
-    13) positions. `mirrored_labels` are pairs that change places when a clip is flipped.
+    `crop_mode` is `random_resized`, `multi_scale` (a crop whose sides are `crop_scales` of the
+    short side, at most `crop_scale_gap` places of that list apart, at one of `fixed_crops`, 5 or
+    13, positions) or `square` (of a side between the extreme `crop_scales`, anywhere).
+    `mirrored_labels` are pairs that change places when a clip is flipped.
     `loss` is `softmax`, or `sigmoid` where a video may have several labels.
     `rand_augment` is `m<magnitude>-n<operations>`. `initial_weights` names the row that training
     starts from, where it is one of ours.
@@ -139,6 +141,7 @@ class Recipe:
     head_lr_scale: float = 1.0
     bias_lr_scale: float = 1.0
     layer_decay: float = 1.0
+    freeze_norm: str = ""
     crop_mode: str = "random_resized"
     crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     crop_scale_gap: int = 1

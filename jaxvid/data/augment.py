@@ -13,7 +13,7 @@ from jaxvid.data.cpu_tf import tf
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import Protocol
 
-CROP_MODES = ("random_resized", "multi_scale", "whole", "center")
+CROP_MODES = ("random_resized", "multi_scale", "square", "whole", "center")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Augmentation:
     Attributes:
         size: side in pixels of the square that comes out.
         crop_mode: `random_resized` (a box of any place, area and aspect; Inception, 2014),
-            `multi_scale` (one of a few sizes and places; TSN, 2016), `whole` (as
-            `random_resized` on the picture squashed to a square, for tests on whole pictures) or
-            `center` (the largest central square).
-        crop_scales: sides of `multi_scale` boxes, as fractions of the picture's short side.
+            `multi_scale` (one of a few sizes and places; TSN, 2016), `square` (a square of any
+            place; VGG, 2014), `whole` (as `random_resized` on the picture squashed to a square, for
+            tests on whole pictures) or `center` (the largest central square).
+        crop_scales: sides of `multi_scale` boxes, as fractions of the picture's short side; those
+            of `square` lie between the least and the greatest.
         crop_scale_gap: how many places of that list its height and width may lie apart.
         fixed_crops: at how many places its boxes lie: 5, or 13 in steps of a quarter of the room.
         area: range of the box's area, as a fraction of the picture's.
@@ -164,6 +165,15 @@ def _multi_scale(
     return y * down, x * right, h, w
 
 
+def _square(
+    augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A square of any place, its side uniform between the extreme scales of the short side."""
+    scale = rng.uniform(min(augmentation.crop_scales), max(augmentation.crop_scales))
+    side = max(1, round(min(height, width) * scale))
+    return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side
+
+
 def _center(
     augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
@@ -174,6 +184,7 @@ def _center(
 _BOXES = {
     "random_resized": _random_resized,
     "multi_scale": _multi_scale,
+    "square": _square,
     "whole": _whole,
     "center": _center,
 }

@@ -85,6 +85,19 @@ def test_random_resized_boxes_cover_area_and_aspect():
     assert boxes[:, 0].min() == 0 and (boxes[:, 0] + boxes[:, 2]).max() == 400
 
 
+def test_squares_lie_anywhere_and_are_uniform_in_scale():
+    rng = np.random.default_rng(0)
+    how = Augmentation(crop_mode="square", crop_scales=(0.9, 0.5))
+    boxes = np.array([augment.draw(how, 400, 600, rng).box for _ in range(3000)])
+    top, left, height, width = boxes.T
+    assert (height == width).all() and height.min() == 200 and height.max() == 360
+    assert abs(height.mean() - 280) < 3
+    assert top.min() == left.min() == 0
+    assert (top + height).max() == 400 and (left + width).max() == 600
+    middle = left / (600 - width)
+    assert abs(middle.mean() - 0.5) < 0.02 and abs(middle.std() - 12**-0.5) < 0.02
+
+
 def test_box_falls_back_to_the_central_square():
     how = Augmentation(area=(1.0, 1.0), aspect=(1.0, 1.0))
     assert augment.draw(how, 30, 50, np.random.default_rng(0)).box == (0, 10, 30, 30)
