@@ -2,7 +2,7 @@
 
 In: video [B, T, H, W, C], a clip of T frames taken many frames apart. Out: logits [B, classes].
 A ResNet whose last two stages are inflated (3x1x1 in each block's first convolution) and which
-never strides in time.
+never strides in time; in some forms with non-local blocks.
 """
 
 from dataclasses import replace
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from jaxvid.layers import names
 from jaxvid.layers.heads import MeanHead
-from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, resnet_names
+from jaxvid.layers.non_local import non_local_hook, non_local_names
+from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, no_hook, resnet_names
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 
@@ -35,8 +36,9 @@ class SlowOnly(nn.Module):
 
     `depth` is a key of `layers.resnet.DEPTHS`; `blocks` and `width` override its stages.
     `inflate` gives the temporal kernel of each stage's blocks, `stem` and `stem_stride` the stem's
-    kernel and stride. With `motion` the network does not see the frames but what `motion_of` makes
-    of them, one frame less.
+    kernel and stride. `non_local` is a mode of `layers.non_local`, None for a net without such
+    blocks. With `motion` the network does not see the frames but what `motion_of` makes of them,
+    one frame less.
     """
 
     num_classes: int = 400
@@ -47,6 +49,7 @@ class SlowOnly(nn.Module):
     temporal_strides: tuple[int, ...] = (1, 1, 1, 1)
     stem: tuple[int, int, int] = (1, 7, 7)
     stem_stride: tuple[int, int, int] = (1, 2, 2)
+    non_local: str | None = None
     motion: bool = False
     dropout: float = 0.5
     dtype: Any = None
@@ -58,6 +61,9 @@ class SlowOnly(nn.Module):
         """Maps video [B, T, H, W, C] to logits [B, classes] and the intermediates by name."""
         if self.motion:
             video = motion_of(video)
+        hook = no_hook
+        if self.non_local:
+            hook = non_local_hook(self.non_local, scale=True, dtype=self.dtype)
         x, out = ResNet(
             self.blocks or DEPTHS[self.depth],
             BasicBlock if self.depth < 50 else Bottleneck,
@@ -66,6 +72,7 @@ class SlowOnly(nn.Module):
             stem_stride=self.stem_stride,
             inflate=tuple((kernel,) for kernel in self.inflate),
             temporal_strides=self.temporal_strides,
+            hook=hook,
             zero_init=True,
             dtype=self.dtype,
             name="backbone",
@@ -80,7 +87,16 @@ Model = SlowOnly
 VARIANTS = {
     "slowonly_r50_4f": {"depth": 50},
     "slowonly_r50_8f": {"depth": 50},
+    "slowonly_r101_8f": {"depth": 101},
+    "slowonly_r50_nl_4f": {"depth": 50, "non_local": "embedded_gaussian"},
+    "slowonly_r50_nl_8f": {"depth": 50, "non_local": "embedded_gaussian"},
     "slowonly_test": {"depth": 50, "blocks": (1, 1, 1, 1), "width": 8},
+    "slowonly_nl_test": {
+        "depth": 18,
+        "blocks": (1, 1, 1, 1),
+        "width": 8,
+        "non_local": "embedded_gaussian",
+    },
     # Not of the tables: a net for a few hundred own clips on a CPU. Unlike the published ones it
     # sees motion, because so few clips would teach it their backgrounds; its stem keeps every pixel
     # and it is inflated (3x3x3) throughout, because a fingertip is lost otherwise; and it halves
@@ -100,6 +116,7 @@ VARIANTS = {
 
 NAMES = [
     *resnet_names("conv3d"),
+    *non_local_names(),
     *names.dense("cls_head.fc_cls", "head/fc"),
 ]
 
@@ -120,10 +137,13 @@ _STEPS = Recipe(
     warmup_epochs=10,
 )
 _STEPS_256 = replace(_STEPS, batch_size=256, lr=0.04)
+_STEPS_NON_LOCAL = replace(_STEPS, epochs=256, lr=0.01)
 _COSINE = Recipe(
     epochs=256, batch_size=128, lr=0.2, clip_norm=40.0, schedule="cosine", warmup_epochs=34
 )
+_COSINE_196 = replace(_COSINE, epochs=196)
 _HEAD = "the table's 32.45M parameters are those of 400 classes: these classes make"
+_EPOCHS = "its name says 150 epochs, its config 256: those after 150 keep the last rate"
 
 
 def _row(
@@ -136,6 +156,7 @@ def _row(
     upstream: str,
     date: str,
     file: str = "",
+    net: str = "r50",
     note: str = "",
 ) -> Row:
     """`clip` is its length and interval; `file` names a checkpoint not called as its config."""
@@ -143,7 +164,7 @@ def _row(
     test = Sampling(clip_len=length, frame_interval=interval, num_clips=10)
     return Row(
         name=name,
-        variant=f"slowonly_r50_{length}f",
+        variant=f"slowonly_{net}_{length}f",
         dataset=dataset,
         num_classes=CLASS_COUNTS[dataset],
         train=replace(test, num_clips=1),
@@ -155,7 +176,7 @@ def _row(
         upstream=upstream,
         section=_SECTIONS[dataset],
         config=f"mmaction2/configs/recognition/slowonly/{upstream}.py",
-        pretrained="None" if recipe is _COSINE else "ImageNet",
+        pretrained="None" if recipe.schedule == "cosine" else "ImageNet",
         note=note,
     )
 
@@ -167,12 +188,20 @@ ROWS = [
          file="slowonly_r50_4x16x1_256e_8xb16_kinetics400-rgb"),
     _row("slowonly_r50_8x8_k400", (8, 8), "kinetics400", _COSINE, 75.15, 92.11,
          "slowonly_r50_8xb16-8x8x1-256e_kinetics400-rgb", "20220901-2132fc87"),
+    _row("slowonly_r101_8x8_k400", (8, 8), "kinetics400", _COSINE_196, 76.59, 92.80,
+         "slowonly_r101_8xb16-8x8x1-196e_kinetics400-rgb", "20220901-e6281431", net="r101"),
     _row("slowonly_r50_4x16_k400_in1k", (4, 16), "kinetics400", _STEPS, 75.12, 91.72,
          "slowonly_imagenet-pretrained-r50_8xb16-4x16x1-steplr-150e_kinetics400-rgb",
          "20220901-e7b65fad"),
     _row("slowonly_r50_8x8_k400_in1k", (8, 8), "kinetics400", _STEPS, 76.45, 92.55,
          "slowonly_imagenet-pretrained-r50_8xb16-8x8x1-steplr-150e_kinetics400-rgb",
          "20220901-df42dc84"),
+    _row("slowonly_r50_nl_4x16_k400_in1k", (4, 16), "kinetics400", _STEPS_NON_LOCAL, 75.07, 91.69,
+         "slowonly_r50-in1k-pre-nl-embedded-gaussian_8xb16-4x16x1-steplr-150e_kinetics400-rgb",
+         "20220901-cf739c75", net="r50_nl", note=_EPOCHS),
+    _row("slowonly_r50_nl_8x8_k400_in1k", (8, 8), "kinetics400", _STEPS_NON_LOCAL, 76.65, 92.47,
+         "slowonly_r50-in1k-pre-nl-embedded-gaussian_8xb16-8x8x1-steplr-150e_kinetics400-rgb",
+         "20220901-df42dc84", net="r50_nl", note=_EPOCHS),
     _row("slowonly_r50_4x16_k700", (4, 16), "kinetics700", _STEPS_256, 65.52, 86.39,
          "slowonly_imagenet-pretrained-r50_16xb16-4x16x1-steplr-150e_kinetics700-rgb",
          "20221013-98b1b0a7", note=f"{_HEAD} 33.07M"),
