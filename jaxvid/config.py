@@ -117,6 +117,10 @@ def from_row(
         "mixup": recipe.mixup,
         "cutmix": recipe.cutmix,
         "mixup_switch_prob": 0.5,
+        "accumulate_steps": 1,
+        "ema_decay": 0.0,
+        "freeze_norm": recipe.freeze_norm,
+        "remat": False,
         "log_steps": 20,
         "eval_epochs": 5.0,
         "checkpoint_steps": 1000,
@@ -130,6 +134,8 @@ def from_row(
         "betas": recipe.betas,
         "weight_decay": recipe.weight_decay,
         "lr_scales": _lr_scales(recipe),
+        "layer_decay": recipe.layer_decay,
+        "freeze": (),
         "no_decay": () if recipe.decay_norm_and_bias else ("ndim<2",),
         "clip_norm": recipe.clip_norm or 0.0,
         "schedule": recipe.schedule,
@@ -146,6 +152,7 @@ def from_row(
         "crops": row.test.crops,
         "crop": row.test.crop,
         "average": row.test.average,
+        "weights": "ema",
         # All views of a video are in memory at once: few videos fill as much as a training batch.
         "batch_size": 8,
         "views_per_step": 1,
@@ -159,16 +166,6 @@ def _lr_scales(recipe: Recipe) -> tuple[tuple[str, float], ...]:
     # The trunks of such recipes have no biases but those of their norms, which are not scaled.
     pairs = (("head/*", recipe.head_lr_scale), ("head/*/bias", recipe.bias_lr_scale))
     return tuple((pattern, scale) for pattern, scale in pairs if scale != 1)
-
-
-_UNAPPLIED = ("layer_decay",)
-
-
-def unapplied(name: str) -> list[str]:
-    """What the published recipe of a row used that training here does not do yet: `mixup=0.8`."""
-    recipe, plain = zoo.starting_row(name).recipe or Recipe(), Recipe()
-    pairs = [(field, getattr(recipe, field)) for field in _UNAPPLIED]
-    return [f"{field}={value}" for field, value in pairs if value != getattr(plain, field)]
 
 
 def shrink(row: Row) -> Row:
@@ -218,13 +215,14 @@ def local_run(config: ml_collections.ConfigDict) -> None:
     config.train.update(
         {"batch_size": 16, "epochs": 20.0, "eval_epochs": 5.0, "checkpoint_steps": 100}
     )
-    config.train.update({"mixup": 0.0, "cutmix": 0.0})
+    config.train.update({"mixup": 0.0, "cutmix": 0.0, "freeze_norm": ""})
     config.test.batch_size = 16
     config.optim.update(
         {
             "name": "adamw",
             "lr": 2e-3,
             "lr_scales": (),
+            "layer_decay": 1.0,
             "weight_decay": 0.05,
             "no_decay": ("ndim<2",),
             "clip_norm": 1.0,

@@ -1,7 +1,7 @@
 """Optimizers with PyTorch's semantics, schedules in epochs, and which parameters decay."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -87,14 +87,30 @@ def scale_rates(scales: Sequence[tuple[str, float]]) -> optax.GradientTransforma
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
+def scale_layers(layer_of: Mapping[str, int], decay: float) -> optax.GradientTransformation:
+    """Multiplies the updates of the k-th layer from the top by `decay` ** k.
+
+    `layer_of` gives every parameter's layer by its path, counted from 0 at the input.
+    """
+    top = max(layer_of.values())
+
+    def scale(key_path, update):
+        return update * decay ** (top - layer_of[path_of(key_path)])
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
 def make_optimizer(
-    config: ml_collections.ConfigDict, schedule: optax.Schedule
+    config: ml_collections.ConfigDict,
+    schedule: optax.Schedule,
+    layer_of: Mapping[str, int] | None = None,
 ) -> optax.GradientTransformation:
     """SGD or AdamW as PyTorch computes them.
 
     SGD adds the decay to the gradient before the momentum and multiplies the rate after it;
     AdamW (Loshchilov and Hutter, 2019) decays apart from the moments. Gradients are clipped to
-    the global norm `clip_norm` first (0: not at all). `lr_scales` are for `scale_rates`.
+    the global norm `clip_norm` first (0: not at all). `lr_scales` are for `scale_rates`,
+    `layer_decay` and `layer_of`, where given, for `scale_layers`.
     """
 
     def mask(params):
@@ -112,4 +128,6 @@ def make_optimizer(
         raise JaxvidError(f"config.optim.name={config.name!r} is unknown: take sgd or adamw")
     if config.lr_scales:
         parts.append(scale_rates(config.lr_scales))
+    if layer_of:
+        parts.append(scale_layers(layer_of, config.layer_decay))
     return optax.chain(*parts, optax.scale_by_learning_rate(schedule))

@@ -1,6 +1,6 @@
 """One step of training: what it changes, and the compiled function that changes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import flax
@@ -9,24 +9,59 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxvid import losses, mixing
+from jaxvid import losses, mixing, parts
 from jaxvid.preprocess import normalize
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes: what a checkpoint must hold to go on exactly."""
+    """All that a step changes: what a checkpoint must hold to go on exactly.
+
+    `ema` holds the averaged `params` and `batch_stats` of a run that keeps such a copy.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    ema: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
         """The model's variables, as `model.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def tested(self, weights: str) -> dict[str, Any]:
+        """The variables that `config.test.weights` asks for: the averaged ones, if any, or not."""
+        return self.ema if self.ema and weights == "ema" else self.variables
+
+    def started_from(self, variables: dict[str, Any]) -> "TrainState":
+        """The state with other variables, from which the average starts too."""
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        ema = {"params": params, "batch_stats": batch_stats} if self.ema else {}
+        # A step takes the state's memory over: nothing may be in it twice.
+        ema = jax.tree.map(jnp.copy, ema)
+        return self.replace(params=params, batch_stats=batch_stats, ema=ema)
+
+
+def make_state(
+    variables: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    frozen: Set[str] = frozenset(),
+    averaged: bool = False,
+) -> TrainState:
+    """The state before the first step; see `make_update` for `frozen`."""
+    params, _ = _split(variables["params"], frozen)
+    state = TrainState(
+        jnp.zeros((), jnp.int32),
+        {},
+        {},
+        optimizer.init(params),
+        {"params": {}} if averaged else {},
+    )
+    return state.started_from(variables)
 
 
 def make_update(
@@ -34,6 +69,12 @@ def make_update(
     optimizer: optax.GradientTransformation,
     label_smoothing: float = 0.0,
     kind: str = "softmax",
+    *,
+    frozen: Set[str] = frozenset(),
+    recomputed: Set[str] = frozenset(),
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    prepare: Callable[[jax.Array], jax.Array] = lambda video: video,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """One step of training: (state, video, labels, rng) -> (state, {loss, top1, grad_norm}).
 
@@ -41,40 +82,99 @@ def make_update(
     `rng` drives dropout, `kind` is that of the loss. All are global arrays under `jit`, so means
     over the batch, BatchNorm's too, are global ones. `top1` of a blend of labels counts the
     stronger one only; where a clip has several, any of them.
+
+    Args:
+      frozen: paths of parameters that stay as they are; the optimizer has no state for them, and a
+        BatchNorm all of whose parameters are among them uses its running statistics.
+      recomputed: paths of blocks of which the backward pass keeps the inputs only.
+      accumulate: parts that the batch is computed in, one after another, before the one update that
+        is made of their mean gradients. BatchNorm sees each part by itself.
+      ema_decay: how much of the averaged copy a step keeps, of parameters and of BatchNorm's
+        running statistics alike; 0 keeps no copy. In the first steps it is (1 + step) / (10 + step)
+        where that is less, so that the copy forgets what the run began with.
+      prepare: applied to each part of the video, where it is needed.
     """
     loss_fn = losses.make_loss(kind, label_smoothing)
 
-    def update(state: TrainState, video: jax.Array, labels: jax.Array, rng: jax.Array):
-        def loss_of(params):
+    def run(params: Any, stats: Any, video: jax.Array, rng: jax.Array):
+        with parts.holding_norms(frozen), parts.recomputing(recomputed):
             (logits, _), updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
+                {"params": params, "batch_stats": stats},
                 video,
                 train=True,
                 rngs={"dropout": rng},
                 mutable=["batch_stats"],
             )
-            return loss_fn(logits, labels), (logits, updated.get("batch_stats", {}))
+        return logits, updated.get("batch_stats", {})
 
-        (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        measured = {
-            "loss": loss,
-            "top1": losses.hits(logits, labels, kind).mean(),
-            "grad_norm": optax.tree.norm(gradients),
-        }
-        return TrainState(state.step + 1, params, stats, opt_state), measured
+    def update(state: TrainState, video: jax.Array, labels: jax.Array, rng: jax.Array):
+        trained, held = _split(state.params, frozen)
+
+        def differentiate(stats: Any, video: jax.Array, labels: jax.Array, rng: jax.Array):
+            def loss_of(trained):
+                logits, updated = run(_join(trained, held), stats, prepare(video), rng)
+                return loss_fn(logits, labels), (logits, updated)
+
+            (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
+            top1 = losses.hits(logits, labels, kind).mean()
+            return gradients, stats, {"loss": loss, "top1": top1}
+
+        if accumulate == 1:
+            gradients, stats, measured = differentiate(state.batch_stats, video, labels, rng)
+        else:
+            pieces = (_cut(video, accumulate), _cut(labels, accumulate))
+            rngs = jax.random.split(jax.random.fold_in(rng, 2), accumulate)
+
+            def add(carried, piece):
+                total, stats = carried
+                gradients, stats, measured = differentiate(stats, *piece)
+                return (jax.tree.map(jnp.add, total, gradients), stats), measured
+
+            zeros = jax.tree.map(jnp.zeros_like, trained)
+            (total, stats), measured = jax.lax.scan(
+                add, (zeros, state.batch_stats), (*pieces, rngs)
+            )
+            gradients = jax.tree.map(lambda x: x / accumulate, total)
+            measured = jax.tree.map(lambda x: x.mean(0), measured)
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        params = _join(optax.apply_updates(trained, updates), held)
+        measured["grad_norm"] = optax.tree.norm(gradients)
+        new = TrainState(state.step + 1, params, stats, opt_state)
+        if ema_decay:
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(
+                lambda average, x: average + ((1 - decay) * (x - average)).astype(average.dtype),
+                state.ema,
+                new.variables,
+            )
+            new = new.replace(ema=ema)
+        return new, measured
 
     return update
 
 
 def make_train_step(
-    model: nn.Module, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    config: ml_collections.ConfigDict,
+    frozen: Set[str] = frozenset(),
+    recomputed: Set[str] = frozenset(),
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled step on a batch of the pipeline: (state, {video uint8, label}) -> as above."""
-    update = make_update(model, optimizer, config.train.label_smoothing, config.train.loss)
     mean, std, seed = tuple(config.data.mean), tuple(config.data.std), config.seed
     dtype = jnp.dtype(config.model.dtype)
+    update = make_update(
+        model,
+        optimizer,
+        config.train.label_smoothing,
+        config.train.loss,
+        frozen=frozen,
+        recomputed=recomputed,
+        accumulate=config.train.accumulate_steps,
+        ema_decay=config.train.ema_decay,
+        prepare=lambda video: normalize(video, mean, std, dtype),
+    )
     blend = mixing.Mixing(
         config.train.mixup,
         config.train.cutmix,
@@ -88,6 +188,28 @@ def make_train_step(
         if blend:
             key = jax.random.fold_in(rng, 1)
             video, labels = mixing.mix(blend, key, video, labels, model.num_classes)
-        return update(state, normalize(video, mean, std, dtype), labels, rng)
+        return update(state, video, labels, rng)
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _split(params: Any, frozen: Set[str]) -> tuple[Any, dict[str, Any]]:
+    """Parts parameters in those to train, nested, and those to keep, by path."""
+    if not frozen:
+        return params, {}
+    flat = flatten_dict(params, sep="/")
+    trained = {path: value for path, value in flat.items() if path not in frozen}
+    held = {path: value for path, value in flat.items() if path in frozen}
+    return unflatten_dict(trained, sep="/"), held
+
+
+def _join(trained: Any, held: dict[str, Any]) -> Any:
+    """The other way round."""
+    if not held:
+        return trained
+    return unflatten_dict(flatten_dict(trained, sep="/") | held, sep="/")
+
+
+def _cut(batch: jax.Array, count: int) -> jax.Array:
+    """Cuts [B, ...] into [count, B / count, ...], so that each device has its share of each."""
+    return batch.reshape(-1, count, *batch.shape[1:]).swapaxes(0, 1)

@@ -8,20 +8,22 @@ import dataclasses
 import json
 import pathlib
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-
-from jaxvid import checkpoint, evaluate, metrics, optim, sharding, zoo
-from jaxvid import config as configs
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import duration
-from jaxvid.step import TrainState, make_train_step, make_update  # noqa: F401 - part of this room
+from jaxvid.step import TrainState, make_state, make_train_step
+from jaxvid.step import make_update as make_update
+
+from jaxvid import checkpoint, evaluate, metrics, optim, parts, sharding, zoo
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Result:
@@ -67,28 +69,21 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     )
 
     # ---- model and optimizer
-    missing = configs.unapplied(config.model.name)
-    if missing:
-        log(f"note: the published recipe also had {', '.join(missing)}, not applied here yet")
     model = zoo.create_model(
         config.model.name,
         len(classes),
         evaluate.compute_dtype(config),
         **config.model.overrides,
     )
+    clip_shape = pipeline.clip_shape(config)
+    knobs = read_knobs(model, clip_shape, config)
     schedule = optim.make_schedule(config.optim, total_steps, config.train.epochs)
-    optimizer = optim.make_optimizer(config.optim, schedule)
+    optimizer = optim.make_optimizer(config.optim, schedule, knobs.layer_of)
 
     def init() -> TrainState:
-        clip = jnp.zeros((1, *pipeline.clip_shape(config)), jnp.float32)
+        clip = jnp.zeros((1, *clip_shape), jnp.float32)
         variables = model.init(jax.random.key(config.seed), clip, train=False)
-        params = variables["params"]
-        return TrainState(
-            jnp.zeros((), jnp.int32),
-            params,
-            variables.get("batch_stats", {}),
-            optimizer.init(params),
-        )
+        return make_state(variables, optimizer, knobs.frozen, config.train.ema_decay > 0)
 
     # ---- the state to start from: this run's own, else config.init, else from nothing
     everywhere = sharding.replicated(mesh)
@@ -110,7 +105,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     log(f"{config.model.name}: {count / 1e6:.2f} M parameters")
 
     # ---- the step, the test, the log
-    step_fn = make_train_step(model, optimizer, config)
+    step_fn = make_train_step(model, optimizer, config, knobs.frozen, knobs.recomputed)
     scorer = evaluate.make_scorer(model, config)
     meta = describe(config, classes, train_split.short_side)
     if jax.process_index() == 0:
@@ -125,7 +120,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     def run_test(step: int) -> tuple[np.ndarray, np.ndarray]:
         batches = pipeline.test_batches(test_split, config)
         what = f"test at step {step}"
-        return evaluate.score_batches(scorer, state.variables, batches, len(test_split), mesh, what)
+        variables = state.tested(config.test.weights)
+        return evaluate.score_batches(scorer, variables, batches, len(test_split), mesh, what)
 
     # ---- the loop
     for step in range(start, end + 1):
@@ -181,6 +177,35 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     return accuracy
 
 
+class Knobs(NamedTuple):
+    """Which parts of a network a config singles out, by their paths; see `jaxvid.parts`."""
+
+    frozen: frozenset[str]
+    recomputed: frozenset[str]
+    layer_of: dict[str, int]
+
+
+def read_knobs(
+    model: nn.Module, clip_shape: Sequence[int], config: ml_collections.ConfigDict
+) -> Knobs:
+    """Finds the parts of `model` that `config` freezes, recomputes or slows down, and says them."""
+    found = parts.find(model, clip_shape)
+    frozen = parts.frozen(found, config.optim.freeze, config.train.freeze_norm)
+    if frozen:
+        log(f"frozen: {len(frozen)} of {len(found.params)} arrays of parameters")
+    recomputed = parts.blocks(found.params) if config.train.remat else frozenset()
+    if config.train.remat and not recomputed:
+        raise JaxvidError(
+            "config.train.remat recomputes numbered blocks, of which this network has none: leave "
+            "it off"
+        )
+    layer_of = {}
+    if config.optim.layer_decay != 1:
+        layer_of = parts.layers(found.params)
+        log(parts.describe_layers(layer_of, config.optim.layer_decay))
+    return Knobs(frozen, recomputed, layer_of)
+
+
 def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     """Puts a checkpoint's parameters into a fresh state and says which ones stay new.
 
@@ -219,7 +244,7 @@ def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     log(f"started from {path}: {len(own) - len(new)} arrays taken, {len(new)} new")
     for name in new:
         log(f"  new: {name} {own[name].shape}")
-    return state.replace(params=tree["params"], batch_stats=tree.get("batch_stats", {}))
+    return state.started_from(tree)
 
 
 def describe(

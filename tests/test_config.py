@@ -151,11 +151,6 @@ def test_a_config_augments_as_was_published():
     assert configs.from_row("tsm_r50_1x1x8_k400").data.fixed_crops == 13
 
 
-def test_what_is_not_applied_is_said():
-    left_out = {said for name in zoo.list_models() for said in configs.unapplied(name)}
-    assert left_out <= {"layer_decay=0.75"}
-
-
 def test_views_are_those_that_the_sampler_makes():
     for name in zoo.list_models():
         for runlocal in (False, True):

@@ -140,6 +140,7 @@ def step_config(**settings):
     config.data = {"mean": (120.0, 110.0, 100.0), "std": (60.0, 50.0, 40.0), "repeats": 2}
     config.train = {"loss": "softmax", "label_smoothing": 0.1}
     config.train.update({"mixup": 0.0, "cutmix": 0.0, "mixup_switch_prob": 0.5})
+    config.train.update({"accumulate_steps": 1, "ema_decay": 0.0})
     config.train.update(settings)
     return config
 
