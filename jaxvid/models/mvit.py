@@ -253,7 +253,7 @@ class MViT(nn.Module):
     `stride_kv` is the first stage's. `temporal_size` (frames) and `spatial_size` (pixels) are those
     of the clips trained on: they set the lengths of the tables of positions and nothing else, so
     clips of other sizes are welcome. `drop_path` is the last block's rate, zero at the first and
-    linear between. `remat` recomputes each block in the backward pass instead of keeping it.
+    linear between.
     """
 
     num_classes: int = 400
@@ -269,7 +269,6 @@ class MViT(nn.Module):
     drop_path: float = 0.0
     dropout: float = 0.5
     head_init_scale: float = 1.0
-    remat: bool = False
     dtype: Any = None
 
     def plans(self) -> list[BlockPlan]:
@@ -320,11 +319,10 @@ class MViT(nn.Module):
         token = jnp.broadcast_to(token.astype(grid.dtype), (batch, 1, self.dim))
         x = jnp.concatenate([token, grid.reshape(batch, -1, self.dim)], axis=1)
 
-        block = nn.remat(Block, static_argnums=(2, 3)) if self.remat else Block
         rates = np.linspace(0, self.drop_path, self.depth)
         stages = {last - 1: f"stage{n}" for n, last in enumerate((*self.downscale, self.depth), 1)}
         for i, plan in enumerate(self.plans()):
-            x = block(plan, self.mlp_ratio, float(rates[i]), self.dtype, name=f"block{i}")(
+            x = Block(plan, self.mlp_ratio, float(rates[i]), self.dtype, name=f"block{i}")(
                 x, size, train
             )
             size = pooled(size, plan.stride_q)
