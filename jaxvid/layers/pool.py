@@ -28,3 +28,9 @@ def mean_windows(x: jax.Array, window: int) -> jax.Array:
     """
     size = (min(window, x.shape[2]), min(window, x.shape[3]))
     return nn.avg_pool(x.mean(1), size, (1, 1))[:, None]
+
+
+def avg_pool(x: jax.Array, size: int) -> jax.Array:
+    """Means of x [B, T, H, W, C] over squares of side `size` that lie side by side in a frame."""
+    frames = nn.avg_pool(x.reshape(-1, *x.shape[2:]), (size, size), (size, size))
+    return frames.reshape(*x.shape[:2], *frames.shape[1:])

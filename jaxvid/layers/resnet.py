@@ -139,27 +139,31 @@ class BasicBlock(ResidualBlock):
 class Bottleneck(ResidualBlock):
     """1x1, 3x3, 1x1 convolutions and a shortcut; conv2 carries the stride.
 
-    `temporal` is conv1's temporal kernel (the 3x1x1 style of inflation).
+    `temporal` is conv1's temporal kernel (the 3x1x1 style of inflation). ResNeXt (Xie et al., CVPR
+    2017) has conv2 in `groups`, each `group_width` wide in stage 1 and twice as wide a stage later.
     """
 
     expansion = 4
+    groups: int = 1
+    group_width: int = 64
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps x [B, T, H, W, C] to [B, T', H', W', 4 * width]."""
         shared = {"epsilon": self.epsilon, "momentum": self.momentum, "dtype": self.dtype}
         features = self.width * self.expansion
+        inner = self.width * self.group_width // 64 * self.groups
         x = self.at("block_in", x, train)
         y = self.at("conv1_in", x, train)
         y = ConvNorm(
-            self.width,
+            inner,
             (self.temporal, 1, 1),
             padding=(self.temporal // 2, 0, 0),
             name="conv1",
             **shared,
         )(y, train)
         y = self.at("conv1_out", y, train)
-        y = ConvNorm(self.width, (1, 3, 3), self.stride, (0, 1, 1), name="conv2", **shared)(
+        y = ConvNorm(inner, (1, 3, 3), self.stride, (0, 1, 1), self.groups, name="conv2", **shared)(
             y, train
         )
         y = self.at("conv2_out", y, train)
@@ -265,3 +269,19 @@ def block_names(conv: str, block: str = "layer{s}.{b}", conv1: str = "conv") -> 
 def resnet_names(conv: str, conv1: str = "conv") -> list[names.Rule]:
     """Name rules of a trunk at `backbone.` all of whose blocks are called alike."""
     return [*stem_names(conv), *block_names(conv, conv1=conv1)]
+
+
+def image_resnet_names(prefix: str = "") -> list[names.Rule]:
+    """Name rules of a 2-D ResNet or ResNeXt as torchvision, timm and mmpretrain call its layers.
+
+    `prefix` stands before every key; ours are those of a trunk at `backbone/`.
+    """
+    block, path = f"{prefix}layer{{s}}.{{b}}", "backbone/layer{s}_{b}"
+    return [
+        *names.conv(f"{prefix}conv1", "backbone/conv1/conv", "conv2d"),
+        *names.batch_norm(f"{prefix}bn1", "backbone/conv1/bn"),
+        *names.conv(f"{block}.conv{{c}}", f"{path}/conv{{c}}/conv", "conv2d"),
+        *names.batch_norm(f"{block}.bn{{c}}", f"{path}/conv{{c}}/bn"),
+        *names.conv(f"{block}.downsample.0", f"{path}/downsample/conv", "conv2d"),
+        *names.batch_norm(f"{block}.downsample.1", f"{path}/downsample/bn"),
+    ]
