@@ -53,12 +53,18 @@ def find(model: nn.Module, clip_shape: Sequence[int]) -> Parts:
 
 
 def block_of(path: str) -> str | None:
-    """The block that a path lies in: `backbone/layer1_0` of `backbone/layer1_0/conv1/kernel`."""
+    """The block that a path lies in: `backbone/layer1_0` of `backbone/layer1_0/conv1/kernel`.
+
+    Two numbers name a block, one may name a stage of blocks that are numbered in turn.
+    """
     names = path.split("/")
-    numbered = [bool(_NUMBERED.match(name)) for name in names] + [False]
-    if True not in numbered:
+    first = next((i for i, name in enumerate(names) if _NUMBERED.match(name)), None)
+    if first is None:
         return None
-    return "/".join(names[: numbered.index(False, numbered.index(True))])
+    end = first + 1
+    while end < len(names) and _NUMBERED.match(names[end]) and len(_numbers(names[first:end])) < 2:
+        end += 1
+    return "/".join(names[:end])
 
 
 def blocks(params: Sequence[str]) -> frozenset[str]:
@@ -79,7 +85,7 @@ def layers(params: Sequence[str]) -> dict[str, int]:
     Raises:
       JaxvidError: the network has no numbered blocks.
     """
-    keys = {block: _numbers(block) for block in blocks(params)}
+    keys = {block: _numbers(block.split("/")) for block in blocks(params)}
     if not keys:
         raise JaxvidError(
             "config.optim.layer_decay needs a network of numbered blocks, which this one is not: "
@@ -102,11 +108,6 @@ def layers(params: Sequence[str]) -> dict[str, int]:
         path: ranks[keys[block]] if block else next_layer(place)
         for place, (path, block) in enumerate(zip(params, order, strict=True))
     }
-
-
-def _numbers(block: str) -> tuple[int, ...]:
-    names = [name for name in block.split("/") if _NUMBERED.match(name)]
-    return tuple(int(number) for name in names for number in re.findall(r"\d+", name))
 
 
 def describe_layers(layer_of: Mapping[str, int], decay: float) -> str:
@@ -205,3 +206,9 @@ def recomputing(paths: Set[str]) -> Iterator[None]:
 
     with nn.intercept_methods(wrap):
         yield
+
+
+def _numbers(names: Sequence[str]) -> tuple[int, ...]:
+    """All numbers in the names of blocks and stages."""
+    numbered = filter(_NUMBERED.match, names)
+    return tuple(int(number) for name in numbered for number in re.findall(r"\d+", name))

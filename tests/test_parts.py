@@ -61,6 +61,8 @@ def test_layers_of_a_transformer_are_those_of_the_published_constructor():
             "fast/layer2_0/kernel": 2,
             "head/kernel": 3,
         },
+        # Blocks that hold numbered layers.
+        {"stem/kernel": 0, "stage1_0/layer0/kernel": 1, "stage1_0/layer1/kernel": 1, "fc/bias": 2},
         # Stages that hold blocks, each closed by what leads to the next.
         {
             "patch_embed/kernel": 0,
