@@ -104,3 +104,44 @@ def test_a_test_set_that_is_not_whole_is_said(capsys):
 
 def test_published_counts_are_of_datasets_that_rows_name():
     assert set(rows.TEST_VIDEOS) <= set(rows.CLASS_COUNTS)
+
+
+def test_several_labels_of_a_video_are_written_as_such(tmp_path):
+    targets = np.array([[1, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]], np.uint8)
+    result = evaluate.write_scores(tmp_path, CLASSES, PATHS, SCORES, targets, {"model": "m"})
+    assert read(tmp_path / "predictions.csv")[1:] == [
+        ["a.mp4", "left|right", "left", "0.7000", "1"],
+        ["b.mp4", "up", "left", "0.4000", "0"],
+        ["c.mp4", "right", "right", "0.6000", "1"],
+        ["d.mp4", "", "up", "0.7000", "0"],
+    ]
+    each = metrics.average_precisions(SCORES, targets)
+    assert read(tmp_path / "classes.csv") == [
+        ["class", "videos", "average_precision"],
+        ["left", "1", "1.0000"],
+        ["right", "2", f"{each[1]:.4f}"],
+        ["up", "1", f"{each[2]:.4f}"],
+    ]
+    figures = json.loads((tmp_path / "result.json").read_text())
+    assert figures["mean_average_precision"] == result.mean_ap and figures["hit1"] == 0.5
+    assert not (tmp_path / "confusion.png").exists()
+    with np.load(tmp_path / "scores.npz") as file:
+        np.testing.assert_array_equal(file["labels"], targets)
+
+
+@pytest.mark.parametrize("average", ["prob", "score"])
+def test_scores_of_the_sigmoid_loss_are_each_classs_own(network, average):
+    model, variables = network
+    config = configs.from_row("tsm_test")
+    config.train.loss = "sigmoid"
+    config.test.average = average
+    video = np.random.default_rng(0).integers(0, 256, (1, 2, 2, 32, 32, 3), np.uint8)
+    scores = evaluate.make_scorer(model, config)(variables, jnp.asarray(video))
+    logits = [
+        model.apply(variables, normalize(view[None], config.data.mean, config.data.std))[0][0]
+        for view in video[0]
+    ]
+    expected = jax.nn.sigmoid(sum(logits) / 2)
+    if average == "prob":
+        expected = sum(map(jax.nn.sigmoid, logits)) / 2
+    np.testing.assert_allclose(scores[0], expected, atol=1e-5)

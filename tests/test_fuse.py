@@ -103,3 +103,22 @@ def test_files_that_are_none_are_one_sentence(tmp_path, capsys, content, words):
         fuse.main([str(path), f"--out={tmp_path}"])
     err = capsys.readouterr().err
     assert words in err and str(path) in err and err.count("\n") == 1
+
+
+def test_several_labels_of_a_video_are_fused_class_by_class(tmp_path):
+    one, other = (make_test(seed)[0] for seed in (0, 1))
+    targets = np.eye(one.scores.shape[1], dtype=np.uint8)[one.labels]
+    targets[0] = 1
+    one, other = (dataclasses.replace(test, labels=targets) for test in (one, other))
+    fused = fuse.fuse([one, other], [1, 3], "score")
+    logits = [np.log(test.scores) - np.log1p(-test.scores) for test in (one, other)]
+    expected = 1 / (1 + np.exp(-(logits[0] + 3 * logits[1]) / 4))
+    np.testing.assert_allclose(fused.scores, expected, rtol=1e-4)
+    fuse.main([str(write(tmp_path / "one", one)), f"--out={tmp_path / 'out'}"])
+    np.testing.assert_array_equal(fuse.read(tmp_path / "out" / "scores.npz").labels, targets)
+    wrong = targets.copy()
+    wrong[2] = 0
+    with pytest.raises(JaxvidError, match="different labels for c.mp4"):
+        fuse.fuse([one, dataclasses.replace(other, labels=wrong)], [1, 1])
+    with pytest.raises(JaxvidError, match="a video may have several labels"):
+        fuse.fuse([one, make_test(1)[0]], [1, 1])

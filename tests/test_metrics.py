@@ -119,3 +119,28 @@ def test_classes_in_no_video_are_left_out_of_the_mean():
     scores = np.array([[0.9, 0.5], [0.1, 0.4]])
     assert metrics.mean_average_precision(scores, np.array([[1, 0], [0, 0]])) == 1
     assert np.isnan(metrics.mean_average_precision(scores, np.zeros((2, 2))))
+
+
+def test_videos_with_several_labels_by_hand():
+    targets = np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]])
+    result = metrics.measure(SCORES, targets)
+    # Class 0: at ranks 1 and 5 of 5; class 1: 1, 2 and 4; class 2: 2; class 3 does not occur.
+    expected = [(1 + 2 / 5) / 2, (1 + 1 + 3 / 4) / 3, 1 / 2]
+    np.testing.assert_allclose(result.average_precisions[:3], expected)
+    assert np.isnan(result.average_precisions[3])
+    assert result.main == result.mean_ap == pytest.approx(np.mean(expected))
+    assert (result.count, result.hit1) == (5, 2 / 5)
+    assert str(result) == "5 videos, mAP 70.56 %, hit@1 40.00 %"
+
+
+def test_a_best_answer_that_is_shared_must_be_right_in_all():
+    scores = np.array([[0.5, 0.5, 0.1], [0.5, 0.5, 0.1], [np.nan, 0.5, 0.1]])
+    targets = np.array([[1, 0, 1], [1, 1, 0], [0, 1, 0]])
+    assert metrics.best_hits(scores, targets).tolist() == [False, True, False]
+
+
+def test_labels_of_either_kind_are_measured_as_theirs():
+    assert isinstance(metrics.measure(SCORES, LABELS), metrics.Accuracy)
+    single = metrics.measure(SCORES, LABELS)
+    several = metrics.measure(SCORES, np.eye(4, dtype=np.uint8)[LABELS])
+    assert several.mean_ap == single.mean_ap and several.hit1 == single.top1

@@ -29,31 +29,23 @@ from multiprocessing.connection import Connection, wait
 
 import numpy as np
 
-from jaxvid.data import decode, records
+from jaxvid.data import decode, records, table
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
 
 MAX_SHARDS = 1024
-_MAX_CLASSES = 100_000  # a larger integer label is a mistake, not a class
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the CSV: where it stands, the video's path as written, its label as written."""
-
-    line: int
-    path: str
-    label: str
+SHORT_SIDE = 320
+"""Larger frames are shrunk to this shorter side, unless a build says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One video to encode; `number` is its place among the records."""
+    """One video to encode, with its classes; `number` is its place among the records."""
 
     number: int
     path: str
-    label: int
-    text: str
+    labels: tuple[int, ...]
+    texts: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +89,7 @@ class Result:
         )
         for entry in written.values():
             entry["frames"] = np.array(entry["frames"], np.uint32)
+            entry["labels"] = tuple(entry["labels"])
         entries = {number: records.Entry(**entry) for number, entry in written.items()}
         return cls(fields["shard"], entries, bad, damaged)
 
@@ -124,7 +117,7 @@ def build(
     *,
     split: str | None = None,
     shards: int | None = None,
-    short_side: int = 320,
+    short_side: int = SHORT_SIDE,
     quality: int = 95,
     workers: int | None = None,
     classes: str | os.PathLike | None = None,
@@ -141,14 +134,19 @@ def build(
     videos, labels, out = pathlib.Path(videos), pathlib.Path(labels), pathlib.Path(out)
     split = labels.stem if split is None else split
     _check(videos, split, shards, short_side, quality, workers)
-    rows = read_table(labels)
+    rows = table.read(labels)
     names = _class_names(out, classes)
-    names, numbers = number_labels(rows, names, labels)
-    kept, repeated = _without_repeats(rows, labels)
+    names, numbers = table.number_labels(
+        rows,
+        names,
+        labels,
+        "correct it, or give all classes with --classes=FILE and a new --out",
+    )
+    kept, repeated = table.without_repeats(rows, labels)
     shards = min(MAX_SHARDS, max(1, round(len(kept) ** 0.5))) if shards is None else shards
     shards = min(shards, len(kept))
     jobs = [
-        Job(number, row.path, numbers[row.label], names[numbers[row.label]])
+        Job(number, row.path, numbers[row.label], tuple(names[i] for i in numbers[row.label]))
         for number, row in enumerate(kept)
     ]
     tasks = [
@@ -164,7 +162,7 @@ def build(
         _refuse(summary.bad, strict, out)
         return summary
     done = _prepare(workplace, origin)
-    results = _run(tasks, workplace, done, min(workers or _cores(), shards), split)
+    results = _run(tasks, workplace, done, min(workers or usable_cores(), shards), split)
 
     bad, damaged = dict(repeated), {}
     for result in results:
@@ -179,74 +177,6 @@ def build(
         )
     _publish(out, workplace, split, [task.file for task in tasks], results, names, origin)
     return _summarise(out, split)
-
-
-def read_table(path: pathlib.Path) -> list[Row]:
-    """Reads a CSV with the columns `path` and `label`; others are ignored."""
-    if not path.is_file():
-        raise JaxvidError(f"{path} is not a file; --labels names a CSV with the header path,label")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
-            header = [name.strip().lower() for name in next(lines, [])]
-            missing = [name for name in ("path", "label") if name not in header]
-            if missing:
-                raise JaxvidError(
-                    f"{path} has no column {' and no column '.join(missing)} in its first line "
-                    f"({','.join(header)[:60]!r}); begin it with the header path,label"
-                )
-            rows = []
-            for cells in lines:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                cells = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-                row = Row(lines.line_num, cells.get("path", ""), cells.get("label", ""))
-                if not row.path or not row.label:
-                    raise JaxvidError(
-                        f"{path} line {row.line} has no {'label' if row.path else 'path'}; each "
-                        "line must have both"
-                    )
-                rows.append(row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise JaxvidError(f"{path} is not a CSV in UTF-8 ({error}); save it as one") from None
-    if not rows:
-        raise JaxvidError(f"{path} lists no video; add lines of path,label")
-    return rows
-
-
-def number_labels(
-    rows: Sequence[Row], names: tuple[str, ...], source: pathlib.Path
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Gives each label of the rows its class number; returns all class names, and label -> number.
-
-    With `names` a label is one of them, or its number; without, the names are the labels sorted,
-    or, where all labels are integers, `0` to the largest.
-    """
-    first: dict[str, int] = {}
-    for row in rows:
-        first.setdefault(row.label, row.line)
-    integers = all(label.isdecimal() for label in first)
-    if not names:
-        if not integers:
-            names = tuple(sorted(first))
-            return names, {name: number for number, name in enumerate(names)}
-        largest = max(first, key=int)
-        if int(largest) >= _MAX_CLASSES:
-            raise JaxvidError(
-                f"{source} line {first[largest]}: the label {largest} is too large for a class "
-                "number; number the classes from 0, or write names"
-            )
-        names = tuple(str(number) for number in range(int(largest) + 1))
-    known = {name: number for number, name in enumerate(names)}
-    if integers and not all(label in known for label in first):
-        known = {label: int(label) for label in first if int(label) < len(names)}
-    for label, line in first.items():
-        if label not in known:
-            raise JaxvidError(
-                f"{source} line {line}: the label {label!r} is not one of the {len(names)} classes "
-                "in labels.txt; correct it, or give all classes with --classes=FILE and a new --out"
-            )
-    return names, {label: known[label] for label in first}
 
 
 def encode_video(
@@ -296,8 +226,8 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
                 file,
                 images,
                 shard=task.shard,
-                label=job.label,
-                text=job.text,
+                labels=job.labels,
+                texts=job.texts,
                 path=job.path,
                 fps=info.fps,
                 height=info.height,
@@ -375,22 +305,6 @@ def _class_names(out: pathlib.Path, classes: str | os.PathLike | None) -> tuple[
             "--classes or choose another --out"
         )
     return names
-
-
-def _without_repeats(rows: Sequence[Row], source: pathlib.Path) -> tuple[list[Row], dict[str, str]]:
-    """Keeps the first of rows that repeat a video; two labels for one video are an error."""
-    first: dict[str, Row] = {}
-    repeated: dict[str, str] = {}
-    for row in rows:
-        before = first.setdefault(os.path.normpath(row.path), row)
-        if before.label != row.label:
-            raise JaxvidError(
-                f"{source} lines {before.line} and {row.line} label {row.path} both "
-                f"{before.label!r} and {row.label!r}; keep one of them"
-            )
-        if before is not row:
-            repeated[row.path] = f"repeated in line {row.line}; line {before.line} was kept"
-    return list(first.values()), repeated
 
 
 def _fingerprint(tasks: Sequence[Task], names: tuple[str, ...]) -> str:
@@ -574,7 +488,7 @@ def _read_bad(out: pathlib.Path) -> list[list[str]]:
 def _summarise(out: pathlib.Path, split: str) -> Summary:
     """Says what lies there, from the records themselves."""
     built = records.Records(out, split)
-    filled = set(built.label.tolist())
+    filled = {label for labels in built.labels for label in labels}
     wrong = [line for line in _read_bad(out) if line[0] == split]
     return Summary(
         folder=out,
@@ -619,8 +533,9 @@ def _replace_text(path: pathlib.Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
+def usable_cores() -> int:
+    """How many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -633,8 +548,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "DMVR's layout, with an index, frame rates and class names beside them. A build that was "
         "killed goes on where it was when the same command is run again.",
         epilog="The CSV begins with the line path,label; paths start from --videos; labels are "
-        "names or class numbers. Videos that cannot be read are left out and listed with the "
-        "reason in bad_videos.csv in --out.",
+        "names or class numbers, several of one video with | between. Videos that cannot be read "
+        "are left out and listed with the reason in bad_videos.csv in --out.",
     )
     add = parser.add_argument
     add("--videos", required=True, metavar="DIR", help="folder from which the CSV's paths start")
@@ -643,8 +558,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--split", metavar="NAME", help="name of the split (default: that of the CSV)")
     add("--shards", type=int, metavar="N", help="number of files (default: the square root of "
         "the number of videos)")  # fmt: skip
-    add("--short-side", type=int, default=320, metavar="PIXELS", help="shrink larger frames to "
-        "this shorter side; none is enlarged (default: 320)")  # fmt: skip
+    add("--short-side", type=int, default=SHORT_SIDE, metavar="PIXELS", help="shrink larger frames "
+        "to this shorter side; none is enlarged (default: %(default)s)")  # fmt: skip
     add("--quality", type=int, default=95, metavar="1..100", help="of the JPEGs (default: 95)")
     add("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     add("--classes", metavar="FILE", help="class names, one a line, in the order of their numbers "

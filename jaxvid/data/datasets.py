@@ -2,25 +2,29 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Protocol
 
 import ml_collections
 import numpy as np
 
+from jaxvid.data import table
 from jaxvid.data.records import Records
 from jaxvid.errors import JaxvidError
 
 
 class Source(Protocol):
-    """Where a split's encoded frames come from: records here; other stores can join.
+    """Where a split's frames come from: records, or video files; other stores can join.
 
-    The arrays have one element per video. `fps` is NaN where unknown, `label` -1 where missing.
+    The arrays have one element per video. `fps` is NaN where unknown. `labels` are the classes of
+    each video, of which it may have several. `encoded` says whether `frames` gives JPEGs or pixels.
     """
 
+    encoded: bool
     num_frames: np.ndarray
     fps: np.ndarray
-    label: np.ndarray
+    labels: Sequence[tuple[int, ...]]
     height: np.ndarray
     width: np.ndarray
     path: np.ndarray
@@ -32,8 +36,11 @@ class Source(Protocol):
         """Says where a video lies, for messages."""
         ...
 
-    def frames(self, number: int, indices: np.ndarray) -> list[bytes]:
-        """Reads the JPEGs of the frames `indices` of a video; must be thread safe."""
+    def frames(self, number: int, indices: np.ndarray) -> list[bytes] | np.ndarray:
+        """Reads the frames `indices` of a video; must be thread safe.
+
+        JPEGs, or pixels uint8 `[N, H, W, 3]` of the video's `height` and `width`.
+        """
         ...
 
 
@@ -49,7 +56,7 @@ class Split:
 
     @property
     def short_side(self) -> int:
-        """The shorter side of the largest picture: what the records were built with, at most."""
+        """The shorter side of the largest picture: what frames were shrunk to, at most."""
         return int(np.minimum(self.source.height, self.source.width).max())
 
     @property
@@ -61,9 +68,13 @@ class Split:
 def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     """Opens a split of the dataset that `data.dataset` and `data.data_dir` name.
 
-    The dataset `toy` is generated where it is missing. Any other lies in `data_dir`, or in the
-    folder of its name in there, as `python -m jaxvid.data.build` wrote it.
+    The dataset `toy` is generated where it is missing. `files` are the video files of `data_dir`
+    that `<split>.csv` in there lists, or, where the split's name ends in .csv, that file. Any other
+    lies in `data_dir`, or in the folder of its name in there, as `python -m jaxvid.data.build`
+    wrote it.
     """
+    if data.dataset == "files":
+        return check_split(_files(data, split), split)
     return check_split(Records(_folder(data.dataset, data.data_dir), split), split)
 
 
@@ -72,21 +83,57 @@ def check_split(source: Source, split: str) -> Split:
     where = f"split {split!r}"
     if not len(source):
         raise JaxvidError(f"{where} holds no videos: build the records again")
-    labels = np.asarray(source.label)
-    if (labels < 0).any():
-        number = int(np.argmax(labels < 0))
-        raise JaxvidError(f"{where}: {source.name(number)} has no label: build with labels")
+    for number, labels in enumerate(source.labels):
+        if not labels or min(labels) < 0:
+            raise JaxvidError(f"{where}: {source.name(number)} has no label: build with labels")
     if (np.asarray(source.num_frames) < 1).any():
         number = int(np.argmax(np.asarray(source.num_frames) < 1))
         raise JaxvidError(f"{where}: {source.name(number)} has no frames: leave it out")
-    classes = tuple(source.classes) or tuple(str(i) for i in range(int(labels.max()) + 1))
-    if labels.max() >= len(classes):
-        number = int(labels.argmax())
+    largest = [max(labels) for labels in source.labels]
+    number = int(np.argmax(largest))
+    limit = len(source.classes) or table.MAX_CLASSES
+    if largest[number] >= limit:
+        known = f"labels.txt names only {limit} classes"
         raise JaxvidError(
-            f"{where}: {source.name(number)} has label {labels[number]}, but labels.txt names only"
-            f" {len(classes)} classes"
+            f"{where}: {source.name(number)} has label {largest[number]}, but "
+            + (known if source.classes else f"there are at most {limit} classes")
         )
+    classes = tuple(source.classes) or tuple(str(i) for i in range(largest[number] + 1))
     return Split(source, classes)
+
+
+def _files(data: ml_collections.ConfigDict, split: str) -> Source:
+    """Opens video files; refuses more that cannot be read than a run may meet."""
+    from jaxvid.data.files import Files
+
+    folder = pathlib.Path(data.data_dir)
+    if not data.data_dir or not folder.is_dir():
+        raise JaxvidError(
+            f"dataset files needs data_dir, the folder of the videos, and {data.data_dir!r} is"
+            " none: add data_dir=FOLDER to the config argument"
+        )
+    csv_file = _list_of(folder, split)
+    source = Files(folder, csv_file, _list_of(folder, data.train_split), data.workers)
+    # The test is over all videos that are listed, as it is over all records.
+    limit = 0 if split == data.test_split else data.max_bad_records
+    if len(source.bad) > limit:
+        raise JaxvidError(
+            f"{len(source.bad)} of the {len(source)} videos of {csv_file} cannot be used, the first"
+            f" of them as {next(iter(source.bad.values()))}: remove them from the list"
+            + (f" (config.data.max_bad_records is {limit})" if split != data.test_split else "")
+        )
+    for reason in source.bad.values():
+        print(f"warning: {reason}; other videos take its place", file=sys.stderr)
+    for path, reason in source.repeated.items():
+        print(f"warning: {csv_file}: {path} is {reason}", file=sys.stderr)
+    return source
+
+
+def _list_of(folder: pathlib.Path, split: str) -> pathlib.Path:
+    """The CSV of a split of video files."""
+    if not split.endswith(".csv"):
+        return folder / f"{split}.csv"
+    return pathlib.Path(split) if pathlib.Path(split).is_file() else folder / split
 
 
 def _folder(dataset: str, data_dir: str) -> pathlib.Path:

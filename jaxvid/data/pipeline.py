@@ -10,12 +10,12 @@ step costs nothing, and fewer videos than a batch holds just come round sooner.
 A clip that cannot be read or decoded is replaced by that of another video, which is drawn from
 (seed, n) too, until more than `data.max_bad_records` videos were met that are bad.
 
-Python plans an example (numpy, cheap) and fetches the JPEGs of the frames that it needs;
-TensorFlow decodes and changes pixels, in threads.
+Python plans an example (numpy, cheap) and fetches the frames that it needs, as JPEGs or, where
+videos are decoded on the fly, as pixels; TensorFlow decodes JPEGs and changes pixels. Both happen
+in `data.workers` threads: reading and decoding let go of Python's lock.
 """
 
 import functools
-import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -26,6 +26,7 @@ import ml_collections
 import numpy as np
 
 from jaxvid.data import augment, rand_augment, sampling
+from jaxvid.data.build import usable_cores
 from jaxvid.data.cpu_tf import tf
 from jaxvid.data.datasets import Source, Split
 from jaxvid.errors import JaxvidError
@@ -98,13 +99,14 @@ def train_batches(
 
     Args:
         split: the videos.
-        config: `seed`, `data` and `train.batch_size` are read.
+        config: `seed`, `data`, `train.batch_size` and `train.loss` are read.
         start_step: the step whose batch comes first.
         process: which of `processes` this one is; by default as JAX says.
         processes: how many share a batch; by default as JAX says.
 
     Returns:
-        An iterator of `video` uint8 `[B, T, H, W, C]`, `label` int32 `[B]` and `index` int64
+        An iterator of `video` uint8 `[B, T, H, W, C]`, `label` int32 `[B]` (or, where the loss is
+        `sigmoid`, uint8 `[B, classes]`, 1 for the classes that a video has) and `index` int64
         `[B]`, the videos' numbers in the split; `close()` ends its threads, and `bad` says of
         the videos that this process could not use why.
     """
@@ -120,6 +122,7 @@ def train_batches(
     how = _train_sampling(config)
     source, seed = split.source, config.seed
     mirrored = {a: b for pair in config.data.mirrored_labels for a, b in (pair, pair[::-1])}
+    labels = _Labels(split, config.train.loss)
     if seed < 0:
         raise JaxvidError(f"config.seed is {seed}: give a whole number from 0")
 
@@ -142,7 +145,6 @@ def train_batches(
             rng = np.random.Generator(rng.bit_generator.jumped(repeat))
         drawn = augment.draw(augmentation, int(source.height[video]), int(source.width[video]), rng)
         operations = np.array(drawn.operations, np.float32).reshape(-1, 2)
-        label = int(source.label[video])
         return (
             *_fetch(source, video, views[0]),
             np.array(drawn.box, np.int32),
@@ -153,12 +155,12 @@ def train_batches(
             operations[:, 1],
             np.array(drawn.erased, np.int32),
             np.array(drawn.noise, np.int32),
-            np.int32(mirrored.get(label, label) if drawn.flip else label),
+            labels(video, mirrored if drawn.flip else {}),
             np.int64(video),
         )
 
     loaded = (
-        tf.TensorSpec([None], tf.string),
+        _frames_spec(source),
         tf.TensorSpec([clip[0]], tf.int64),
         tf.TensorSpec([4], tf.int32),
         tf.TensorSpec([], tf.bool),
@@ -168,16 +170,17 @@ def train_batches(
         tf.TensorSpec([None], tf.float32),
         tf.TensorSpec([4], tf.int32),
         tf.TensorSpec([2], tf.int32),
-        tf.TensorSpec([], tf.int32),
+        labels.spec,
         tf.TensorSpec([], tf.int64),
     )
 
     def change(
         images, frames, box, flip, jitter, order, kinds, values, erased, noise, label, video
     ):
-        if augmentation.rand_augment:
-            pixels = _decode(lambda image: tf.io.decode_jpeg(image, **_JPEG), images)
-            pixels = rand_augment.apply(pixels, kinds, values)
+        if augmentation.rand_augment or not source.encoded:
+            pixels = _pixels(images)
+            if augmentation.rand_augment:
+                pixels = rand_augment.apply(pixels, kinds, values)
             top, left, height, width = tf.unstack(box)
             pixels = pixels[:, top : top + height, left : left + width]
         else:
@@ -215,12 +218,12 @@ def test_batches(
 
     Args:
         split: the videos.
-        config: `test`, its `batch_size` and `data.workers` are read.
+        config: `test`, its `batch_size`, `train.loss` and `data.workers` are read.
         process: which of `processes` this one is; by default as JAX says.
         processes: how many share a batch; by default as JAX says.
 
     Returns:
-        An iterator of `video` uint8 `[B, V, T, H, W, C]`, `label` int32 `[B]`, `index` int64
+        An iterator of `video` uint8 `[B, V, T, H, W, C]`, `label` as in training, `index` int64
         `[B]` and `weight` float32 `[B]`. The last batch is filled up with zeros of weight 0 and
         index -1. Every process gets the same number of batches.
     """
@@ -237,22 +240,22 @@ def test_batches(
         views = _test_frames(protocol, int(source.num_frames[video]), _fps(source, video))
         return (
             *_fetch(source, video, views),
-            np.int32(source.label[video]),
+            labels(video),
             np.int64(video),
         )
 
     def change(images, clips, label, video):
-        frames = _decode(lambda image: tf.io.decode_jpeg(image, **_JPEG), images)
-        views = tf.ensure_shape(augment.make_views(frames, clips, protocol), shape)
+        views = tf.ensure_shape(augment.make_views(_pixels(images), clips, protocol), shape)
         return {"video": views, "label": label, "index": video, "weight": tf.constant(1.0)}
 
     clips, length = _test_frames(protocol, 1, None).shape
     views = clips * CROP_COUNTS[protocol.crops]
     shape = (views, length, protocol.crop, protocol.crop, 3)
+    labels = _Labels(split, config.train.loss)
     loaded = (
-        tf.TensorSpec([None], tf.string),
+        _frames_spec(source),
         tf.TensorSpec([clips, length], tf.int64),
-        tf.TensorSpec([], tf.int32),
+        labels.spec,
         tf.TensorSpec([], tf.int64),
     )
     steps = -(-len(source) // part.batch)
@@ -269,19 +272,23 @@ def test_batches(
         ahead=1,
         max_bad=0,
     )
-    return _filled(batches, steps, part, shape)
+    return _filled(batches, steps, part, shape, labels.spec)
 
 
 test_batches.__test__ = False  # pytest takes it for a test where it is imported
 
 
 def _filled(
-    batches: Iterator[dict[str, np.ndarray]], steps: int, part: "_Part", shape: tuple[int, ...]
+    batches: Iterator[dict[str, np.ndarray]],
+    steps: int,
+    part: "_Part",
+    shape: tuple[int, ...],
+    label: Any,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Fills the last of `steps` batches up to its full size."""
     nothing = {
         "video": np.zeros((0, *shape), np.uint8),
-        "label": np.zeros(0, np.int32),
+        "label": np.zeros((0, *label.shape), label.dtype.as_numpy_dtype),
         "index": np.zeros(0, np.int64),
         "weight": np.zeros(0, np.float32),
     }
@@ -341,6 +348,20 @@ def generator(seed: int, number: int) -> np.random.Generator:
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
 
 
+def _frames_spec(source: Source) -> Any:
+    """What `Source.frames` gives, as TensorFlow takes it."""
+    if source.encoded:
+        return tf.TensorSpec([None], tf.string)
+    return tf.TensorSpec([None, None, None, 3], tf.uint8)
+
+
+def _pixels(images: Any) -> Any:
+    """Frames uint8 `[N, H, W, 3]`, decoded where they are JPEGs."""
+    if images.dtype != tf.string:
+        return images
+    return _decode(lambda image: tf.io.decode_jpeg(image, **_JPEG), images)
+
+
 def _decode(decode: Callable[[Any], Any], images: Any) -> Any:
     """Decodes JPEGs `[N]` to uint8 `[N, H, W, 3]`."""
     frame = tf.TensorSpec([None, None, 3], tf.uint8)
@@ -367,24 +388,49 @@ def _fps(source: Source, video: int) -> float | None:
 
 
 def _fetch(source: Source, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """JPEGs of the frames, each once, and the place in them of every one of `frames`."""
+    """The frames, each once, and the place in them of every one of `frames`."""
     needed, places = np.unique(frames, return_inverse=True)
-    images = np.array(source.frames(int(video), needed), object)
+    images = source.frames(int(video), needed)
+    if source.encoded:
+        images = np.array(images, object)
     return images, places.reshape(frames.shape)
 
 
 def _nothing(spec: Any) -> np.ndarray:
-    """An array of zeros, or of empty texts, that fits the description."""
-    shape = [size or 1 for size in spec.shape]
-    if spec.dtype == tf.string:
-        return np.full(shape, b"", object)
-    return np.zeros(shape, spec.dtype.as_numpy_dtype)
+    """An array that fits the description, without elements where their number is free."""
+    shape = [size or 0 for size in spec.shape]
+    return np.zeros(shape, object if spec.dtype == tf.string else spec.dtype.as_numpy_dtype)
 
 
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+class _Labels:
+    """The labels of an example as the loss takes them, described by `spec`.
+
+    A number, or with the loss `sigmoid` a 1 at each class that the video has.
+    """
+
+    def __init__(self, split: Split, loss: str):
+        self._labels, self._classes = split.source.labels, len(split.classes)
+        self._several = loss == "sigmoid"
+        if self._several:
+            self.spec = tf.TensorSpec([self._classes], tf.uint8)
+            return
+        self.spec = tf.TensorSpec([], tf.int32)
+        several = (number for number, labels in enumerate(self._labels) if len(labels) > 1)
+        number = next(several, None)
+        if number is not None:
+            raise JaxvidError(
+                f"{split.source.name(number)} has {len(self._labels[number])} labels: set"
+                " config.train.loss=sigmoid, or keep one for each video"
+            )
+
+    def __call__(self, video: int, mirrored: dict[int, int] | None = None) -> np.ndarray:
+        """The labels of a video, changed as `mirrored` says."""
+        labels = [(mirrored or {}).get(label, label) for label in self._labels[video]]
+        if not self._several:
+            return np.array(labels[0], np.int32)
+        present = np.zeros(self._classes, np.uint8)
+        present[labels] = 1
+        return present
 
 
 class _Part:
@@ -434,7 +480,7 @@ class _Batches:
         self.bad: dict[int, str] = {}
         self._source, self._pick, self._load, self._change = source, pick, load, change
         self._loaded, self._positions, self._size = loaded, positions, size
-        self._workers, self._ahead, self._max_bad = workers or _usable_cores(), ahead, max_bad
+        self._workers, self._ahead, self._max_bad = workers or usable_cores(), ahead, max_bad
         self._attempts: dict[int, int] = {}
         self._running = []
         # Threads that call Python while it shuts down would hang the process: this also runs then.
@@ -454,7 +500,7 @@ class _Batches:
             try:
                 return load(position, pick(position, attempts.get(int(position), 0)))
             except JaxvidError:
-                # TensorFlow would print a traceback. Empty images fail too, and are explained.
+                # TensorFlow would print a traceback. No frames fail too, and are explained.
                 return tuple(_nothing(spec) for spec in loaded)
 
         @tf.autograph.experimental.do_not_convert
@@ -462,6 +508,7 @@ class _Batches:
             arrays = tf.numpy_function(plan, [position], [spec.dtype for spec in loaded])
             for array, spec in zip(arrays, loaded, strict=True):
                 array.set_shape(spec.shape)
+            tf.debugging.assert_positive(tf.size(arrays[0]))
             return change(*arrays)
 
         made = tf.data.Dataset.range(self._positions.start, self._positions.stop)
@@ -512,10 +559,7 @@ class _Batches:
             reason = str(error)
         except tf.errors.OpError as error:
             line = error.message.splitlines()[0]
-            reason = (
-                f"{self._source.name(video)} cannot be decoded ({line}): build the records again"
-                " without it"
-            )
+            reason = f"{self._source.name(video)} cannot be decoded ({line}): leave it out"
         if video in self.bad:
             return reason
         self.bad[video] = reason

@@ -49,16 +49,16 @@ _COLUMNS = {
 class Entry:
     """One record of the index.
 
-    `offset` is where the data starts in its shard, `length` their bytes. `fps` is NaN and `label`
-    -1 where the record does not say. `frames` is uint32 [num_frames, 3]: offset within the record,
-    length, and CRC-32 of each JPEG.
+    `offset` is where the data starts in its shard, `length` their bytes. `fps` is NaN and `labels`
+    empty where the record does not say. `frames` is uint32 [num_frames, 3]: offset within the
+    record, length, and CRC-32 of each JPEG.
     """
 
     shard: int
     offset: int
     length: int
     fps: float
-    label: int
+    labels: tuple[int, ...]
     path: str
     height: int
     width: int
@@ -68,15 +68,23 @@ class Entry:
     def num_frames(self) -> int:
         return len(self.frames)
 
+    @property
+    def label(self) -> int:
+        """The first of the labels, or -1."""
+        return self.labels[0] if self.labels else -1
+
 
 class Records:
     """The records of one split, each reachable by number.
 
     Arrays over the records: `num_frames` int32, `fps` float32 (NaN: unknown), `label` int64 (-1:
-    none), `height` and `width` int32, `path` str. `classes` are the names in `labels.txt`, empty
-    without one; `num_shards` and `num_bytes` are those of the files; `origin` tells builds
-    apart. Reading is thread safe and an instance can be pickled.
+    none), `height` and `width` int32, `path` str. `labels` lists all labels of each, of which
+    `label` is the first. `classes` are the names in `labels.txt`, empty without one; `num_shards`
+    and `num_bytes` are those of the files; `origin` tells builds apart. Reading is thread safe and
+    an instance can be pickled.
     """
+
+    encoded = True
 
     def __init__(self, folder: str | os.PathLike, split: str):
         self.folder = pathlib.Path(folder)
@@ -84,7 +92,7 @@ class Records:
         index = self.folder / f"{split}.index.npz"
         if not index.exists():
             _index_foreign(self.folder, split)
-        self.origin, names, sizes, columns, starts = _load_index(index)
+        self.origin, names, sizes, columns, starts, self.labels = _load_index(index)
         self._shards, self._columns, self._starts = names, columns, starts
         self.num_shards, self.num_bytes = len(names), sum(sizes)
         self.num_frames: np.ndarray = columns["num_frames"]
@@ -209,8 +217,8 @@ def append(
     frames: Sequence[bytes],
     *,
     shard: int,
-    label: int,
-    text: str,
+    labels: Sequence[int],
+    texts: Sequence[str],
     path: str,
     fps: float,
     height: int,
@@ -218,12 +226,13 @@ def append(
 ) -> Entry:
     """Appends one video to an open shard and returns its line of the index.
 
-    `frames` are JPEGs in presentation order, `fps` their rate (NaN: unknown).
+    `frames` are JPEGs in presentation order, `fps` their rate (NaN: unknown), `labels` the numbers
+    of the classes, at least one, and `texts` their names.
     """
     known = math.isfinite(fps) and fps > 0
-    context: dict[str, sequence_example.Value] = {
-        sequence_example.LABEL_INDEX: label,
-        sequence_example.LABEL_TEXT: text.encode(),
+    context: dict[str, sequence_example.Value | Sequence[sequence_example.Value]] = {
+        sequence_example.LABEL_INDEX: tuple(labels),
+        sequence_example.LABEL_TEXT: tuple(text.encode() for text in texts),
         sequence_example.FILENAME: path.encode(errors="surrogateescape"),
         sequence_example.HEIGHT: height,
         sequence_example.WIDTH: width,
@@ -278,6 +287,7 @@ def write_index(
         name: np.array([getattr(entry, name) for entry in entries], kind)
         for name, kind in _COLUMNS.items()
     }
+    more = [(n, label) for n, entry in enumerate(entries) for label in entry.labels[1:]]
     table = [entry.frames for entry in entries] or [np.zeros((0, 3), np.uint32)]
     for name, write in {
         f"{split}.frames.npy": lambda file: np.save(file, np.concatenate(table)),
@@ -288,6 +298,7 @@ def write_index(
             shards=np.array(names, np.str_),
             sizes=np.array([(folder / name).stat().st_size for name in names], np.int64),
             path=np.array([entry.path for entry in entries], np.str_),
+            more_labels=np.array(more, np.int64).reshape(-1, 2),
             **columns,
         ),
     }.items():
@@ -299,7 +310,9 @@ def write_index(
         os.replace(partial, folder / name)
 
 
-def _load_index(path: pathlib.Path) -> tuple[str, list[str], list[int], dict, np.ndarray]:
+def _load_index(
+    path: pathlib.Path,
+) -> tuple[str, list[str], list[int], dict, np.ndarray, list[tuple[int, ...]]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             if int(file["version"]) != VERSION:
@@ -308,6 +321,8 @@ def _load_index(path: pathlib.Path) -> tuple[str, list[str], list[int], dict, np
             columns["path"] = file["path"]
             names, sizes = file["shards"].tolist(), file["sizes"].tolist()
             origin = str(file["origin"])
+            # Those beyond the first of each record; indices written before there were any lack it.
+            more = file["more_labels"] if "more_labels" in file else np.zeros((0, 2), np.int64)
     except JaxvidError:
         raise
     except Exception as error:  # numpy, zipfile and zlib raise many kinds on a damaged file
@@ -317,10 +332,15 @@ def _load_index(path: pathlib.Path) -> tuple[str, list[str], list[int], dict, np
     consistent = len(names) == len(sizes) and all(
         column.shape == (count,) for column in columns.values()
     )
+    consistent &= more.shape == (len(more), 2) and more.dtype == np.int64
+    consistent = consistent and bool(((more[:, 0] >= 0) & (more[:, 0] < count)).all())
     if not consistent or (count and not 0 <= shards.min() <= shards.max() < len(names)):
         raise JaxvidError(f"{path} contradicts itself; build the records again")
+    labels = [(label,) if label >= 0 else () for label in columns["label"].tolist()]
+    for number, label in more.tolist():
+        labels[number] += (label,)
     starts = np.concatenate([[0], np.cumsum(columns["num_frames"], dtype=int)])
-    return origin, names, sizes, columns, starts
+    return origin, names, sizes, columns, starts, labels
 
 
 def _index_foreign(folder: pathlib.Path, split: str) -> None:
@@ -383,14 +403,14 @@ def _entry(shard: int, offset: int, data: bytes) -> Entry:
     if (height is None or width is None) and len(frames):
         place = example.frames[0]
         height, width = _jpeg_size(data[place[0] : place.sum()])
-    label = first(sequence_example.LABEL_INDEX, int)
+    labels = example.context.get(sequence_example.LABEL_INDEX, ())
     path = first(sequence_example.FILENAME, bytes)
     return Entry(
         shard=shard,
         offset=offset,
         length=len(data),
         fps=math.nan if fps is None else float(fps),
-        label=-1 if label is None else label,
+        labels=tuple(label for label in labels if isinstance(label, int)),
         path="" if path is None else path.decode(errors="replace"),
         height=height or 0,
         width=width or 0,

@@ -102,6 +102,23 @@ def _test_starts(sampling: Sampling, room: float) -> np.ndarray:
     return np.round(np.arange(clips) * spacing)
 
 
+def _timed(
+    sampling: Sampling, total: int, fps: float | None, rng: np.random.Generator | None
+) -> np.ndarray:
+    """Clips of a span of time, from the beginnings of `num_clips` equal parts of what they leave."""
+    target = sampling.target_fps
+    ratio = fps / target if fps and target else 1.0
+    span = sampling.clip_len * sampling.frame_interval * ratio
+    room = max(total - span, 0.0)
+    clips = sampling.num_clips
+    if rng is not None:
+        starts = rng.uniform(0, room, clips)
+    else:
+        starts = np.arange(clips) * (room / clips) if clips > 1 else np.array([room / 2])
+    steps = np.linspace(0, max(span - 1, 0.0), sampling.clip_len)
+    return np.clip(starts[:, None] + steps, 0, total - 1).astype(np.int64)
+
+
 def _train_starts(
     clips: int, total: int, span: float, keep_tail: bool, rng: np.random.Generator
 ) -> np.ndarray:
@@ -178,6 +195,7 @@ def _wrap(frames: np.ndarray, total: int, out_of_bound: str) -> np.ndarray:
 _SAMPLERS = {
     "frames": _frames,
     "dense": _dense,
+    "timed": _timed,
     "uniform": _uniform,
     "untrimmed": _untrimmed,
 }

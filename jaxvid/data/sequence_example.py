@@ -39,8 +39,8 @@ class Example:
     frames: np.ndarray
 
 
-def encode(context: dict[str, Value], frames: Sequence[bytes]) -> bytes:
-    """Writes a SequenceExample of one value for each name of `context`, and the JPEG `frames`."""
+def encode(context: dict[str, Value | Sequence[Value]], frames: Sequence[bytes]) -> bytes:
+    """Writes a SequenceExample of `context`, names with a value or several, and JPEG `frames`."""
     features = b"".join(
         _field(1, _field(1, name.encode()) + _field(2, _feature(context[name])))
         for name in sorted(context)
@@ -83,12 +83,13 @@ def _field(number: int, payload: bytes) -> bytes:
     return bytes([number << 3 | _BYTES]) + _varint(len(payload)) + payload
 
 
-def _feature(value: Value) -> bytes:
-    if isinstance(value, bytes):
-        return _field(1, _field(1, value))
-    if isinstance(value, float):
-        return _field(2, _field(1, struct.pack("<f", value)))
-    return _field(3, _field(1, _varint(value)))
+def _feature(value: Value | Sequence[Value]) -> bytes:
+    values = value if isinstance(value, list | tuple) else [value]
+    if isinstance(values[0], bytes):
+        return _field(1, b"".join(_field(1, one) for one in values))
+    if isinstance(values[0], float):
+        return _field(2, _field(1, struct.pack(f"<{len(values)}f", *values)))
+    return _field(3, _field(1, b"".join(map(_varint, values))))
 
 
 def _read_varint(view: memoryview, at: int, stop: int) -> tuple[int, int]:

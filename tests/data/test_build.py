@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from jaxvid.data import build as module
-from jaxvid.data import decode, records
+from jaxvid.data import decode, records, sequence_example
 from jaxvid.data.build import build
+from jaxvid.data.table import read
 from jaxvid.errors import JaxvidError
 
 LABELS = ("wave", "clap", "wave", "nod", "clap")
@@ -179,6 +180,34 @@ def test_labels_may_be_numbers(videos, tmp_path):
     assert records.Records(tmp_path / "named", "train").label.tolist() == [1, 2]
 
 
+def test_a_video_may_have_several_labels(videos, tmp_path):
+    out = tmp_path / "out"
+    table = write_csv(tmp_path / "train.csv", "0.mp4,wave|nod", "1.mp4,clap", "2.mp4,nod | wave")
+    summary = build(videos, table, out, shards=1, workers=1)
+    assert summary.classes == ("clap", "nod", "wave") and not summary.empty_classes
+    split = records.Records(out, "train")
+    assert split.labels == [(2, 1), (0,), (1, 2)] and split.label.tolist() == [2, 0, 1]
+    context = sequence_example.decode(split.read(0)).context
+    assert context["clip/label/index"] == [2, 1]
+    assert context["clip/label/text"] == [b"wave", b"nod"]
+    (out / "train.index.npz").unlink()  # as records of others come
+    assert records.Records(out, "train").labels == split.labels
+    write_csv(table, "0.mp4,2|0|2", "1.mp4,1")
+    build(videos, table, tmp_path / "numbers", workers=1)
+    assert records.Records(tmp_path / "numbers", "train").labels == [(2, 0), (1,)]
+    write_csv(table, "0.mp4,wave|", "1.mp4,clap")
+    with pytest.raises(JaxvidError, match="line 2: 'wave.' has an empty label beside a bar"):
+        build(videos, table, tmp_path / "wrong", workers=1)
+
+
+def test_a_bar_may_be_part_of_a_class_name(videos, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("a|b\na\nb\n")
+    table = write_csv(tmp_path / "train.csv", "0.mp4,a|b", "1.mp4,b|a")
+    build(videos, table, tmp_path / "out", classes=names, workers=1)
+    assert records.Records(tmp_path / "out", "train").labels == [(0,), (2, 1)]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -204,7 +233,7 @@ def test_a_wrong_table_is_refused(videos, tmp_path, text, message):
 def test_a_byte_order_mark_blank_lines_and_other_columns_are_fine(videos, tmp_path):
     table = tmp_path / "train.csv"
     table.write_text("﻿Label, path ,fold\nwave,0.mp4,1\n\nclap,1.mp4,2\n", encoding="utf-8")
-    rows = module.read_table(table)
+    rows = read(table)
     assert [(row.line, row.path, row.label) for row in rows] == [
         (2, "0.mp4", "wave"),
         (4, "1.mp4", "clap"),

@@ -14,11 +14,12 @@ class Fake:
     """Three videos without pixels."""
 
     def __init__(self, label=(0, 2, 1), num_frames=(5, 6, 7), classes=("a", "b", "c")):
-        self.label, self.num_frames = np.array(label), np.array(num_frames)
+        self.labels = [each if isinstance(each, tuple) else (each,) for each in label]
+        self.num_frames = np.array(num_frames)
         self.path, self.classes = np.array(["x", "y", "z"][: len(label)]), classes
 
     def __len__(self):
-        return len(self.label)
+        return len(self.labels)
 
     def name(self, number):
         return f"video {self.path[number]}"
@@ -35,6 +36,9 @@ def test_classes_and_paths():
     [
         (Fake(label=(), num_frames=()), "split 'train' holds no videos"),
         (Fake(label=(0, -1, 1)), "video y has no label"),
+        (Fake(label=(0, (), 1)), "video y has no label"),
+        (Fake(label=(0, 1, (2, 3))), "video z has label 3, but labels.txt names only 3"),
+        (Fake(label=(0, 2**40, 1), classes=()), "video y has label .*at most 100000 classes"),
         (Fake(num_frames=(5, 6, 0)), "video z has no frames"),
         (Fake(classes=("a", "b")), "video y has label 2, but labels.txt names only 2"),
     ],

@@ -95,7 +95,7 @@ def make_config(batch=4, seed=1, **data):
         "max_bad_records": 0,
         "workers": 2,
     } | data
-    config.train = {"batch_size": batch}
+    config.train = {"batch_size": batch, "loss": "softmax"}
     config.test = {
         "sampling": {"clip_len": 4, "frame_interval": 2, "num_clips": 2},
         "short_side": 32,
@@ -515,3 +515,37 @@ def test_trimmed_videos_lose_at_most_their_share():
     for cut in (before, after):
         assert cut.min() == 0 and cut.max() == 19 and 8 < cut.mean() < 11
     assert pipeline._trim(1, 0.4, rng) == (0, 1)
+
+
+class Several:
+    """The split's frames, with labels that a video may have several of."""
+
+    def __init__(self, source):
+        self._source = source
+        self.labels = [(0,), (1, 2), (2,), (0, 1, 2), (1,), (2, 0), (1,)]
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def __len__(self):
+        return len(self.labels)
+
+
+def test_videos_may_have_several_labels(split):
+    several = datasets.Split(Several(split.source), split.classes)
+    config = make_config(batch=14, flip=1.0, mirrored_labels=((0, 1),))
+    with pytest.raises(JaxvidError, match="2.mp4.* has 2 labels: set config.train.loss=sigmoid"):
+        pipeline.train_batches(several, config)
+    with pytest.raises(JaxvidError, match="has 2 labels"):
+        pipeline.test_batches(several, config)
+    config.train.loss = "sigmoid"
+    want = np.zeros((7, 3), np.uint8)
+    for number, labels in enumerate(several.source.labels):
+        want[number, list(labels)] = 1
+    (batch,) = take(pipeline.train_batches(several, config), 1)
+    assert batch["label"].dtype == np.uint8
+    np.testing.assert_array_equal(batch["label"], want[batch["index"]][:, [1, 0, 2]])
+    config.test.batch_size = 4
+    first, last = pipeline.test_batches(several, config)
+    np.testing.assert_array_equal(first["label"], want[:4])
+    np.testing.assert_array_equal(last["label"], [*want[4:], [0, 0, 0]])

@@ -29,7 +29,7 @@ def write_split(folder, split="train", videos=5, shards=2):
         with open(folder / name, "wb") as file:
             for i in range(shard, videos, shards):
                 entries[i] = records.append(
-                    file, frames[i], shard=shard, label=i % 3, text=f"class {i % 3}",
+                    file, frames[i], shard=shard, labels=[i % 3], texts=[f"class {i % 3}"],
                     path=f"clips/{i}.mp4", fps=25.0 + i, height=6, width=8,
                 )  # fmt: skip
     records.write_index(folder, split, names, entries)
@@ -223,6 +223,18 @@ def test_what_is_missing_is_named(tmp_path):
     os.remove(tmp_path / "train.index.npz")
     with pytest.raises(JaxvidError, match="4 of the 3 shards"):
         records.Records(tmp_path, "train")
+
+
+def test_an_index_from_before_videos_had_several_labels_is_read(tmp_path):
+    write_split(tmp_path)
+    with np.load(tmp_path / "train.index.npz") as file:
+        arrays = {name: file[name] for name in file if name != "more_labels"}
+    np.savez(tmp_path / "train.index.npz", **arrays)
+    assert records.Records(tmp_path, "train").labels == [(0,), (1,), (2,), (0,), (1,)]
+    for wrong in ([[9, 1]], [[-1, 1]], [1, 2], [["a", "b"]]):
+        np.savez(tmp_path / "train.index.npz", **arrays, more_labels=np.array(wrong))
+        with pytest.raises(JaxvidError, match="contradicts itself"):
+            records.Records(tmp_path, "train")
 
 
 @pytest.mark.parametrize("name", ["train.index.npz", "train.frames.npy"])

@@ -1,5 +1,6 @@
 """Frame numbers: against the reference's, and the laws any sampler must keep."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def test_reference_indices():
 @given(
     st.builds(
         Sampling,
-        sampler=st.sampled_from(["frames", "dense", "uniform", "untrimmed"]),
+        sampler=st.sampled_from(["frames", "dense", "timed", "uniform", "untrimmed"]),
         clip_len=st.integers(1, 20),
         frame_interval=st.integers(1, 9),
         num_clips=st.integers(2, 6),
@@ -54,6 +55,23 @@ def test_draws_follow_the_generator():
     ]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).any()
+
+
+def test_timed_clips_span_the_same_time_at_any_rate():
+    how = Sampling("timed", clip_len=4, frame_interval=5, num_clips=4, target_fps=30.0)
+    # At 60 frames a second 20 frames of 30 are 40; 60 of 100 frames are left to start in.
+    clips = sampling.sample(how, 100, 60.0, test=True)
+    np.testing.assert_array_equal(
+        clips, [[0, 13, 26, 39], [15, 28, 41, 54], [30, 43, 56, 69], [45, 58, 71, 84]]
+    )
+    np.testing.assert_array_equal(sampling.sample(how, 10, 30.0, test=True)[3], [0, 6, 9, 9])
+    one = sampling.sample(dataclasses.replace(how, num_clips=1), 100, 60.0, test=True)
+    np.testing.assert_array_equal(one, [[30, 43, 56, 69]])
+    rng = np.random.default_rng(0)
+    draws = np.concatenate(
+        [sampling.sample(how, 100, 60.0, test=False, rng=rng)[:, 0] for _ in range(200)]
+    )
+    assert draws.min() == 0 and draws.max() == 59
 
 
 def test_segments_of_a_frame_net_form_views():
