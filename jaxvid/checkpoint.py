@@ -265,6 +265,8 @@ def _begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Ca
             # Weights hardly compress, and compressing holds all of them in memory once more.
             context.array.saving.use_compression = False
             context.memory.deepcopy_host_arrays = not at_once
+            # Else a folder that cannot be made is waited for.
+            context.asynchronous.create_directories_asynchronously = False
             with context, _quiet():
                 response = ocp.save_async(folder / arrays, _nest(full))
 

@@ -121,6 +121,7 @@ def from_row(
         "ema_decay": 0.0,
         "freeze_norm": recipe.freeze_norm,
         "remat": False,
+        "sharding": "replicated",
         "log_steps": 20,
         "eval_epochs": 5.0,
         "checkpoint_steps": 1000,

@@ -1,4 +1,4 @@
-"""The one error that means the user's input, not this program, is at fault."""
+"""The one error that means the user's input, not this program, is at fault; and a wished end."""
 
 import contextlib
 import sys
@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 class JaxvidError(ValueError):
     """A file, field or argument is wrong; the message names it and the way out."""
+
+
+class Stopped(SystemExit):
+    """A signal asked for the end, and all that was done is saved; the code is 128 + its number."""
 
 
 @contextlib.contextmanager

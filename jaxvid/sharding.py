@@ -1,6 +1,7 @@
 """Devices of one or several processes, and how arrays lie over them.
 
-There is one mesh; the batch is split over it, parameters are on every device.
+There is one mesh. The batch is split over it; parameters and optimizer state are on every device or
+split over it too.
 """
 
 import contextlib
@@ -10,17 +11,20 @@ import re
 import secrets
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxvid.errors import JaxvidError
+from jaxvid.errors import JaxvidError, Stopped
 
 BATCH_AXIS = "data"
+SMALL = 1024
+"""Arrays of fewer elements are not worth splitting: sending the parts takes longer than they do."""
 _EXPLICIT = ("JAXVID_COORDINATOR", "JAXVID_PROCESSES", "JAXVID_PROCESS")
 
 
@@ -58,13 +62,14 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> None:
 def failing_at_once() -> Iterator[None]:
     """Ends a process that fails without waiting for its peers, which wait for it in turn.
 
-    Whoever started them can then end the others. Without peers nothing is changed.
+    Whoever started them can then end the others. Nothing is changed without peers, or where all
+    of them end together: at success and when they are `Stopped`.
     """
     try:
         yield
     except BaseException as error:
-        succeeded = isinstance(error, SystemExit) and not error.code
-        if succeeded or not jax.distributed.is_initialized():
+        together = isinstance(error, Stopped) or isinstance(error, SystemExit) and not error.code
+        if together or not jax.distributed.is_initialized():
             raise
         if not isinstance(error, SystemExit):
             traceback.print_exception(error)
@@ -142,6 +147,47 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def split_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
     """The first axis divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+
+
+def place_state(state: Any, mesh: jax.sharding.Mesh, how: str) -> Any:
+    """Where each array of a training state lies, as a tree of shardings.
+
+    With `how="replicated"` every device holds all. With `"fsdp"` (fully sharded data parallel, or
+    ZeRO: Rajbhandari et al., 2020) an array is split along its largest dimension that divides over
+    the devices; only small ones, and those of which none divides, are on every device.
+
+    Raises:
+      JaxvidError: `how` is neither.
+    """
+    if how not in ("replicated", "fsdp"):
+        raise JaxvidError(f"config.train.sharding={how!r} is unknown: take replicated or fsdp")
+    count = mesh.devices.size
+
+    def place(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size and size % count == 0]
+        if how == "replicated" or leaf.size < SMALL or not axes:
+            return replicated(mesh)
+        # Of equals the last: in a kernel those are its channels.
+        split = max(axes, key=lambda axis: (leaf.shape[axis], axis))
+        return NamedSharding(mesh, PartitionSpec(*[None] * split, BATCH_AXIS))
+
+    return jax.tree.map(place, state)
+
+
+def largest(mesh: jax.sharding.Mesh) -> Callable[[int], jax.Array] | None:
+    """What begins to look for the largest of a number that each process has; None for just one.
+
+    The answer is an array that nothing waits for until it is read.
+    """
+    if jax.process_count() == 1:
+        return None
+    reduce = jax.jit(jnp.max, out_shardings=replicated(mesh))
+
+    def begin(number: int) -> jax.Array:
+        own = np.full(len(mesh.local_devices), number, np.int32)
+        return reduce(jax.make_array_from_process_local_data(split_batch(mesh), own))
+
+    return begin
 
 
 def check_batch(name: str, size: int, mesh: jax.sharding.Mesh) -> None:

@@ -1,14 +1,13 @@
 """The training loop, readable top to bottom.
 
-Order of operations, which exact resume depends on: evaluate the state, save it, take the batch of
+Order of operations, which exact resume depends on: save the state, evaluate it, take the batch of
 its step, make the step, log. Batches and random numbers are functions of (seed, step).
 """
 
 import dataclasses
-import json
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -17,23 +16,25 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+
+from jaxvid import checkpoint, evaluate, journal, metrics, optim, parts, sharding, stopping, zoo
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import duration
 from jaxvid.step import TrainState, make_state, make_train_step
 from jaxvid.step import make_update as make_update
 
-from jaxvid import checkpoint, evaluate, metrics, optim, parts, sharding, zoo
-
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Result:
     """Trains as `config` says, in `workdir`; goes on from its last checkpoint if there is one.
 
     Writes `config.json`, `metrics.jsonl` and TensorBoard events, `checkpoints/`, and the test of
-    the last parameters into `eval/`. Returns that test's accuracies.
+    the last parameters into `eval/`. Returns that test's accuracies. SIGTERM or SIGINT saves after
+    the step under way and raises `Stopped`.
     """
     workdir = pathlib.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    with journal.writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     sharding.check_shared(workdir)
 
     # ---- devices
@@ -86,18 +87,20 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
         return make_state(variables, optimizer, knobs.frozen, config.train.ema_decay > 0)
 
     # ---- the state to start from: this run's own, else config.init, else from nothing
-    everywhere = sharding.replicated(mesh)
+    abstract = jax.eval_shape(init)
+    placed = sharding.place_state(abstract, mesh, config.train.sharding)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-        jax.eval_shape(init),
-    )
     last = checkpoints.latest_step()
     if last is not None:
+        abstract = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            placed,
+        )
         state = checkpoints.restore(last, abstract)
         log(f"resumed from step {last} of {workdir / 'checkpoints'}")
     else:
-        state = jax.jit(init, out_shardings=everywhere)()
+        state = jax.jit(init, out_shardings=placed)()
         if config.init:
             state = start_from(state, config.init, classes)
     start = int(state.step)
@@ -105,73 +108,108 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     log(f"{config.model.name}: {count / 1e6:.2f} M parameters")
 
     # ---- the step, the test, the log
-    step_fn = make_train_step(model, optimizer, config, knobs.frozen, knobs.recomputed)
+    step_fn = jax.jit(
+        make_train_step(model, optimizer, config, knobs.frozen, knobs.recomputed),
+        donate_argnums=0,
+        out_shardings=(placed, sharding.replicated(mesh)),
+    )
     scorer = evaluate.make_scorer(model, config)
     meta = describe(config, classes, train_split.short_side)
-    if jax.process_index() == 0:
-        (workdir / "config.json").write_text(config.to_json(indent=1) + "\n")
-    writer = MetricsWriter(workdir, start)
     batches = pipeline.train_batches(train_split, config, start_step=start)
     eval_steps = max(round(config.train.eval_epochs * per_epoch), 1)
     end = min(total_steps, config.train.stop_at_step or total_steps)
+    # A run may have ended between saving a state and testing it.
+    tested = last is None or checkpoints.metric(last) is not None
+    saved = last
+    writer = None
+    if jax.process_index() == 0:
+        with journal.writing(workdir):
+            journal.replace(workdir / "config.json", config.to_json(indent=1) + "\n")
+        writer = journal.Journal(workdir, start, tested)
     scores = labels = accuracy = None
     window = Window(start)
+    signals = stopping.Signals(sharding.largest(mesh))
+
+    def note(step: int, values: dict[str, float]) -> None:
+        if writer is not None:
+            writer.write(step, values)
 
     def run_test(step: int) -> tuple[np.ndarray, np.ndarray]:
-        batches = pipeline.test_batches(test_split, config)
+        batches = unless_asked(step, pipeline.test_batches(test_split, config))
         what = f"test at step {step}"
         variables = state.tested(config.test.weights)
         return evaluate.score_batches(scorer, variables, batches, len(test_split), mesh, what)
 
-    # ---- the loop
-    for step in range(start, end + 1):
-        if step > start and (step % eval_steps == 0 or step == end):
-            scores, labels = run_test(step)
-            accuracy = metrics.measure(scores, labels)
-            log(evaluate.report_line(config, accuracy))
-            writer.write(step, {f"test_{name}": value for name, value in accuracy.logged.items()})
-            checkpoints.save(step, state, meta, metric=accuracy.main)
-            window = Window(step)
-        elif step > start and (step % config.train.checkpoint_steps == 0 or step == end):
+    def unless_asked(step: int, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            if signals.asked():
+                stop(step)
+            yield batch
+
+    def stop(step: int) -> None:
+        if saved != step:
             checkpoints.save(step, state, meta)
-            window = Window(step)
-        if step == end:
-            break
-        waited = time.monotonic()
-        batch = sharding.put_batch(next(batches), mesh)
-        window.waited += time.monotonic() - waited
-        state, measured = step_fn(state, batch)
-        window.add(measured)
-        if (step + 1) % config.train.log_steps == 0 or step + 1 == end:
-            values = window.close(step + 1, config.train.batch_size)
-            values["lr"] = float(schedule(step))
-            if not np.isfinite(values["loss"]):
-                raise JaxvidError(
-                    f"the loss is {values['loss']} at step {step + 1}: lower config.optim.lr or "
-                    "set config.optim.clip_norm; the last checkpoint is in "
-                    f"{workdir / 'checkpoints'}"
+        checkpoints.wait()
+        log(f"stopped by {signals.name} at step {step}: the same command goes on from there")
+        raise signals.stopped()
+
+    # ---- the loop
+    with checkpoints, signals:
+        for step in range(start, end + 1):
+            to_test = step % eval_steps == 0 or step == end
+            if step > start and (to_test or step % config.train.checkpoint_steps == 0):
+                checkpoints.save(step, state, meta)
+                saved = step
+                window = Window(step)
+            if to_test and (step > start or not tested):
+                scores, labels = run_test(step)
+                accuracy = metrics.measure(scores, labels)
+                log(evaluate.report_line(config, accuracy))
+                note(step, {f"test_{name}": value for name, value in accuracy.logged.items()})
+                checkpoints.measure(step, accuracy.main)
+                window = Window(step)
+            if step == end:
+                break
+            if signals.asked():
+                stop(step)
+            waited = time.monotonic()
+            batch = sharding.put_batch(next(batches), mesh)
+            window.waited += time.monotonic() - waited
+            state, measured = step_fn(state, batch)
+            window.add(measured)
+            if (step + 1) % config.train.log_steps == 0 or step + 1 == end:
+                values = window.close(step + 1, config.train.batch_size)
+                values["lr"] = float(schedule(step))
+                if not np.isfinite(values["loss"]):
+                    raise JaxvidError(
+                        f"the loss is {values['loss']} at step {step + 1}: lower config.optim.lr "
+                        "or set config.optim.clip_norm; the last checkpoint is in "
+                        f"{workdir / 'checkpoints'}"
+                    )
+                checkpoints.check()
+                if batches.bad:
+                    values["bad_records"] = len(batches.bad)
+                note(step + 1, values)
+                left = (end - step - 1) * config.train.batch_size / values["clips_per_second"]
+                log(
+                    f"step {step + 1}/{end} loss {values['loss']:.4f} top-1 {values['top1']:.3f} "
+                    f"lr {values['lr']:.2e} {values['clips_per_second']:.1f} clips/s "
+                    f"waiting {100 * values['input_wait']:.0f}% {duration(left)} left"
                 )
-            if batches.bad:
-                values["bad_records"] = len(batches.bad)
-            writer.write(step + 1, values)
-            left = (end - step - 1) * config.train.batch_size / values["clips_per_second"]
-            log(
-                f"step {step + 1}/{end} loss {values['loss']:.4f} top-1 {values['top1']:.3f} "
-                f"lr {values['lr']:.2e} {values['clips_per_second']:.1f} clips/s "
-                f"waiting {100 * values['input_wait']:.0f}% {duration(left)} left"
-            )
-            window = Window(step + 1)
+                window = Window(step + 1)
+        if scores is None:  # A run that was already complete: test what it left.
+            scores, labels = run_test(start)
     batches.close()
     for reason in batches.bad.values():
         log(f"bad record: {reason}")
-    writer.close()
+    if writer is not None:
+        writer.close()
 
     # ---- the result
-    if scores is None:  # A run that was already complete: test what it left.
-        scores, labels = run_test(start)
-    accuracy = evaluate.write_results(
-        workdir / "eval", config, classes, list(test_split.paths), scores, labels
-    )
+    with journal.writing(workdir):
+        accuracy = evaluate.write_results(
+            workdir / "eval", config, classes, list(test_split.paths), scores, labels
+        )
     log(f"done: {evaluate.report_line(config, accuracy)}")
     log(f"checkpoints, logs and eval/confusion.png are in {workdir}")
     return accuracy
@@ -262,6 +300,7 @@ def describe(
         "classes": classes,
         "mean": list(config.data.mean),
         "std": list(config.data.std),
+        "channel_order": config.data.channel_order,
         "overrides": config.model.overrides.to_dict(),
         "loss": config.train.loss,
         "test": config.test.to_dict(),
@@ -292,57 +331,6 @@ class Window:
         values["clips_per_second"] = (step - self.first) * batch_size / elapsed
         values["input_wait"] = self.waited / elapsed
         return values
-
-
-class MetricsWriter:
-    """Appends to `metrics.jsonl` and, where tensorboardX is installed, TensorBoard events.
-
-    Lines of steps after `start` are a killed run's and are dropped, so that each step stands once.
-    Only process 0 writes.
-    """
-
-    def __init__(self, workdir: pathlib.Path, start: int):
-        self._file = self._board = None
-        if jax.process_index() != 0:
-            return
-        path = workdir / "metrics.jsonl"
-        kept = []
-        if path.exists():
-            lines = path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= start]
-        path.write_text("".join(line + "\n" for line in kept))
-        self._file = open(path, "a")  # noqa: SIM115 - lives as long as the run
-        try:
-            import tensorboardX
-        except ImportError:
-            log("TensorBoard events are not written: pip install tensorboardX for them")
-        else:
-            self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=start)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes scalars of one step."""
-        if self._file is None:
-            return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if self._board is not None:
-                self._board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Ends both logs."""
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-
-def _step_of(line: str) -> float:
-    """The step of a log line; one cut short by a kill counts as after everything."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")
 
 
 def log(message: str) -> None:

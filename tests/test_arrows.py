@@ -25,6 +25,7 @@ TOOLS = {
     "jaxvid.mixing",
     "jaxvid.optim",
     "jaxvid.sharding",
+    "jaxvid.stopping",
 }
 # A room is a module, or a package with all that is in it. Each may import the rooms on its right
 # and the leaves; a package's modules may import one another only where it names itself.
@@ -40,8 +41,10 @@ ARROWS = {
     "jaxvid.data": {"jaxvid.data"},
     "jaxvid.evaluate": {"jaxvid.zoo", "jaxvid.config", "jaxvid.data", *TOOLS},
     "jaxvid.step": {"jaxvid.losses", "jaxvid.mixing", "jaxvid.parts"},
+    "jaxvid.journal": {"jaxvid.data"},
     "jaxvid.train": {
         "jaxvid.evaluate",
+        "jaxvid.journal",
         "jaxvid.parts",
         "jaxvid.step",
         "jaxvid.zoo",

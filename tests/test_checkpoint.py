@@ -120,9 +120,11 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_saved_before(tmp_path, mo
     def full(*_):
         raise OSError(28, "No space left on device")
 
+    run.wait()
     monkeypatch.setattr(checkpoint, "_flush", full)
+    run.save(2, train_state(2), {})
     with pytest.raises(JaxvidError, match="No space left on device.*make room"):
-        run.save(2, train_state(2), {})
+        run.wait()
     assert run.steps() == [1]
     assert not run.folder(2).exists()
     assert_same(run.restore(1, train_state(0)), jax.tree.map(jnp.asarray, train_state(1)))
@@ -150,6 +152,7 @@ def test_last_and_best_are_kept_and_load_takes_the_best(tmp_path):
     run = Checkpoints(tmp_path / "checkpoints")
     for step, metric in [(1, 0.2), (2, 0.9), (3, float("nan")), (4, 0.9), (5, None)]:
         run.save(step, train_state(step), {"row": "tsm"}, metric=metric)
+    run.wait()
     assert run.steps() == [2, 5]
     assert (run.best_step(), run.latest_step()) == (2, 5)
     meta = {"row": "tsm", "step": 2, "metric": 0.9}
@@ -163,6 +166,7 @@ def test_without_a_metric_load_takes_the_last_of_those_kept(tmp_path):
     run = Checkpoints(tmp_path, keep=2)
     for step in (1, 20, 3):
         run.save(step, train_state(step), {})
+    run.wait()
     assert run.steps() == [3, 20]
     assert_same(checkpoint.load(tmp_path), variables(20))
 
@@ -170,10 +174,12 @@ def test_without_a_metric_load_takes_the_last_of_those_kept(tmp_path):
 def test_what_a_killed_run_left_is_ignored_and_cleared_by_the_next_save(tmp_path):
     run = Checkpoints(tmp_path)
     run.save(1, train_state(1), {})
+    run.wait()
     (run.folder(2) / "arrays-0.orbax-checkpoint-tmp").mkdir(parents=True)
     assert run.latest_step() == 1
     assert_same(checkpoint.load(tmp_path), variables(1))
     run.save(3, train_state(3), {})
+    run.wait()
     assert [entry.name for entry in tmp_path.iterdir()] == [run.folder(3).name]
 
 
@@ -181,6 +187,7 @@ def test_a_step_can_be_saved_again(tmp_path):
     run = Checkpoints(tmp_path)
     run.save(1, train_state(1), {})
     run.save(1, train_state(2), {})
+    run.wait()
     assert_same(checkpoint.load(tmp_path), variables(2))
 
 
@@ -228,6 +235,7 @@ run = Checkpoints(sys.argv[1])
 if run.latest_step() is None:
     state = {"params": {"w": jax.device_put(np.arange(24.0, dtype="f4").reshape(8, 3), spread)}}
     run.save(1, state, {})
+    run.wait()
 else:
     like = jax.ShapeDtypeStruct((8, 3), np.float32, sharding=spread)
     w = run.restore(2, {"params": {"w": like}})["params"]["w"]
@@ -247,5 +255,6 @@ def test_a_run_moves_between_device_counts(tmp_path):
     assert state["params"]["w"].sharding == one
     assert_same(state["params"]["w"], np.arange(24.0, dtype="f4").reshape(8, 3))
     assert_same(checkpoint.load(tmp_path)["params"], jax.tree.map(np.asarray, state["params"]))
-    Checkpoints(tmp_path).save(2, jax.tree.map(lambda x: x + 1, state), {})
+    with Checkpoints(tmp_path) as run:
+        run.save(2, jax.tree.map(lambda x: x + 1, state), {})
     subprocess.run(command, env=flags, check=True, timeout=120)

@@ -270,9 +270,9 @@ def test_a_trained_checkpoint_is_tested_as_it_was_in_training(predictor):
 
 
 def test_the_training_runs_folder_will_do(trained, videos, predictor, tmp_path):
-    checkpoints = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints")
     state = {**checkpoint.load(trained), "step": np.int32(3)}
-    checkpoints.save(3, state, train.describe(make_config(), CLASSES, 320), metric=0.5)
+    with checkpoint.Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(3, state, train.describe(make_config(), CLASSES, 320), metric=0.5)
     scores = predict.Predictor(tmp_path / "run").scores(videos / CLIPS[1])
     np.testing.assert_array_equal(scores, predictor.scores(videos / CLIPS[1]))
 

@@ -203,8 +203,8 @@ def test_the_command_line_goes_both_ways(tmp_path, capsys):
 def test_a_training_run_goes_to_torch(tmp_path):
     variables = random_variables(NAME)
     state = variables | {"opt_state": {"m": np.ones(3)}, "step": 5}
-    run_folder = checkpoint.Checkpoints(tmp_path / "checkpoints")
-    run_folder.save(5, state, {"row": NAME, "classes": ["a", "b"]}, metric=0.5)
+    with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(5, state, {"row": NAME, "classes": ["a", "b"]}, metric=0.5)
     run("--to=torch", f"--checkpoint={tmp_path}", f"--out={tmp_path / 'b.pth'}")
     assert equal(converters.convert(NAME, files.read(tmp_path / "b.pth")), variables)
 
