@@ -36,6 +36,7 @@ TEST_VIDEOS = {
 OPENMMLAB_V0 = "https://download.openmmlab.com/mmaction/recognition"
 OPENMMLAB_V1 = "https://download.openmmlab.com/mmaction/v1.0/recognition"
 # Labels of Something-Something that a mirror image swaps: left and right change places.
+STHV1_MIRRORED = ((2, 4), (30, 41), (52, 66))
 STHV2_MIRRORED = ((86, 87), (93, 94), (166, 167))
 
 
@@ -45,8 +46,9 @@ class Sampling:
 
     `sampler` is one of `frames` (clips of `clip_len` frames, `frame_interval` apart, spread over
     the video; with `clip_len=1` the segments of a frame net), `dense` (segments inside one window
-    of `sample_range` frames), `uniform` (one frame from each of `clip_len` equal parts) and
-    `untrimmed` (a clip every `clip_interval` frames of a video of any length).
+    of `sample_range` frames), `uniform` (one frame from each of `clip_len` equal parts), `timed`
+    (PySlowFast's clips, as long in time as `clip_len` times `frame_interval` frames at
+    `target_fps`) and `untrimmed` (a clip every `clip_interval` frames of a video of any length).
     """
 
     sampler: str = "frames"
@@ -163,7 +165,7 @@ class Row:
     """One row of a results table.
 
     `dataset` is the stem of a file in `jaxvid/labels`. `mean` and `std` are per channel on 0..255
-    RGB pixels. `top1`, `top5` and `mean_ap` are the printed percentages, `source` the address of
+    RGB pixels; `channel_order` is that of the network's input, `rgb` or `bgr`. `top1`, `top5` and `mean_ap` are the printed percentages, `source` the address of
     the published checkpoint or None, `upstream` the table's own name and `section` its table.
     `config` is the original config's path, `pretrained` the table's word on what training started
     from, `note` what the printed figures or the original config leave unsaid or get wrong.
@@ -182,6 +184,7 @@ class Row:
     modality: str = "rgb"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    channel_order: str = "rgb"
     top1: float | None = None
     top5: float | None = None
     mean_ap: float | None = None

@@ -1,10 +1,10 @@
-"""The temporal shift against a loop over frames and channels."""
+"""What moves along time, against loops over frames and channels."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvid.layers.temporal import temporal_shift
+from jaxvid.layers.temporal import temporal_conv_per_sample, temporal_shift
 
 
 def shifted(x, divisor):
@@ -34,3 +34,20 @@ def test_a_single_frame_keeps_only_the_channels_that_stay():
 
 def test_the_type_is_kept():
     assert temporal_shift(jnp.ones((1, 2, 1, 1, 8), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("frames, taps", [(5, 3), (4, 5), (1, 3)])
+def test_kernels_of_their_own_against_a_loop(frames, taps):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, frames, 3, 2, 4)).astype(np.float32)
+    kernel = rng.normal(size=(2, taps, 4)).astype(np.float32)
+    wanted = np.zeros_like(x)
+    for b in range(2):
+        for c in range(4):
+            for t in range(frames):
+                for tap in range(taps):
+                    source = t + tap - taps // 2
+                    if 0 <= source < frames:
+                        wanted[b, t, ..., c] += kernel[b, tap, c] * x[b, source, ..., c]
+    y = temporal_conv_per_sample(jnp.asarray(x), jnp.asarray(kernel))
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
