@@ -6,42 +6,64 @@ channels moves one frame back and an eighth one frame forth, so 2-D convolutions
 cost; and scores, not features, are averaged over the frames.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 
+from jaxvid.errors import JaxvidError
 from jaxvid.layers import names
 from jaxvid.layers.heads import MeanHead
+from jaxvid.layers.mobilenet import MobileNetV2, mobilenet_names
 from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, Hook, Place, ResNet, resnet_names
 from jaxvid.layers.temporal import temporal_shift
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, STHV2_MIRRORED, Protocol, Recipe, Row, Sampling
 
 
-def shift_hook(every: int, divisor: int) -> Hook:
-    """Shifts the input of conv1 in every `every`-th block of a stage, and no shortcut."""
+def shift_hook(
+    every: int, divisor: int, point: str = "conv1_in", frames: int | None = None
+) -> Hook:
+    """Shifts what enters at `point` of every `every`-th block of a stage.
+
+    At `conv1_in` it is the input of a block's convolutions but not of its shortcut. Where `frames`
+    is given the shift does not leave groups of so many frames.
+    """
 
     def hook(place: Place, x: jax.Array, train: bool) -> jax.Array:
-        if place.point == "conv1_in" and place.block % every == 0:
+        if place.point != point or place.block % every:
+            return x
+        if frames is None:
             return temporal_shift(x, divisor)
-        return x
+        if x.shape[1] % frames:
+            raise JaxvidError(
+                f"this network shifts within groups of {frames} frames: give it a multiple of "
+                f"{frames}, not {x.shape[1]}"
+            )
+        return temporal_shift(x.reshape(-1, frames, *x.shape[2:]), divisor).reshape(x.shape)
 
     return hook
 
 
 class TSM(nn.Module):
-    """A ResNet on frames with shifted channels, and the mean of the frames' scores.
+    """A trunk on frames with shifted channels, and the mean of the frames' scores.
 
-    `depth` is a key of `layers.resnet.DEPTHS`; `blocks` and `width` override its stages. Trunks
-    with 23 or more blocks in stage 3 shift in every second block only.
+    `depth` is a key of `layers.resnet.DEPTHS`; `blocks` and `width` override its stages. ResNets
+    with 23 or more blocks in stage 3 shift in every second block only. `trunk` takes the place of
+    the ResNet: a module that maps video to features and intermediates, as yet without its hook,
+    type and name. `shift_point` and `shift_frames` say where the shift is, see `shift_hook`.
     """
 
     num_classes: int = 400
     depth: int = 50
     blocks: tuple[int, ...] | None = None
     width: int = 64
+    trunk: Callable[..., nn.Module] | None = None
     shift_divisor: int = 8
+    shift_point: str = "conv1_in"
+    shift_frames: int | None = None
     dropout: float = 0.5
     dtype: Any = None
 
@@ -51,11 +73,11 @@ class TSM(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Maps video [B, T, H, W, C] to logits [B, classes] and the intermediates by name."""
         depths = self.blocks or DEPTHS[self.depth]
-        x, out = ResNet(
-            depths,
-            BasicBlock if self.depth < 50 else Bottleneck,
-            width=self.width,
-            hook=shift_hook(2 if depths[2] >= 23 else 1, self.shift_divisor),
+        block = BasicBlock if self.depth < 50 else Bottleneck
+        every = 2 if self.trunk is None and depths[2] >= 23 else 1
+        trunk = self.trunk or functools.partial(ResNet, depths, block, width=self.width)
+        x, out = trunk(
+            hook=shift_hook(every, self.shift_divisor, self.shift_point, self.shift_frames),
             dtype=self.dtype,
             name="backbone",
         )(video, train)
@@ -75,13 +97,22 @@ Model = TSM
 VARIANTS = {
     "tsm_r50_8f": {"depth": 50},
     "tsm_r50_16f": {"depth": 50},
+    "tsm_mobilenetv2": {"trunk": MobileNetV2},
     "tsm_test": {"depth": 18, "blocks": (1, 1, 1, 1), "width": 16, "dropout": 0.0},
+    "tsm_mobilenet_test": {
+        "trunk": functools.partial(
+            MobileNetV2, ((1, 8, 1, 1), (2, 16, 2, 2)), stem_width=8, features=16
+        ),
+    },
 }
 
-NAMES = [
-    *resnet_names("conv2d", conv1="conv.net"),
-    *names.dense("cls_head.fc_cls", "head/fc"),
-]
+_HEAD_NAMES = names.dense("cls_head.fc_cls", "head/fc")
+NAMES = dict.fromkeys(VARIANTS, [*resnet_names("conv2d", conv1="conv.net"), *_HEAD_NAMES]) | (
+    dict.fromkeys(
+        ("tsm_mobilenetv2", "tsm_mobilenet_test"),
+        [*mobilenet_names(wrapper=".net"), *_HEAD_NAMES],
+    )
+)
 
 # Rows: what the tables of TSM publish, and the two rows of its authors that VoV3D quotes.
 
