@@ -116,6 +116,7 @@ def convert_and_tell(
         "classes": classes,
         "mean": list(row.mean),
         "std": list(row.std),
+        "channel_order": row.channel_order,
         "overrides": overrides,
         "source": _describe_file(Path(source)) if from_file else None,
         "report": report.lines(),

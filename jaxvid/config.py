@@ -105,6 +105,7 @@ def from_row(
         "repeats": recipe.repeated_augmentation,
         "mean": row.mean,
         "std": row.std,
+        "channel_order": row.channel_order,
         "max_bad_records": 0,
         "workers": 0,
     }
@@ -190,6 +191,7 @@ def shrink(row: Row) -> Row:
         recipe=row.recipe,
         mean=row.mean,
         std=row.std,
+        channel_order=row.channel_order,
     )
 
 

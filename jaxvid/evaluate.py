@@ -17,7 +17,7 @@ from jaxvid import checkpoint, draw, losses, metrics, rows, sharding, zoo
 from jaxvid import config as configs
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
-from jaxvid.preprocess import normalize
+from jaxvid.preprocess import normalizer
 from jaxvid.progress import Progress
 
 Scorer = Callable[[Any, jax.Array], jax.Array]
@@ -35,8 +35,7 @@ def make_scorer(model: nn.Module, config: ml_collections.ConfigDict) -> Scorer:
     average = config.test.average
     if average not in ("prob", "score"):
         raise JaxvidError(f"config.test.average={average!r} is unknown: take prob or score")
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
-    dtype = jnp.dtype(config.model.dtype)
+    normalize = normalizer(config.data, jnp.dtype(config.model.dtype))
     at_once = config.test.views_per_step
 
     def score(variables: Any, video: jax.Array) -> jax.Array:
@@ -46,7 +45,7 @@ def make_scorer(model: nn.Module, config: ml_collections.ConfigDict) -> Scorer:
         chunks = jnp.moveaxis(video.reshape(batch, views // step, step, *video.shape[2:]), 1, 0)
 
         def one(total: jax.Array, chunk: jax.Array) -> tuple[jax.Array, None]:
-            clips = normalize(chunk.reshape(batch * step, *chunk.shape[2:]), mean, std, dtype)
+            clips = normalize(chunk.reshape(batch * step, *chunk.shape[2:]))
             logits, _ = model.apply(variables, clips, train=False)
             answers = losses.probabilities(kind, logits) if average == "prob" else logits
             return total + answers.reshape(batch, step, -1).sum(1), None

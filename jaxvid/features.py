@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from jaxvid.errors import JaxvidError
-from jaxvid.preprocess import normalize
+from jaxvid.preprocess import normalizer
 
 Extractor = Callable[[Any, np.ndarray], dict[str, np.ndarray]]
 
@@ -45,11 +45,11 @@ def make_extractor(
         if name not in known:
             there = ", ".join(f"{key} {list(leaf.shape[1:])}" for key, leaf in known.items())
             raise JaxvidError(f"the network has no intermediate {name!r}: it has {there}")
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    normalize = normalizer(config.data)
 
     @jax.jit
     def extract(variables: Any, views: jax.Array) -> dict[str, jax.Array]:
-        clips = normalize(views, mean, std)
+        clips = normalize(views)
         _, out = network.apply(variables, clips, train=False)
         found = {name: out[name].astype(jnp.float32) for name in names}
         if pooled:

@@ -15,7 +15,7 @@ from jaxvid import checkpoint, evaluate, explain, features, zoo
 from jaxvid import config as configs
 from jaxvid.data import decode, pipeline
 from jaxvid.errors import JaxvidError
-from jaxvid.preprocess import normalize
+from jaxvid.preprocess import normalizer
 
 VIEWS = ("protocol", "one")
 STORED_SHORT_SIDE = 320
@@ -149,7 +149,7 @@ class Predictor:
           that it was computed at; see `jaxvid.explain`.
         """
         video = jnp.asarray(prediction.view[None])
-        clip = normalize(video, tuple(self.config.data.mean), tuple(self.config.data.std))
+        clip = normalizer(self.config.data)(video)
         heat, name = explain.grad_cam(
             lambda variables, clip: self._network.apply(variables, clip, train=False),
             self._variables,
@@ -226,6 +226,7 @@ def make_config(
     for field in ("mean", "std"):
         if field in meta:
             config.data[field] = tuple(meta[field])
+    config.data.channel_order = meta.get("channel_order", config.data.channel_order)
     config.train.loss = meta.get("loss", config.train.loss)
     config.test.update(meta.get("test", {}))
     return config
@@ -259,7 +260,8 @@ def _keep_one_view(config: ml_collections.ConfigDict) -> None:
         config.test.crops = "center"
     sampling = config.test.sampling
     sampling.twice_sample = False
-    if sampling.sampler == "uniform" or (sampling.sampler == "frames" and sampling.clip_len > 1):
+    several = sampling.sampler == "frames" and sampling.clip_len > 1
+    if several or sampling.sampler in ("timed", "uniform"):
         sampling.num_clips = 1
 
 

@@ -1,9 +1,31 @@
 """What happens to pixels on the device, before the network: the same in training and test."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+
+from jaxvid.errors import JaxvidError
+
+
+def normalizer(
+    data: ml_collections.ConfigDict, dtype: jnp.dtype = jnp.float32
+) -> Callable[[jax.Array], jax.Array]:
+    """`normalize` as `config.data` says, for video of pixels [..., C].
+
+    Raises:
+      JaxvidError: `data.channel_order` is neither `rgb` nor `bgr`.
+    """
+    mean, std, order = tuple(data.mean), tuple(data.std), data.channel_order
+    if order not in ("rgb", "bgr"):
+        raise JaxvidError(f"config.data.channel_order={order!r} is unknown: take rgb or bgr")
+
+    def apply(video: jax.Array) -> jax.Array:
+        pixels = normalize(video, mean, std, dtype)
+        return pixels[..., ::-1] if order == "bgr" else pixels
+
+    return apply
 
 
 def normalize(

@@ -12,7 +12,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxvid import losses, mixing, parts
-from jaxvid.preprocess import normalize
+from jaxvid.preprocess import normalizer
 
 
 @flax.struct.dataclass
@@ -162,8 +162,7 @@ def make_train_step(
     recomputed: Set[str] = frozenset(),
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled step on a batch of the pipeline: (state, {video uint8, label}) -> as above."""
-    mean, std, seed = tuple(config.data.mean), tuple(config.data.std), config.seed
-    dtype = jnp.dtype(config.model.dtype)
+    seed = config.seed
     update = make_update(
         model,
         optimizer,
@@ -173,7 +172,7 @@ def make_train_step(
         recomputed=recomputed,
         accumulate=config.train.accumulate_steps,
         ema_decay=config.train.ema_decay,
-        prepare=lambda video: normalize(video, mean, std, dtype),
+        prepare=normalizer(config.data, jnp.dtype(config.model.dtype)),
     )
     blend = mixing.Mixing(
         config.train.mixup,

@@ -140,6 +140,7 @@ def starting_row(name: str) -> Row:
         modality=first.modality,
         mean=first.mean,
         std=first.std,
+        channel_order=first.channel_order,
         note=f"no published row; protocol borrowed from {first.name}",
     )
 
