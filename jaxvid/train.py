@@ -120,7 +120,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     end = min(total_steps, config.train.stop_at_step or total_steps)
     # A run may have ended between saving a state and testing it.
     tested = last is None or checkpoints.metric(last) is not None
-    saved = last
+    saved = start
     writer = None
     if jax.process_index() == 0:
         with journal.writing(workdir):
@@ -147,7 +147,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
             yield batch
 
     def stop(step: int) -> None:
-        if saved != step:
+        if step != saved:
             checkpoints.save(step, state, meta)
         checkpoints.wait()
         log(f"stopped by {signals.name} at step {step}: the same command goes on from there")
@@ -300,7 +300,6 @@ def describe(
         "classes": classes,
         "mean": list(config.data.mean),
         "std": list(config.data.std),
-        "channel_order": config.data.channel_order,
         "overrides": config.model.overrides.to_dict(),
         "loss": config.train.loss,
         "test": config.test.to_dict(),
