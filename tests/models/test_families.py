@@ -18,7 +18,11 @@ from jaxvid import losses, zoo
 NAMES = [name for name in zoo.variants() if name.endswith("_test")]
 CLASSES = 5
 # Frames, height and width where (4, 32, 32) does not enter.
-VIEWS: dict[str, tuple[int, int, int]] = {}
+VIEWS: dict[str, tuple[int, int, int]] = {
+    # Stem, its pooling and the pooling behind stage 1 halve time.
+    "i3d_test": (16, 32, 32),
+    "i3d_nl_test": (16, 32, 32),
+}
 # Parameters that cannot learn, as patterns of paths: their part of the network is not asked.
 IDLE = {
     # Only the class token leaves the last block; it is not pooled and has no relative position.
