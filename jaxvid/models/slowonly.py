@@ -91,7 +91,12 @@ VARIANTS = {
     "slowonly_r50_nl_4f": {"depth": 50, "non_local": "embedded_gaussian"},
     "slowonly_r50_nl_8f": {"depth": 50, "non_local": "embedded_gaussian"},
     "slowonly_test": {"depth": 50, "blocks": (1, 1, 1, 1), "width": 8},
-    "slowonly_nl_test": {"blocks": (1, 1), "width": 8, "non_local": "embedded_gaussian"},
+    "slowonly_nl_test": {
+        "depth": 18,
+        "blocks": (1, 1),
+        "width": 8,
+        "non_local": "embedded_gaussian",
+    },
     # Not of the tables: a net for a few hundred own clips on a CPU. Unlike the published ones it
     # sees motion, because so few clips would teach it their backgrounds; its stem keeps every pixel
     # and it is inflated (3x3x3) throughout, because a fingertip is lost otherwise; and it halves
