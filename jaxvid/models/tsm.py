@@ -107,12 +107,12 @@ VARIANTS = {
 }
 
 _HEAD_NAMES = names.dense("cls_head.fc_cls", "head/fc")
-NAMES = dict.fromkeys(VARIANTS, [*resnet_names("conv2d", conv1="conv.net"), *_HEAD_NAMES]) | (
-    dict.fromkeys(
-        ("tsm_mobilenetv2", "tsm_mobilenet_test"),
-        [*mobilenet_names(wrapper=".net"), *_HEAD_NAMES],
-    )
-)
+NAMES = {
+    **dict.fromkeys(VARIANTS, resnet_names("conv2d", conv1="conv.net") + _HEAD_NAMES),
+    **dict.fromkeys(
+        ("tsm_mobilenetv2", "tsm_mobilenet_test"), mobilenet_names(wrapper=".net") + _HEAD_NAMES
+    ),
+}
 
 # Rows: what the tables of TSM publish, and the two rows of its authors that VoV3D quotes.
 
