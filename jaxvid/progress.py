@@ -8,13 +8,14 @@ from typing import TextIO
 class Progress:
     """Counts finished items of `total` and says how fast they go and when they will be done.
 
+    Where `total` is None it is unknown, and only what is done is said.
     On a terminal one line is redrawn; otherwise a line is printed at most every `every` seconds,
     so that log files stay short.
     """
 
     def __init__(
         self,
-        total: int,
+        total: int | None,
         what: str,
         unit: str = "",
         every: float = 10.0,
@@ -53,9 +54,12 @@ class Progress:
     def _show(self, note: str) -> None:
         elapsed = max(time.monotonic() - self._start, 1e-9)
         rate = self._done / elapsed
-        left = (self._total - self._done) / rate if rate > 0 else float("inf")
-        line = f"{self._what} {self._done}/{self._total}"
-        line += f" {rate:.3g} {self._unit}/s, {duration(left)} left"
+        line = f"{self._what} {self._done}"
+        if self._total is None:
+            line += f" {self._unit}, {rate:.3g} {self._unit}/s"
+        else:
+            left = (self._total - self._done) / rate if rate > 0 else float("inf")
+            line += f"/{self._total} {rate:.3g} {self._unit}/s, {duration(left)} left"
         if note:
             line += f", {note}"
         self._stream.write(f"\r{line:<79}" if self._tty else line + "\n")

@@ -69,12 +69,15 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     """Opens a split of the dataset that `data.dataset` and `data.data_dir` name.
 
     The dataset `toy` is generated where it is missing. `files` are the video files of `data_dir`
-    that `<split>.csv` in there lists, or, where the split's name ends in .csv, that file. Any other
-    lies in `data_dir`, or in the folder of its name in there, as `python -m jaxvid.data.build`
-    wrote it.
+    that `<split>.csv` in there lists, or, where the split's name ends in .csv, that file. A name
+    with a colon, `module:function` or `tfds:name`, is imported into `data_dir` on first use; see
+    `jaxvid.data.imports`. Any other lies in `data_dir`, or in the folder of its name in there, as
+    `python -m jaxvid.data.build` wrote it.
     """
     if data.dataset == "files":
         return check_split(_files(data, split), split)
+    if ":" in data.dataset:
+        return check_split(_imported(data.dataset, split, data.data_dir), split)
     return check_split(Records(_folder(data.dataset, data.data_dir), split), split)
 
 
@@ -127,6 +130,18 @@ def _files(data: ml_collections.ConfigDict, split: str) -> Source:
     for path, reason in source.repeated.items():
         print(f"warning: {csv_file}: {path} is {reason}", file=sys.stderr)
     return source
+
+
+def _imported(dataset: str, split: str, data_dir: str) -> Source:
+    """Opens the records of another library's dataset."""
+    from jaxvid.data import imports
+
+    if not data_dir:
+        raise JaxvidError(
+            f"dataset {dataset} needs data_dir, the folder into which it is copied once: add"
+            " data_dir=FOLDER to the config argument"
+        )
+    return imports.import_split(dataset, split, data_dir)
 
 
 def _list_of(folder: pathlib.Path, split: str) -> pathlib.Path:

@@ -221,22 +221,22 @@ def append(
     texts: Sequence[str],
     path: str,
     fps: float,
-    height: int,
-    width: int,
+    height: int | None = None,
+    width: int | None = None,
 ) -> Entry:
     """Appends one video to an open shard and returns its line of the index.
 
     `frames` are JPEGs in presentation order, `fps` their rate (NaN: unknown), `labels` the numbers
-    of the classes, at least one, and `texts` their names.
+    of the classes and `texts` their names. A size that is not given is that of the first frame.
     """
     known = math.isfinite(fps) and fps > 0
     context: dict[str, sequence_example.Value | Sequence[sequence_example.Value]] = {
         sequence_example.LABEL_INDEX: tuple(labels),
         sequence_example.LABEL_TEXT: tuple(text.encode() for text in texts),
         sequence_example.FILENAME: path.encode(errors="surrogateescape"),
-        sequence_example.HEIGHT: height,
-        sequence_example.WIDTH: width,
     }
+    if height is not None and width is not None:
+        context[sequence_example.HEIGHT], context[sequence_example.WIDTH] = height, width
     if known:
         context[sequence_example.FRAME_RATE] = float(fps)
         context[sequence_example.START] = 0

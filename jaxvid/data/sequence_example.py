@@ -85,6 +85,8 @@ def _field(number: int, payload: bytes) -> bytes:
 
 def _feature(value: Value | Sequence[Value]) -> bytes:
     values = value if isinstance(value, list | tuple) else [value]
+    if not values:
+        return b""
     if isinstance(values[0], bytes):
         return _field(1, b"".join(_field(1, one) for one in values))
     if isinstance(values[0], float):
