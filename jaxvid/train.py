@@ -300,6 +300,7 @@ def describe(
         "classes": classes,
         "mean": list(config.data.mean),
         "std": list(config.data.std),
+        "channel_order": config.data.channel_order,
         "overrides": config.model.overrides.to_dict(),
         "loss": config.train.loss,
         "test": config.test.to_dict(),
