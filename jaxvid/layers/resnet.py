@@ -271,17 +271,18 @@ def resnet_names(conv: str, conv1: str = "conv") -> list[names.Rule]:
     return [*stem_names(conv), *block_names(conv, conv1=conv1)]
 
 
-def image_resnet_names(prefix: str = "") -> list[names.Rule]:
-    """Name rules of a 2-D ResNet or ResNeXt as torchvision, timm and mmpretrain call its layers.
+def image_resnet_names(prefix: str = "", conv: str = "conv2d") -> list[names.Rule]:
+    """Name rules of a ResNet or ResNeXt as torchvision, timm and mmpretrain call its layers.
 
-    `prefix` stands before every key; ours are those of a trunk at `backbone/`.
+    `prefix` stands before every key; ours are those of a trunk at `backbone/`. `conv` is the layout
+    of its convolutions.
     """
     block, path = f"{prefix}layer{{s}}.{{b}}", "backbone/layer{s}_{b}"
     return [
-        *names.conv(f"{prefix}conv1", "backbone/conv1/conv", "conv2d"),
+        *names.conv(f"{prefix}conv1", "backbone/conv1/conv", conv),
         *names.batch_norm(f"{prefix}bn1", "backbone/conv1/bn"),
-        *names.conv(f"{block}.conv{{c}}", f"{path}/conv{{c}}/conv", "conv2d"),
+        *names.conv(f"{block}.conv{{c}}", f"{path}/conv{{c}}/conv", conv),
         *names.batch_norm(f"{block}.bn{{c}}", f"{path}/conv{{c}}/bn"),
-        *names.conv(f"{block}.downsample.0", f"{path}/downsample/conv", "conv2d"),
+        *names.conv(f"{block}.downsample.0", f"{path}/downsample/conv", conv),
         *names.batch_norm(f"{block}.downsample.1", f"{path}/downsample/bn"),
     ]
