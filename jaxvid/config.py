@@ -165,8 +165,9 @@ def from_row(
 
 
 def _lr_scales(recipe: Recipe) -> tuple[tuple[str, float], ...]:
-    # The trunks of such recipes have no biases but those of their norms, which are not scaled.
-    pairs = (("head/*", recipe.head_lr_scale), ("head/*/bias", recipe.bias_lr_scale))
+    bias = recipe.bias_lr_scale
+    # Biases of norms are not meant: what multiplies those of all layers is taken back from them.
+    pairs = (("head/*", recipe.head_lr_scale), ("*/bias", bias), ("*bn/bias", 1 / bias))
     return tuple((pattern, scale) for pattern, scale in pairs if scale != 1)
 
 

@@ -1,6 +1,8 @@
 """Config arguments, and every front door with every published row behind it."""
 
+import fnmatch
 import importlib.util
+import math
 import pathlib
 
 import pytest
@@ -171,3 +173,16 @@ def test_a_local_run_is_small_never_flips_and_ends_with_a_small_rate():
         assert config.train.mixup == config.train.cutmix == config.data.random_erasing == 0, name
         rate = optim.make_schedule(config.optim, 600, config.train.epochs)
         assert rate(599) < 1e-4 * config.optim.lr and not config.optim.lr_scales, name
+
+
+@pytest.mark.parametrize("name", ["tin_r50_1x1x8_sthv1", "tanet_r50_1x1x8_sthv1"])
+def test_rates_of_the_head_and_of_biases_but_not_those_of_norms(name):
+    scales = configs.from_row(name).optim.lr_scales
+
+    def rate(path):
+        return math.prod(scale for pattern, scale in scales if fnmatch.fnmatch(path, pattern))
+
+    assert rate("backbone/conv1/conv/kernel") == rate("backbone/layer1_0/conv1/bn/bias") == 1
+    assert rate("backbone/layer1_0/tam/kernel_bn/bias") == 1
+    assert rate("backbone/layer1_0/interlace/distances_fc1/bias") == 2
+    assert rate("head/fc/kernel") == 5 and rate("head/fc/bias") == 10
