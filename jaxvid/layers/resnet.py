@@ -48,6 +48,17 @@ def no_hook(place: Place, x: jax.Array, train: bool) -> jax.Array:
     return x
 
 
+def chain(*hooks: Hook) -> Hook:
+    """All of `hooks` at every place, one after another."""
+
+    def hook(place: Place, x: jax.Array, train: bool) -> jax.Array:
+        for each in hooks:
+            x = each(place, x, train)
+        return x
+
+    return hook
+
+
 class ConvNorm(nn.Module):
     """Convolution without bias, batch normalisation and, with `relu`, a ReLU."""
 

@@ -3,7 +3,7 @@
 In: video [B, T, H, W, C], one frame from each of T segments. Out: logits [B, classes].
 What sets it apart from TSN: before the first convolution of a residual block an eighth of the
 channels moves one frame back and an eighth one frame forth, so 2-D convolutions see motion at no
-cost; and scores, not features, are averaged over the frames.
+cost; and scores, not features, are averaged over the frames. Some forms have non-local blocks.
 """
 
 import functools
@@ -18,7 +18,19 @@ from jaxvid.errors import JaxvidError
 from jaxvid.layers import names
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.mobilenet import MobileNetV2, mobilenet_names
-from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, Hook, Place, ResNet, resnet_names
+from jaxvid.layers.non_local import non_local_hook, non_local_names
+from jaxvid.layers.resnet import (
+    DEPTHS,
+    BasicBlock,
+    Bottleneck,
+    Hook,
+    Place,
+    ResNet,
+    block_names,
+    chain,
+    resnet_names,
+    stem_names,
+)
 from jaxvid.layers.temporal import temporal_shift
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, STHV2_MIRRORED, Protocol, Recipe, Row, Sampling
 
@@ -54,6 +66,7 @@ class TSM(nn.Module):
     with 23 or more blocks in stage 3 shift in every second block only. `trunk` takes the place of
     the ResNet: a module that maps video to features and intermediates, as yet without its hook,
     type and name. `shift_point` and `shift_frames` say where the shift is, see `shift_hook`.
+    `non_local` is a mode of `layers.non_local`, None for a net without such blocks.
     """
 
     num_classes: int = 400
@@ -64,6 +77,7 @@ class TSM(nn.Module):
     shift_divisor: int = 8
     shift_point: str = "conv1_in"
     shift_frames: int | None = None
+    non_local: str | None = None
     dropout: float = 0.5
     dtype: Any = None
 
@@ -75,12 +89,11 @@ class TSM(nn.Module):
         depths = self.blocks or DEPTHS[self.depth]
         block = BasicBlock if self.depth < 50 else Bottleneck
         every = 2 if self.trunk is None and depths[2] >= 23 else 1
+        hook = shift_hook(every, self.shift_divisor, self.shift_point, self.shift_frames)
+        if self.non_local:
+            hook = chain(hook, non_local_hook(self.non_local, dtype=self.dtype))
         trunk = self.trunk or functools.partial(ResNet, depths, block, width=self.width)
-        x, out = trunk(
-            hook=shift_hook(every, self.shift_divisor, self.shift_point, self.shift_frames),
-            dtype=self.dtype,
-            name="backbone",
-        )(video, train)
+        x, out = trunk(hook=hook, dtype=self.dtype, name="backbone")(video, train)
         logits, out["pre_logits"] = MeanHead(
             self.num_classes,
             self.dropout,
@@ -97,8 +110,13 @@ Model = TSM
 VARIANTS = {
     "tsm_r50_8f": {"depth": 50},
     "tsm_r50_16f": {"depth": 50},
+    "tsm_r101_8f": {"depth": 101},
+    "tsm_r50_nl_dot": {"depth": 50, "non_local": "dot_product"},
+    "tsm_r50_nl_gauss": {"depth": 50, "non_local": "gaussian"},
+    "tsm_r50_nl_embgauss": {"depth": 50, "non_local": "embedded_gaussian"},
     "tsm_mobilenetv2": {"trunk": MobileNetV2},
     "tsm_test": {"depth": 18, "blocks": (1, 1, 1, 1), "width": 16, "dropout": 0.0},
+    "tsm_nl_test": {"depth": 18, "blocks": (1, 1, 1), "width": 8, "non_local": "gaussian"},
     "tsm_mobilenet_test": {
         "trunk": functools.partial(
             MobileNetV2, ((1, 8, 1, 1), (2, 16, 2, 2)), stem_width=8, features=16
@@ -107,11 +125,33 @@ VARIANTS = {
 }
 
 _HEAD_NAMES = names.dense("cls_head.fc_cls", "head/fc")
+# What is wrapped by a module of its own has that module's name in its keys: a shifted convolution
+# `net`, a block before a non-local one `block`.
+_EVEN, _ODD = "{b:0|2|4|6|8|10|12|14|16|18|20|22}", "{b:1|3|5|7|9|11|13|15|17|19|21}"
+_DEEP_NAMES = [
+    *stem_names("conv2d"),
+    *block_names("conv2d", "layer{s}." + _EVEN, "conv.net"),
+    *block_names("conv2d", "layer{s}." + _ODD),
+    *_HEAD_NAMES,
+]
+_NON_LOCAL_NAMES = [
+    *stem_names("conv2d"),
+    *block_names("conv2d", "layer{s:1|4}.{b}", "conv.net"),
+    *block_names("conv2d", "layer{s:2|3}." + _ODD, "conv.net"),
+    *block_names("conv2d", "layer{s:2|3}." + _EVEN + ".block", "conv.net"),
+    *non_local_names(),
+    *_HEAD_NAMES,
+]
 NAMES = {
     **dict.fromkeys(VARIANTS, resnet_names("conv2d", conv1="conv.net") + _HEAD_NAMES),
     **dict.fromkeys(
         ("tsm_mobilenetv2", "tsm_mobilenet_test"), mobilenet_names(wrapper=".net") + _HEAD_NAMES
     ),
+    **dict.fromkeys(
+        ("tsm_r50_nl_dot", "tsm_r50_nl_gauss", "tsm_r50_nl_embgauss", "tsm_nl_test"),
+        _NON_LOCAL_NAMES,
+    ),
+    "tsm_r101_8f": _DEEP_NAMES,
 }
 
 # Rows: what the tables of TSM publish, and the two rows of its authors that VoV3D quotes.
@@ -147,13 +187,14 @@ def _row(
     top5: float,
     upstream: str,
     date: str,
+    variant: str = "",
     note: str = _HEAD,
 ) -> Row:
     """`test` is also how training samples, but that training draws each segment's frame once."""
     kinetics = dataset == "kinetics400"
     return Row(
         name=name,
-        variant=f"tsm_r50_{test.num_clips}f",
+        variant=variant or f"tsm_r50_{test.num_clips}f",
         dataset=dataset,
         num_classes=CLASS_COUNTS[dataset],
         train=replace(test, twice_sample=False),
@@ -206,6 +247,15 @@ ROWS = [
          73.38, 90.78,
          "tsm_imagenet-pretrained-r50_8xb16-dense-1x1x8-50e_kinetics400-rgb", "20220831-f55d3c2b",
          note=f"{_HEAD}; printed 8x10, but its config takes the 8 frames at each of 10 positions"),
+    _row("tsm_r50_nl_dot_1x1x8_k400", Sampling(num_clips=8), "kinetics400", _SGD, 74.49, 91.15,
+         "tsm_imagenet-pretrained-r50-nl-dot-product_8xb16-1x1x8-50e_kinetics400-rgb",
+         "20220831-108bfde5", "tsm_r50_nl_dot", note=""),
+    _row("tsm_r50_nl_gauss_1x1x8_k400", Sampling(num_clips=8), "kinetics400", _SGD, 73.66, 90.99,
+         "tsm_imagenet-pretrained-r50-nl-gaussian_8xb16-1x1x8-50e_kinetics400-rgb",
+         "20220831-7e54dacf", "tsm_r50_nl_gauss", note=""),
+    _row("tsm_r50_nl_embgauss_1x1x8_k400", Sampling(num_clips=8), "kinetics400", _SGD, 74.34, 91.23,
+         "tsm_imagenet-pretrained-r50-nl-embedded-gaussian_8xb16-1x1x8-50e_kinetics400-rgb",
+         "20220831-35eddb57", "tsm_r50_nl_embgauss", note=""),
     _row("tsm_r50_1x1x8_sthv2", Sampling(num_clips=8, twice_sample=True), "sthv2", _SGD_STHV2,
          62.72, 87.70,
          "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb", "20230317-be0fc26e",
@@ -214,6 +264,10 @@ ROWS = [
          "tsm_imagenet-pretrained-r50_8xb16-1x1x16-50e_sthv2-rgb", "20230317-ec6696ad",
          note="its config makes the 16 frames by sampling 8 twice, so that they enter out of order "
               "(all middles of 8 parts, then all beginnings); here they are the middles of 16"),
+    _row("tsm_r101_1x1x8_sthv2", Sampling(num_clips=8, twice_sample=True), "sthv2", _SGD_STHV2,
+         63.70, 88.28,
+         "tsm_imagenet-pretrained-r101_8xb16-1x1x8-50e_sthv2-rgb", "20230320-efcc0d1b",
+         "tsm_r101_8f", note="printed 8x3, but its config samples the 8 frames twice"),
     _authors_row(1, 48.3, 78.1, listed=48.4),
     _authors_row(2, 63.0, 88.1, listed=63.1),
 ]
