@@ -114,6 +114,7 @@ def from_row(
         "batch_size": recipe.batch_size * recipe.repeated_augmentation,
         "epochs": float(recipe.epochs),
         "loss": recipe.loss,
+        "loss_weight": recipe.loss_weight,
         "label_smoothing": recipe.label_smoothing,
         "mixup": recipe.mixup,
         "cutmix": recipe.cutmix,

@@ -13,18 +13,20 @@ KINDS = ("softmax", "sigmoid")
 
 
 def make_loss(
-    kind: str, label_smoothing: float = 0.0
+    kind: str, label_smoothing: float = 0.0, weight: float = 1.0
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The function (logits, labels) -> loss that `config.train` asks for; see those below."""
+    """The function (logits, labels) -> `weight` x loss that `config.train` asks for; see below."""
     check_kind(kind)
     if kind == "softmax":
-        return lambda logits, labels: softmax_cross_entropy(logits, labels, label_smoothing)
+        return lambda logits, labels: (
+            weight * softmax_cross_entropy(logits, labels, label_smoothing)
+        )
     if label_smoothing:
         raise JaxvidError(
             f"config.train.label_smoothing={label_smoothing} is for the loss softmax: set it to 0, "
             "as classes that do not exclude one another share no probability"
         )
-    return sigmoid_cross_entropy
+    return lambda logits, labels: weight * sigmoid_cross_entropy(logits, labels)
 
 
 def softmax_cross_entropy(

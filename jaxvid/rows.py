@@ -116,7 +116,8 @@ class Recipe:
     short side, at most `crop_scale_gap` places of that list apart, at one of `fixed_crops`, 5 or
     13, positions) or `square` (of a side between the extreme `crop_scales`, anywhere).
     `mirrored_labels` are pairs that change places when a clip is flipped.
-    `loss` is `softmax`, or `sigmoid` where a video may have several labels.
+    `loss` is `softmax`, or `sigmoid` where a video may have several labels, a mean over classes;
+    `loss_weight` is what it is multiplied by.
     `rand_augment` is `m<magnitude>-n<operations>`. `initial_weights` names the row that training
     starts from, where it is one of ours.
 
@@ -151,6 +152,7 @@ class Recipe:
     flip: float = 0.5
     mirrored_labels: tuple[tuple[int, int], ...] = ()
     loss: str = "softmax"
+    loss_weight: float = 1.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0

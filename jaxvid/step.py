@@ -64,12 +64,19 @@ def make_state(
     return state.started_from(variables)
 
 
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no number in `tree` is infinite or NaN."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
 def make_update(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     label_smoothing: float = 0.0,
     kind: str = "softmax",
     *,
+    loss_weight: float = 1.0,
     frozen: Set[str] = frozenset(),
     recomputed: Set[str] = frozenset(),
     accumulate: int = 1,
@@ -84,6 +91,7 @@ def make_update(
     stronger one only; where a clip has several, any of them.
 
     Args:
+      loss_weight: what the loss, as it is differentiated and measured, is multiplied by.
       frozen: paths of parameters that stay as they are; the optimizer has no state for them, and a
         BatchNorm all of whose parameters are among them uses its running statistics.
       recomputed: paths of blocks of which the backward pass keeps the inputs only.
@@ -94,7 +102,7 @@ def make_update(
         where that is less, so that the copy forgets what the run began with.
       prepare: applied to each part of the video, where it is needed.
     """
-    loss_fn = losses.make_loss(kind, label_smoothing)
+    loss_fn = losses.make_loss(kind, label_smoothing, loss_weight)
 
     def run(params: Any, stats: Any, video: jax.Array, rng: jax.Array):
         with parts.holding_norms(frozen), parts.recomputing(recomputed):
@@ -168,6 +176,7 @@ def make_train_step(
         optimizer,
         config.train.label_smoothing,
         config.train.loss,
+        loss_weight=config.train.loss_weight,
         frozen=frozen,
         recomputed=recomputed,
         accumulate=config.train.accumulate_steps,

@@ -68,6 +68,8 @@ def test_sigmoid_cross_entropy_is_the_mean_over_clips_and_classes():
     loss = losses.make_loss("sigmoid")(jnp.asarray(LOGITS), jnp.asarray(targets, jnp.uint8))
     assert loss.shape == () and loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    weighted = losses.make_loss("sigmoid", weight=333.0)(jnp.asarray(LOGITS), jnp.asarray(targets))
+    np.testing.assert_allclose(weighted, 333 * expected, rtol=1e-6)
     one = losses.sigmoid_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS))
     many = losses.sigmoid_cross_entropy(jnp.asarray(LOGITS), jnp.eye(5)[LABELS])
     assert one == many
