@@ -44,7 +44,7 @@ def test_rows_say_what_the_tables_print():
         row = served()[key(printed["name"], printed["section"], printed["top1"], printed["source"])]
         assert row.variant == printed["variant"]
         assert row.num_classes == int(printed["num_classes"])
-        assert row.top5 == float(printed["top5"])
+        assert row.top5 == (float(printed["top5"]) if printed["top5"] else None)
         assert row.config == printed["config"]
         if row.test.views != printed["protocol"] and printed["protocol"]:
             assert printed["protocol"] in row.note, row.name
@@ -70,10 +70,11 @@ def test_every_row_builds_its_model():
 def test_protocols_are_complete():
     for row in rows():
         for sampling in (row.train, row.test.sampling):
-            assert sampling.sampler in ("frames", "dense", "uniform", "untrimmed")
+            assert sampling.sampler in ("frames", "dense", "timed", "uniform", "untrimmed")
             assert sampling.clip_len * sampling.num_clips >= 3, row.name
         assert row.test.crops in CROP_COUNTS
         assert row.test.average in ("prob", "score")
+        assert row.channel_order in ("rgb", "bgr")
         assert row.test.crop <= row.test.short_side
         channels = 10 if row.modality == "flow" else 3
         assert len(row.mean) == len(row.std) == channels
