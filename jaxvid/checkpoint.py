@@ -52,22 +52,29 @@ def save(path: str | Path, variables: dict, meta: dict, *, overwrite: bool = Fal
     _wait_for_all("written")
 
 
-def load(path: str | Path) -> dict:
+def load(path: str | Path, weights: str | None = None) -> dict:
     """Reads `{"params", "batch_stats"}`: nested dicts of numpy arrays, whatever devices wrote them.
 
     `path` is a checkpoint's folder or a training run's, which means its best checkpoint, or its
-    last where none was measured. Raises `JaxvidError` where there is none or it is damaged.
+    last where none was measured. `weights` is `ema`, the averaged copy where the run kept one, or
+    `last`, the parameters themselves; None takes those that the run was tested with. Raises
+    `JaxvidError` where there is no checkpoint or it is damaged.
     """
     folder = find(path)
     record = _read_record(folder)
+    test = record["meta"].get("test")
+    tested = test.get("weights", "ema") if isinstance(test, dict) else "ema"
+    averaged = any(name.startswith("ema/") for name in record["leaves"])
+    inside = "ema/" if averaged and (weights or tested) == "ema" else ""
     like = {}
     with _damage(folder):
         for name, described in record["leaves"].items():
-            if name.split("/")[0] in ("params", "batch_stats"):
+            if name.startswith((f"{inside}params/", f"{inside}batch_stats/")):
                 like[name] = _like_described(described)
     if not like:
         raise JaxvidError(f"{folder} holds no params: give the folder of a network's checkpoint")
-    return {"params": {}, "batch_stats": {}} | _nest(_read(folder, record, like))
+    read = _nest(_read(folder, record, like))
+    return {"params": {}, "batch_stats": {}} | (read["ema"] if inside else read)
 
 
 def load_meta(path: str | Path) -> dict:

@@ -246,7 +246,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     model = zoo.create_model(
         config.model.name, len(classes), compute_dtype(config), **config.model.overrides
     )
-    variables = jax.device_put(checkpoint.load(path), sharding.replicated(mesh))
+    variables = checkpoint.load(path, config.test.weights)
+    variables = jax.device_put(variables, sharding.replicated(mesh))
     scores, labels = score_batches(
         make_scorer(model, config),
         variables,

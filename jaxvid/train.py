@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxvid import checkpoint, evaluate, journal, metrics, optim, parts, sharding, stopping, zoo
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import duration
-from jaxvid.step import TrainState, make_state, make_train_step
+from jaxvid.step import TrainState, all_finite, make_state, make_train_step
 from jaxvid.step import make_update as make_update
 
 
@@ -41,9 +42,17 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     mesh = sharding.make_mesh()
     sharding.check_batch("train.batch_size", config.train.batch_size, mesh)
     sharding.check_batch("test.batch_size", config.test.batch_size, mesh)
+    cuts = config.train.accumulate_steps
+    if config.train.batch_size % (cuts * mesh.devices.size):
+        raise JaxvidError(
+            f"config.train.batch_size={config.train.batch_size} must divide by "
+            f"config.train.accumulate_steps={cuts} and then over {mesh.devices.size} devices: take "
+            f"a multiple of {cuts * mesh.devices.size}"
+        )
     log(
         f"{mesh.devices.size} {mesh.devices.flat[0].platform} device(s), global batch "
         f"{config.train.batch_size}, {config.train.batch_size // mesh.devices.size} per device"
+        + (f" in {cuts} parts" if cuts > 1 else "")
     )
 
     # ---- data
@@ -106,6 +115,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     start = int(state.step)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     log(f"{config.model.name}: {count / 1e6:.2f} M parameters")
+    if state.ema:
+        copy = "averaged copy" if config.test.weights == "ema" else "parameters themselves"
+        log(f"averaging parameters, {config.train.ema_decay} kept a step; tests use the {copy}")
 
     # ---- the step, the test, the log
     step_fn = jax.jit(
@@ -148,6 +160,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
 
     def stop(step: int) -> None:
         if step != saved:
+            check_finite(window, state, train_split.paths, workdir)
             checkpoints.save(step, state, meta)
         checkpoints.wait()
         log(f"stopped by {signals.name} at step {step}: the same command goes on from there")
@@ -158,6 +171,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
         for step in range(start, end + 1):
             to_test = step % eval_steps == 0 or step == end
             if step > start and (to_test or step % config.train.checkpoint_steps == 0):
+                check_finite(window, state, train_split.paths, workdir)
                 checkpoints.save(step, state, meta)
                 saved = step
                 window = Window(step)
@@ -173,19 +187,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
             if signals.asked():
                 stop(step)
             waited = time.monotonic()
-            batch = sharding.put_batch(next(batches), mesh)
+            drawn = next(batches)
+            batch = sharding.put_batch(drawn, mesh)
             window.waited += time.monotonic() - waited
             state, measured = step_fn(state, batch)
-            window.add(measured)
+            window.add(measured, drawn["index"])
             if (step + 1) % config.train.log_steps == 0 or step + 1 == end:
                 values = window.close(step + 1, config.train.batch_size)
                 values["lr"] = float(schedule(step))
-                if not np.isfinite(values["loss"]):
-                    raise JaxvidError(
-                        f"the loss is {values['loss']} at step {step + 1}: lower config.optim.lr "
-                        "or set config.optim.clip_norm; the last checkpoint is in "
-                        f"{workdir / 'checkpoints'}"
-                    )
+                if not all(map(np.isfinite, values.values())):
+                    check_finite(window, state, train_split.paths, workdir)
                 checkpoints.check()
                 if batches.bad:
                     values["bad_records"] = len(batches.bad)
@@ -318,10 +329,24 @@ class Window:
     def __post_init__(self):
         self._start = time.monotonic()
         self._measured = []
+        self._videos = []
 
-    def add(self, measured: dict[str, jax.Array]) -> None:
-        """Keeps a step's measurements on the device, so that logging never stalls it."""
+    def add(self, measured: dict[str, jax.Array], videos: np.ndarray) -> None:
+        """Keeps a step's measurements on the device, so that logging never stalls it.
+
+        `videos` are the numbers of those in this process's part of the batch.
+        """
         self._measured.append(measured)
+        self._videos.append(videos)
+
+    def first_not_finite(self) -> tuple[int, str, np.ndarray] | None:
+        """The first step with a loss or a gradient that is not finite, what it is, its videos."""
+        for i, measured in enumerate(jax.device_get(self._measured)):
+            for name, said in (("loss", "the loss"), ("grad_norm", "the norm of the gradient")):
+                if not np.isfinite(measured[name]):
+                    what = f"{said} is {measured[name]} at step {self.first + i + 1}"
+                    return self.first + i + 1, what, self._videos[i]
+        return None
 
     def close(self, step: int, batch_size: int) -> dict[str, float]:
         """Means of the measurements, clips per second and the share of time spent on input."""
@@ -331,6 +356,39 @@ class Window:
         values["clips_per_second"] = (step - self.first) * batch_size / elapsed
         values["input_wait"] = self.waited / elapsed
         return values
+
+
+def check_finite(
+    window: Window, state: TrainState, paths: Sequence[str], workdir: pathlib.Path
+) -> None:
+    """Stops a run whose loss, gradient or parameters are not finite, before they are saved.
+
+    Raises:
+      JaxvidError: naming the step at which it began and the videos of that step's batch.
+    """
+    found = window.first_not_finite()
+    if found is None:
+        if all_finite(state.variables):
+            return
+        raise JaxvidError(
+            f"the parameters are not finite after step {int(state.step)}: lower config.optim.lr; "
+            f"the last checkpoint is in {workdir / 'checkpoints'}"
+        )
+    number, what, videos = found
+    if jax.process_count() > 1:
+        videos = multihost_utils.process_allgather(videos).ravel()
+    names = [paths[i] for i in sorted(set(videos.tolist()))]
+    held = ", ".join(names[:8])
+    if len(names) > 8:
+        file = workdir / f"not_finite_{number}.txt"
+        held += f" and {len(names) - 8} more ({file} names all)"
+        if jax.process_index() == 0:
+            with journal.writing(workdir):
+                file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    raise JaxvidError(
+        f"{what}, whose batch holds {held}: look at these, lower config.optim.lr or set "
+        f"config.optim.clip_norm; the last checkpoint is in {workdir / 'checkpoints'}"
+    )
 
 
 def log(message: str) -> None:
