@@ -364,6 +364,8 @@ def _pixels(images: Any) -> Any:
 
 def _decode(decode: Callable[[Any], Any], images: Any) -> Any:
     """Decodes JPEGs `[N]` to uint8 `[N, H, W, 3]`."""
+    if tf.executing_eagerly():  # where map_fn would complain of what its failure leaves behind
+        return tf.stack([decode(image) for image in images])
     frame = tf.TensorSpec([None, None, 3], tf.uint8)
     return tf.map_fn(decode, images, fn_output_signature=frame)
 

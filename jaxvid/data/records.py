@@ -32,6 +32,7 @@ from jaxvid.progress import Progress
 
 VERSION = 1  # of the index files
 MAX_LENGTH = 2**31 - 1  # of one record: protocol buffers end there
+_MAX_SIDE = 65_535  # of a JPEG
 _HEAD, _FOOT = 12, 4  # of a TFRecord: length and its checksum before, the data's checksum after
 _COLUMNS = {
     "shard": np.int32,
@@ -111,11 +112,12 @@ class Records:
         frames = self.folder / f"{split}.frames.npy"
         try:
             self._frames = np.load(frames, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # numpy's reader of headers raises many kinds
             raise JaxvidError(
-                f"{frames} cannot be read ({error}); build the records again"
+                f"{frames} cannot be read ({_line(error)}); build the records again"
             ) from None
-        if self._frames.shape != (starts[-1], 3) or self._frames.dtype != np.uint32:
+        sound = isinstance(self._frames, np.ndarray) and self._frames.dtype == np.uint32
+        if not sound or self._frames.shape != (starts[-1], 3):
             raise JaxvidError(f"{frames} does not belong to {index.name}; build the records again")
         self.classes = read_classes(self.folder / "labels.txt")
 
@@ -135,7 +137,9 @@ class Records:
             (self._columns["shard"] == shard)
             & (self._columns["offset"] < self._columns["offset"][number])
         )
-        return f"{self.folder / self._shards[shard]} record {place} ({self.path[number]})"
+        # A record may name any path, with line breaks too.
+        path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(self.path[number]))
+        return f"{self.folder / self._shards[shard]} record {place} ({path})"
 
     def read(self, number: int) -> bytes:
         """Reads one whole SequenceExample and checks both checksums of its TFRecord."""
@@ -155,7 +159,7 @@ class Records:
 
     def frames(self, number: int, indices: Sequence[int] | np.ndarray) -> list[bytes]:
         """Reads the JPEGs of the frames `indices` only, each checked; repeats are read once."""
-        shard, offset, _ = self._place(number)
+        shard, offset, size = self._place(number)
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.num_frames[number]:
             raise JaxvidError(
@@ -167,7 +171,7 @@ class Records:
         images = []
         with _open(shard) as file:
             for frame, (start, length, crc) in zip(wanted, table, strict=True):
-                image = _read_at(file, offset + start, length)
+                image = _read_at(file, offset + start, length) if length <= size else b""
                 if len(image) != length or zlib.crc32(image) != crc:
                     raise JaxvidError(
                         f"{self.name(number)} is corrupt at frame {frame}; build the records again"
@@ -190,6 +194,10 @@ def _open(shard: pathlib.Path) -> Iterator[BinaryIO]:
         raise JaxvidError(
             f"{shard} cannot be read ({error.strerror}): put it back, or build the records again"
         ) from None
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
@@ -326,7 +334,9 @@ def _load_index(
     except JaxvidError:
         raise
     except Exception as error:  # numpy, zipfile and zlib raise many kinds on a damaged file
-        raise JaxvidError(f"{path} cannot be read ({error}); build the records again") from None
+        raise JaxvidError(
+            f"{path} cannot be read ({_line(error)}); build the records again"
+        ) from None
     count = len(columns["path"])
     shards = columns["shard"]
     consistent = len(names) == len(sizes) and all(
@@ -334,7 +344,18 @@ def _load_index(
     )
     consistent &= more.shape == (len(more), 2) and more.dtype == np.int64
     consistent = consistent and bool(((more[:, 0] >= 0) & (more[:, 0] < count)).all())
-    if not consistent or (count and not 0 <= shards.min() <= shards.max() < len(names)):
+    consistent = consistent and (not count or 0 <= shards.min() <= shards.max() < len(names))
+    if consistent and count:
+        ends = np.array(sizes, np.int64)[shards] - _FOOT
+        offset, length = columns["offset"], columns["length"]
+        consistent = bool(
+            (columns["num_frames"] >= 0).all()
+            and (offset >= _HEAD).all()
+            and (length >= 0).all()
+            and (length <= ends).all()
+            and (offset <= ends - length).all()
+        )
+    if not consistent:
         raise JaxvidError(f"{path} contradicts itself; build the records again")
     labels = [(label,) if label >= 0 else () for label in columns["label"].tolist()]
     for number, label in more.tolist():
@@ -400,7 +421,7 @@ def _entry(shard: int, offset: int, data: bytes) -> Entry:
     if fps is None and start is not None and end is not None and end > start:
         fps = 1e6 * len(frames) / (end - start)
     height, width = first(sequence_example.HEIGHT, int), first(sequence_example.WIDTH, int)
-    if (height is None or width is None) and len(frames):
+    if len(frames) and not (0 < (height or 0) <= _MAX_SIDE and 0 < (width or 0) <= _MAX_SIDE):
         place = example.frames[0]
         height, width = _jpeg_size(data[place[0] : place.sum()])
     labels = example.context.get(sequence_example.LABEL_INDEX, ())
@@ -412,8 +433,8 @@ def _entry(shard: int, offset: int, data: bytes) -> Entry:
         fps=math.nan if fps is None else float(fps),
         labels=tuple(label for label in labels if isinstance(label, int)),
         path="" if path is None else path.decode(errors="replace"),
-        height=height or 0,
-        width=width or 0,
+        height=height if len(frames) else 0,
+        width=width if len(frames) else 0,
         frames=frames,
     )
 
@@ -424,5 +445,5 @@ def _jpeg_size(image: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             return opened.height, opened.width
-    except OSError:
+    except Exception:  # Pillow raises many kinds
         raise JaxvidError("its first frame is no image that can be read") from None

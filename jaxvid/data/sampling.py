@@ -33,13 +33,13 @@ def sample(
         raise JaxvidError(
             f"total_frames is {total_frames}, but a video needs at least 1 frame to sample from"
         )
-    if sampling.sampler not in _SAMPLERS:
+    if sampling.sampler not in SAMPLERS:
         raise JaxvidError(
-            f"sampler {sampling.sampler!r} is unknown: choose one of {', '.join(_SAMPLERS)}"
+            f"sampler {sampling.sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}"
         )
     if not test and rng is None:
         raise JaxvidError("training mode draws at random: pass a numpy Generator as `rng`")
-    return _SAMPLERS[sampling.sampler](sampling, total_frames, fps, None if test else rng)
+    return SAMPLERS[sampling.sampler](sampling, total_frames, fps, None if test else rng)
 
 
 def sample_views(
@@ -105,7 +105,7 @@ def _test_starts(sampling: Sampling, room: float) -> np.ndarray:
 def _timed(
     sampling: Sampling, total: int, fps: float | None, rng: np.random.Generator | None
 ) -> np.ndarray:
-    """Clips of a span of time, from the beginnings of `num_clips` equal parts of what they leave."""
+    """Clips of a span of time, from the starts of `num_clips` equal parts of what they leave."""
     target = sampling.target_fps
     ratio = fps / target if fps and target else 1.0
     span = sampling.clip_len * sampling.frame_interval * ratio
@@ -192,7 +192,7 @@ def _wrap(frames: np.ndarray, total: int, out_of_bound: str) -> np.ndarray:
     raise JaxvidError(f"out_of_bound is {out_of_bound!r}: choose loop or repeat_last")
 
 
-_SAMPLERS = {
+SAMPLERS = {
     "frames": _frames,
     "dense": _dense,
     "timed": _timed,

@@ -276,3 +276,58 @@ def test_a_shard_that_is_gone_is_named(tmp_path):
     for read in (lambda: split.read(1), lambda: split.frames(1, [0])):
         with pytest.raises(JaxvidError, match=f"{gone.name} cannot be read .No such file"):
             read()
+
+
+def test_hostile_values_in_an_index_are_refused(tmp_path):
+    write_split(tmp_path, shards=1)
+    index = tmp_path / "train.index.npz"
+    with np.load(index) as file:
+        arrays = dict(file)
+    for name, value in {
+        "offset": 2**62,
+        "length": 2**62,
+        "num_frames": -1,
+        "shard": 1,
+    }.items():
+        wrong = arrays[name].astype(np.int64)
+        wrong[1] = value
+        np.savez(index, **(arrays | {name: wrong}))
+        with pytest.raises(JaxvidError, match="contradicts itself"):
+            records.Records(tmp_path, "train")
+    np.savez(index, **(arrays | {"path": np.array([print] * 5, object)}))
+    with pytest.raises(JaxvidError, match="cannot be read .*allow_pickle"):
+        records.Records(tmp_path, "train")
+    np.savez(index, **arrays)
+    (tmp_path / "train.frames.npy").rename(tmp_path / "frames")
+    (tmp_path / "train.frames.npy").write_bytes(index.read_bytes())
+    with pytest.raises(JaxvidError, match="does not belong to train.index.npz"):
+        records.Records(tmp_path, "train")
+    (tmp_path / "frames").replace(tmp_path / "train.frames.npy")
+    table = np.load(tmp_path / "train.frames.npy")
+    table[1, 1] = 2**32 - 1  # a frame of four gigabytes
+    np.save(tmp_path / "train.frames.npy", table)
+    with pytest.raises(JaxvidError, match="corrupt at frame 1"):
+        records.Records(tmp_path, "train").frames(0, [1])
+
+
+def write_foreign(folder, context):
+    """A shard of one record, as others write it."""
+    data = sequence_example.encode(context, [jpeg(1)] * 2)
+    size = struct.pack("<Q", len(data))
+    sums = [struct.pack("<I", crc32c.masked(part)) for part in (size, data)]
+    (folder / "train-00000-of-00001").write_bytes(size + sums[0] + data + sums[1])
+
+
+def test_absurd_values_in_a_record_are_not_believed(tmp_path):
+    write_foreign(
+        tmp_path,
+        {
+            "clip/label/index": 1,
+            "video/filename": b"a\nerror: b\x1b[2J.mp4",
+            "image/height": 2**40,
+            "image/width": -1,
+        },
+    )
+    split = records.Records(tmp_path, "train")
+    assert (split.height[0], split.width[0]) == (6, 8)
+    assert split.name(0).endswith(r"record 0 (a\nerror: b\x1b[2J.mp4)")
