@@ -6,7 +6,8 @@
 #   --processes=N   how many processes (default 2); on GPUs, process i takes GPU i
 #   --devices=N     simulate N devices per process on the CPU, in place of GPUs
 #   --port=PORT     where the processes find each other (default: one that is free)
-#   --grace=N       seconds between SIGTERM and SIGKILL when all must end (default 10)
+#   --grace=N       seconds between SIGTERM, on which a run saves, and SIGKILL when all must end
+#                   (default 60; no more than 10 once one has failed, as no save can end then)
 #   --dry-run       print the commands and run nothing
 #
 # Every line of output begins with the number of its process. When one process fails, the others
@@ -16,7 +17,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-processes=2 devices='' port='' grace=10 dry_run=''
+processes=2 devices='' port='' grace=60 dry_run=''
 while (($#)); do
     case $1 in
         --processes=*) processes=${1#*=} ;;
@@ -64,16 +65,17 @@ if [[ -n $dry_run ]]; then
     exit
 fi
 
-# Ends all that was started, and what these started in turn: each is a process group of its own.
+# Ends all that was started within $1 seconds, and what these started in turn: each is a process
+# group of its own.
 groups=()
 end_all() {
     trap '' INT TERM HUP
-    local signal second group
+    local signal second group seconds=$1
     for signal in TERM KILL; do
         for group in ${groups[@]+"${groups[@]}"}; do
             kill "-$signal" -- "-$group" 2>/dev/null || true
         done
-        for ((second = 0; second < 10 * grace; second++)); do
+        for ((second = 0; second < 10 * seconds; second++)); do
             any_left || return 0
             sleep 0.1
         done
@@ -91,7 +93,7 @@ any_left() {
 # shellcheck disable=SC2329 # the traps below call it
 interrupted() {
     printf 'interrupted: ending all processes\n' >&2
-    end_all
+    end_all "$grace"
     exit "$1"
 }
 
@@ -137,6 +139,6 @@ for ((ended = 0; ended < processes; ended++)); do
         break
     fi
 done
-((code)) && end_all
+((code)) && end_all $((grace < 10 ? grace : 10))
 wait 2>/dev/null || true
 exit "$code"
