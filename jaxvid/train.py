@@ -267,7 +267,7 @@ def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     other_classes = bool(known) and list(known) != classes
 
     def is_new(name: str) -> bool:
-        in_head = name.startswith("params/head/")
+        in_head = name.startswith(("params/head/", "batch_stats/head/"))
         return in_head and (other_classes or loaded[name].shape != own[name].shape)
 
     problems = [f"{name} is missing" for name in own if name not in loaded]

@@ -49,6 +49,29 @@ class ImageHead(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x)
 
 
+class TwoHeads(nn.Module):
+    """A head for videos and one for images, of which one answers."""
+
+    num_classes: int
+    image_classes: int
+    images: bool
+    dropout: float
+    image_dropout: float
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
+        """Maps features [B, F] to logits [B, classes], float32 or wider."""
+        video = VideoHead(self.num_classes, self.dropout, dtype=self.dtype, name="video")
+        image = ImageHead(self.image_classes, self.image_dropout, dtype=self.dtype, name="image")
+        answering, silent = (image, video) if self.images else (video, image)
+        logits = answering(features, train)
+        if self.is_initializing():
+            # Both have weights, whichever answers.
+            silent(features, train)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
 class Omni(nn.Module):
     """An inflated ResNet and two heads on its mean feature.
 
@@ -80,15 +103,16 @@ class Omni(nn.Module):
             name="backbone",
         )(video, train)
         out["pre_logits"] = features = x.mean((1, 2, 3))
-        heads = [
-            VideoHead(self.num_classes, self.dropout, dtype=self.dtype, name="video_head"),
-            ImageHead(self.image_classes, self.image_dropout, dtype=self.dtype, name="image_head"),
-        ]
-        logits = heads[self.images](features, train)
-        if self.is_initializing():
-            # Both heads have weights, whichever answers.
-            heads[not self.images](features, train)
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), out
+        logits = TwoHeads(
+            self.num_classes,
+            self.image_classes,
+            self.images,
+            self.dropout,
+            self.image_dropout,
+            dtype=self.dtype,
+            name="head",
+        )(features, train)
+        return logits, out
 
 
 Model = Omni
@@ -111,11 +135,11 @@ VARIANTS = {
 
 NAMES = [
     *image_resnet_names("backbone.", "conv3d"),
-    *names.dense("cls_head.fc3d.2", "video_head/fc1"),
-    *names.batch_norm("cls_head.fc3d.3", "video_head/bn"),
-    *names.dense("cls_head.fc3d.6", "video_head/fc2"),
-    *names.batch_norm("cls_head.fc2d.2", "image_head/bn"),
-    *names.dense("cls_head.fc2d.4", "image_head/fc"),
+    *names.dense("cls_head.fc3d.2", "head/video/fc1"),
+    *names.batch_norm("cls_head.fc3d.3", "head/video/bn"),
+    *names.dense("cls_head.fc3d.6", "head/video/fc2"),
+    *names.batch_norm("cls_head.fc2d.2", "head/image/bn"),
+    *names.dense("cls_head.fc2d.4", "head/image/fc"),
 ]
 
 # Rows: what the table of OmniSource publishes.
