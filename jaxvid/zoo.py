@@ -117,8 +117,9 @@ def get_row(name: str) -> Row:
 def starting_row(name: str) -> Row:
     """A row to start a config from: `get_row(name)`, also for a variant that has no row.
 
-    Such a variant borrows sampling, test, recipe and normalisation of its family's first row, under
-    its own name and without dataset, published figures or source; a config overrides what differs.
+    Such a variant borrows sampling, test, recipe and normalisation under its own name, and without
+    dataset, published figures or source; a config overrides what differs. It borrows from the first
+    row of the variant whose name its own lengthens (`tsm_mobileone_s4_deploy`), or of its family.
 
     Raises:
       JaxvidError: neither a row nor a variant has that name.
@@ -126,7 +127,8 @@ def starting_row(name: str) -> Row:
     if name not in _variants() or name in _aliases():
         return get_row(name)
     module = family(name)
-    first = module.ROWS[0]
+    shorter = (row for row in module.ROWS if name.startswith(f"{row.variant}_"))
+    first = next(shorter, module.ROWS[0])
     return Row(
         name=name,
         variant=name,

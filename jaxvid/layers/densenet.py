@@ -90,15 +90,18 @@ class DenseNet(nn.Module):
         return BatchNorm(dtype=self.dtype, name="norm5")(x, train), out
 
 
-def densenet_names(prefix: str = "backbone.") -> list[names.Rule]:
-    """Name rules of torchvision's and timm's DenseNet behind `prefix`."""
+def densenet_names(prefix: str = "backbone.", dot: str = "") -> list[names.Rule]:
+    """Name rules of torchvision's and timm's DenseNet behind `prefix`.
+
+    The files that torchvision offers have a `dot` before the numbers inside a layer.
+    """
     key = f"{prefix}features"
     layer, unit = f"{key}.denseblock{{i}}.denselayer{{j}}", "backbone/block{i}_{j}/unit{k}"
     return [
         *names.conv(f"{key}.conv0", "backbone/conv0", "conv2d"),
         *names.batch_norm(f"{key}.{{n:norm0|norm5}}", "backbone/{n:norm0|norm5}"),
-        *names.conv(f"{layer}.conv{{k}}", f"{unit}/conv", "conv2d"),
-        *names.batch_norm(f"{layer}.norm{{k}}", f"{unit}/bn"),
+        *names.conv(f"{layer}.conv{dot}{{k}}", f"{unit}/conv", "conv2d"),
+        *names.batch_norm(f"{layer}.norm{dot}{{k}}", f"{unit}/bn"),
         *names.conv(f"{key}.transition{{i}}.conv", "backbone/transition{i}/conv", "conv2d"),
         *names.batch_norm(f"{key}.transition{{i}}.norm", "backbone/transition{i}/bn"),
     ]

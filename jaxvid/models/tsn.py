@@ -1,10 +1,12 @@
 """Temporal segment networks (Wang et al., "Temporal Segment Networks", ECCV 2016).
 
 In: video [B, T, H, W, C], one frame from each of T segments. Out: logits [B, classes].
-A 2-D ResNet sees each frame alone; features are averaged over all frames before one linear layer,
+A 2-D trunk sees each frame alone; features are averaged over all frames before one linear layer,
 so any number of frames may enter, and the logits of several views average to those of all frames.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +14,17 @@ import flax.linen as nn
 import jax
 
 from jaxvid.layers import names
+from jaxvid.layers.densenet import DenseNet, densenet_names
 from jaxvid.layers.heads import MeanHead
-from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, resnet_names
+from jaxvid.layers.mobileone import MobileOne, mobileone_names
+from jaxvid.layers.resnet import (
+    DEPTHS,
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    image_resnet_names,
+    resnet_names,
+)
 from jaxvid.rows import (
     CLASS_COUNTS,
     IMAGENET_MEAN,
@@ -29,15 +40,18 @@ from jaxvid.rows import (
 
 
 class TSN(nn.Module):
-    """A ResNet on frames and a linear layer on their mean feature.
+    """A trunk on frames and a linear layer on their mean feature.
 
-    `depth` is a key of `layers.resnet.DEPTHS`; `blocks` and `width` override its stages.
+    `depth` is a key of `layers.resnet.DEPTHS`; `blocks` and `width` override its stages. `trunk`
+    takes the place of that ResNet: a module that maps video to features and intermediates, as yet
+    without its type and name.
     """
 
     num_classes: int = 400
     depth: int = 50
     blocks: tuple[int, ...] | None = None
     width: int = 64
+    trunk: Callable[..., nn.Module] | None = None
     dropout: float = 0.4
     dtype: Any = None
 
@@ -46,13 +60,10 @@ class TSN(nn.Module):
         self, video: jax.Array, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Maps video [B, T, H, W, C] to logits [B, classes] and the intermediates by name."""
-        x, out = ResNet(
-            self.blocks or DEPTHS[self.depth],
-            BasicBlock if self.depth < 50 else Bottleneck,
-            width=self.width,
-            dtype=self.dtype,
-            name="backbone",
-        )(video, train)
+        depths = self.blocks or DEPTHS[self.depth]
+        block = BasicBlock if self.depth < 50 else Bottleneck
+        trunk = self.trunk or functools.partial(ResNet, depths, block, width=self.width)
+        x, out = trunk(dtype=self.dtype, name="backbone")(video, train)
         head = MeanHead(self.num_classes, self.dropout, dtype=self.dtype, name="head")
         logits, out["pre_logits"] = head(x, train)
         return logits, out
@@ -60,20 +71,46 @@ class TSN(nn.Module):
 
 Model = TSN
 
+_RESNEXT = functools.partial(Bottleneck, groups=32, group_width=4)
+_TINY_MOBILEONE = functools.partial(
+    MobileOne, (1, 1), widths=(16, 32), squeezed=(0, 1), stem_width=8
+)
+
 VARIANTS = {
-    "tsn_r50": {"depth": 50, "dropout": 0.4},
-    "tsn_r50_flow": {"depth": 50, "dropout": 0.4},
+    "tsn_r50": {"depth": 50},
+    "tsn_r50_flow": {"depth": 50},
+    "tsn_r101": {"depth": 101},
+    "tsn_r18_hvu": {"depth": 18},
+    "tsn_resnext101_32x4d": {"trunk": functools.partial(ResNet, DEPTHS[101], _RESNEXT)},
+    "tsn_densenet161": {"trunk": DenseNet},
+    "tsn_mobileone_s4": {"trunk": MobileOne},
+    "tsn_mobileone_s4_deploy": {"trunk": functools.partial(MobileOne, deploy=True)},
     "tsn_test": {"depth": 50, "blocks": (1, 1, 1, 1), "width": 8},
+    "tsn_resnext_test": {
+        "trunk": functools.partial(
+            ResNet, (1, 1), functools.partial(Bottleneck, groups=4, group_width=16), width=16
+        )
+    },
+    "tsn_densenet_test": {"trunk": functools.partial(DenseNet, (2, 1), growth=4, width=8)},
+    "tsn_mobileone_test": {"trunk": _TINY_MOBILEONE},
+    "tsn_mobileone_test_deploy": {"trunk": functools.partial(_TINY_MOBILEONE, deploy=True)},
 }
 
-NAMES = [
-    *resnet_names("conv2d"),
-    *names.dense("cls_head.fc_cls", "head/fc"),
-]
+_HEAD_NAMES = names.dense("cls_head.fc_cls", "head/fc")
+_MOBILEONES = [variant for variant in VARIANTS if "mobileone" in variant]
+NAMES = {
+    **dict.fromkeys(VARIANTS, resnet_names("conv2d") + _HEAD_NAMES),
+    **dict.fromkeys(
+        ("tsn_resnext101_32x4d", "tsn_resnext_test"), image_resnet_names("backbone.") + _HEAD_NAMES
+    ),
+    **dict.fromkeys(("tsn_densenet161", "tsn_densenet_test"), densenet_names() + _HEAD_NAMES),
+    **dict.fromkeys(_MOBILEONES, mobileone_names() + _HEAD_NAMES),
+}
 
 # Rows: what the tables of MMAction2 1.x and 0.x publish. Features are averaged over all frames of
 # all crops before the one linear layer, which equals averaging the views' scores.
 
+_OTHERS, _OTHERS_V0 = "Using backbones from 3rd-party in TSN", "K400 (3rd-party backbones)"
 _DATASETS = {
     "Kinetics-400": "kinetics400",
     "Something-Something V2": "sthv2",
@@ -89,8 +126,16 @@ _DATASETS = {
     "SthV2": "sthv2",
     "MiT": "mit",
     "ActivityNet": "activitynet",
+    _OTHERS: "kinetics400",
+    _OTHERS_V0: "kinetics400",
+    "MMiT": "mmit",
+    "HVU": "hvu_action",
 }
-_SECTIONS_V1 = ("Kinetics-400", "Something-Something V2")
+_SECTIONS_V1 = (
+    "Kinetics-400",
+    "Something-Something V2",
+    _OTHERS,
+)
 
 
 def _test(frames: int, crops: str, sampler: str = "frames", crop: int = 224) -> Protocol:
@@ -117,6 +162,17 @@ _RESIZED_96 = replace(_RESIZED, batch_size=96, lr=0.00375)
 _UCF = replace(_RESIZED, epochs=75, lr=0.00128, weight_decay=5e-4, milestones=())
 _HMDB = replace(_RESIZED, epochs=50, lr=0.025, milestones=(20, 40))
 _ACTIVITYNET = replace(_HMDB, batch_size=64, lr=0.001, initial_weights="tsn_r50_1x1x8_k400_320p")
+_MMIT = replace(
+    _SGD_50,
+    batch_size=128,
+    clip_norm=20.0,
+    head_lr_scale=5.0,
+    bias_lr_scale=2.0,
+    decay_norm_and_bias=False,
+    loss="sigmoid",
+    loss_weight=160.0,
+)
+_HVU = replace(_RESIZED, loss="sigmoid", loss_weight=333.0)
 _FLOW = replace(_RESIZED, epochs=110, lr=0.005, milestones=(70, 100))
 _ACTIVITYNET_FLOW = replace(
     _FLOW,
@@ -127,6 +183,7 @@ _ACTIVITYNET_FLOW = replace(
     initial_weights="tsn_r50_flow_5x1x8_k400",
 )
 
+_MULTI = "a video may have several labels: trained with a sigmoid, measured by mAP"
 _SQUEEZED = "frames were stored at 340x256, whatever their aspect"
 _UNSCALED = "in training, crops were cut from frames of their own size, not resized before"
 _OMNI = "only a checkpoint is published: test and recipe are the baseline's"
@@ -141,8 +198,8 @@ def _row(
     segments: int,
     test: Protocol,
     recipe: Recipe,
-    top1: float,
-    top5: float,
+    top1: float | None,
+    top5: float | None,
     upstream: str,
     date: str,
     weights: str = "",
@@ -150,6 +207,7 @@ def _row(
     pretrained: str = "ImageNet",
     dropout: float = 0.4,
     note: str = "",
+    variant: str = "tsn_r50",
 ) -> Row:
     """A row that trains on `segments` segments.
 
@@ -159,10 +217,11 @@ def _row(
     v1 = section in _SECTIONS_V1
     flow = test.sampling.clip_len > 1
     path = weights or f"{upstream}/{upstream}"
+    end = date if date.startswith("-") else f"_{date}"
     folder = f"{'mmaction2' if v1 else 'mmaction2@0.x'}/configs/recognition/tsn"
     return Row(
         name=name,
-        variant="tsn_r50_flow" if flow else "tsn_r50",
+        variant="tsn_r50_flow" if flow else variant,
         dataset=_DATASETS[section],
         num_classes=CLASS_COUNTS[_DATASETS[section]],
         train=replace(test.sampling, num_clips=segments),
@@ -173,7 +232,7 @@ def _row(
         std=(128.0,) * 10 if flow else IMAGENET_STD,
         top1=top1,
         top5=top5,
-        source=f"{OPENMMLAB_V1 if v1 else OPENMMLAB_V0}/tsn/{path}_{date}.pth" if date else None,
+        source=f"{OPENMMLAB_V1 if v1 else OPENMMLAB_V0}/tsn/{path}{end}.pth" if date else None,
         upstream=upstream,
         section=section,
         config=f"{folder}/{config or upstream}.py",
@@ -207,6 +266,27 @@ def _benchmark_rows(
     ]  # fmt: skip
 
 
+def _hvu_row(tag: str, mean_ap: float, date: str) -> Row:
+    """One of the six networks for HVU, each of which knows one kind of label."""
+    upstream = f"tsn_r18_1x1x8_100e_hvu_{tag}_rgb"
+    row = _row(f"tsn_r18_1x1x8_hvu_{tag}", "HVU", 8, _THREE, _HVU, None, None, upstream, date,
+               weights=f"hvu/{tag}/{upstream}", config=f"hvu/{upstream}",
+               variant="tsn_r18_hvu", note=_MULTI)  # fmt: skip
+    dataset = f"hvu_{tag}"
+    return replace(row, dataset=dataset, num_classes=CLASS_COUNTS[dataset], mean_ap=mean_ap)
+
+
+def _two_stream_row(segments: int, top1: float, top5: float) -> Row:
+    """What an RGB and a flow network of the tables score together."""
+    rgb, flow = f"tsn_r50_1x1x{segments}_k400_320p", f"tsn_r50_flow_5x1x{segments}_k400"
+    recipe = _RESIZED if segments == 3 else _RESIZED_96
+    row = _row(f"tsn_r50_1x1x{segments}_k400_twostream", "K400", segments, _THREE, recipe, top1,
+               top5, f"tsn_r50_320p_1x1x{segments}_kinetics400_twostream", "",
+               note=f"the scores before the softmax of {rgb}, whose test this is, and {flow}, "
+                    "added 1:1: test both, then python -m jaxvid.fuse --average=score")  # fmt: skip
+    return replace(row, config="")
+
+
 # fmt: off
 ROWS = [
     _row("tsn_r50_1x1x3_k400", "Kinetics-400", 3, _TEN, _SGD, 72.83, 90.65,
@@ -227,6 +307,40 @@ ROWS = [
          replace(_STHV2, fixed_crops=13), 36.91, 68.77,
          "tsn_imagenet-pretrained-r50_8xb32-1x1x16-50e_sthv2-rgb", "20230221-85bcc1c3",
          dropout=0.5, note=_HEAD),
+    _row("tsn_r101_1x1x8_k400", "Kinetics-400", 8, _TEN, _SGD, 75.89, 92.07,
+         "tsn_imagenet-pretrained-r101_8xb32-1x1x8-100e_kinetics400-rgb", "20220906-23cff032",
+         variant="tsn_r101"),
+
+    _row("tsn_resnext101_32x4d_1x1x3_k400", _OTHERS, 3, _TEN, _SGD, 72.95, 90.36,
+         "tsn_imagenet-pretrained-rn101-32x4d_8xb32-1x1x3-100e_kinetics400-rgb",
+         "20221209-de2d5615", config="custom_backbones/"
+         "tsn_imagenet-pretrained-rn101-32x4d_8xb32-1x1x3-100e_kinetics400-rgb",
+         variant="tsn_resnext101_32x4d"),
+    _row("tsn_densenet161_1x1x3_k400", _OTHERS, 3, _TEN, _RESIZED, 72.07, 90.15,
+         "tsn_imagenet-pretrained-dense161_8xb32-1x1x3-100e_kinetics400-rgb",
+         "20220906-5f4c0daf", config="custom_backbones/"
+         "tsn_imagenet-pretrained-dense161_8xb32-1x1x3-100e_kinetics400-rgb",
+         variant="tsn_densenet161"),
+    _row("tsn_mobileone_s4_1x1x8_k400", _OTHERS, 8, _TEN, replace(_SGD, batch_size=128),
+         73.65, 91.32,
+         "tsn_imagenet-pretrained-mobileone-s4_8xb32-1x1x8-100e_kinetics400-rgb",
+         "20230825-2da3c1f7", config="custom_backbones/"
+         "tsn_imagenet-pretrained-mobileone-s4_8xb32-1x1x8-100e_kinetics400-rgb",
+         variant="tsn_mobileone_s4",
+         note="named 32 videos a GPU, but its config has 16; parameters and FLOPs of the table are "
+         "those of the training form"),
+    _row("tsn_resnext101_32x4d_1x1x3_k400_320p", _OTHERS_V0, 3, _THREE,
+         replace(_RESIZED, batch_size=128, lr=0.005), 73.43, 91.01,
+         "tsn_rn101_32x4d_320p_1x1x3_100e_kinetics400_rgb", "-16a8b561",
+         weights="custom_backbones/tsn_rn101_32x4d_320p_1x1x3_100e_kinetics400_rgb",
+         config="custom_backbones/tsn_rn101_32x4d_320p_1x1x3_100e_kinetics400_rgb",
+         variant="tsn_resnext101_32x4d"),
+    _row("tsn_densenet161_1x1x3_k400_320p", _OTHERS_V0, 3, _THREE, _RESIZED_96, 72.78, 90.75,
+         "tsn_dense161_320p_1x1x3_100e_kinetics400_rgb", "-cbe85332",
+         weights="custom_backbones/tsn_dense161_320p_1x1x3_100e_kinetics400_rgb/"
+         "tsn_dense161_320p_1x1x3_100e_kinetics400_rgb",
+         config="custom_backbones/tsn_dense161_320p_1x1x3_100e_kinetics400_rgb",
+         variant="tsn_densenet161"),
 
     _row("tsn_r50_1x1x3_ucf101", "UCF101", 3, _THREE, _UCF, 83.03, 96.78,
          "tsn_r50_1x1x3_75e_ucf101_rgb", "20201023-d85ab600", note="split 1"),
@@ -327,6 +441,12 @@ ROWS = [
          "tsn_r50_1x1x16_50e_sthv2_rgb", "20200917-80bc3611", dropout=0.5, note=_RANDOM_TEST),
     _row("tsn_r50_1x1x6_mit", "MiT", 6, _test(6, "three", crop=256), _MIT, 26.84, 51.6,
          "tsn_r50_1x1x6_100e_mit_rgb", "20200618-d512ab1b"),
+    replace(
+        _row("tsn_r101_1x1x5_mmit", "MMiT", 5, _test(5, "center", crop=256), _MMIT, None, None,
+             "tsn_r101_1x1x5_50e_mmit_rgb", "20200618-642f450d", dropout=0.5, variant="tsn_r101",
+             note=f"{_MULTI}; the printed mAP is the mean over videos, not over classes"),
+        mean_ap=61.09,
+    ),
     _row("tsn_r50_1x1x8_activitynet_video", "ActivityNet", 8, _THREE, _ACTIVITYNET, 73.93, 93.44,
          "tsn_r50_320p_1x1x8_50e_activitynet_video_rgb", "20210301-7f8da0c6",
          pretrained="Kinetics400", dropout=0.8, note="trained on whole untrimmed videos"),
@@ -340,5 +460,20 @@ ROWS = [
     _row("tsn_r50_flow_5x1x8_activitynet_clip", "ActivityNet", 8, _FLOW_TEN, _ACTIVITYNET_FLOW,
          59.51, 82.69, "tsn_r50_320p_1x1x8_150e_activitynet_clip_flow", "20200804-8622cf38",
          pretrained="Kinetics400", dropout=0.8, note="trained and tested on the annotated clips"),
+
+    _two_stream_row(3, 72.76, 90.52),
+    _two_stream_row(8, 74.64, 91.77),
+
+    _hvu_row("action", 57.5, "20201027-011b282b"),
+    _hvu_row("scene", 55.2, "20201027-00e5748d"),
+    _hvu_row("object", 45.7, "20201102-24a22f30"),
+    _hvu_row("event", 63.7, "20201027-dea8cd71"),
+    _hvu_row("concept", 47.5, "20201027-fc1dd8e3"),
+    _hvu_row("attribute", 46.1, "20201027-0b3b49d2"),
+    replace(
+        _hvu_row("action", 52.6, ""), name="tsn_r18_1x1x8_hvu",
+        upstream="tsn_r18_hvu_all_tags_average", config="",
+        note="no network: the mean of the six networks' figures, each for its kind of label",
+    ),
 ]
 # fmt: on
