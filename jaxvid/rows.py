@@ -173,11 +173,12 @@ class Row:
     """One row of a results table.
 
     `dataset` is the stem of a file in `jaxvid/labels`. `mean` and `std` are per channel on 0..255
-    RGB pixels; `channel_order` is that of the network's input, `rgb` or `bgr`. `top1`, `top5` and `mean_ap` are the printed percentages, `source` the address of
-    the published checkpoint or None, `upstream` the table's own name and `section` its table.
-    `config` is the original config's path, `pretrained` the table's word on what training started
-    from, `note` what the printed figures or the original config leave unsaid or get wrong.
-    `overrides` are fields of the family's `Model` in which the row differs from its variant.
+    RGB pixels; `channel_order` is that of the network's input, `rgb` or `bgr`. `top1`, `top5` and
+    `mean_ap` are the printed percentages, `source` the address of the published checkpoint or None,
+    `upstream` the table's own name and `section` its table. `config` is the original config's path,
+    `pretrained` the table's word on what training started from, `note` what the printed figures or
+    the original config leave unsaid or get wrong. `overrides` are fields of the family's `Model` in
+    which the row differs from its variant.
     """
 
     name: str
