@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -128,6 +130,89 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_saved_before(tmp_path, mo
     assert run.steps() == [1]
     assert not run.folder(2).exists()
     assert_same(run.restore(1, train_state(0)), jax.tree.map(jnp.asarray, train_state(1)))
+
+
+def test_a_save_outlasts_its_call_and_sees_no_later_change(tmp_path, monkeypatch):
+    go_on = threading.Event()
+    monkeypatch.setattr(checkpoint, "_flush", lambda _: go_on.wait(30))
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x * 1.5, tree), donate_argnums=0)
+    held = step({f"w{i}": jnp.full((512, 512), i, jnp.float32) for i in range(8)})
+    host = {f"h{i}": np.full((512, 512), i, np.float32) for i in range(8)}
+    expected = jax.tree.map(np.array, {"held": held, "host": host})
+    with Checkpoints(tmp_path) as run:
+        run.save(1, {"held": held, "host": host}, {})
+        for array in host.values():
+            array += 1
+        for _ in range(3):
+            held = step(held)  # takes the memory of what it is given
+        jax.block_until_ready(held)
+        assert run.latest_step() is None
+        go_on.set()
+        run.wait()
+        assert run.latest_step() == 1
+        assert_same(run.restore(1, expected), expected)
+
+
+def fail_at(monkeypatch, step):
+    """Lets the system refuse to write the checkpoint of `step`."""
+    flush = checkpoint._flush
+
+    def refuse(folder):
+        if folder.parent.name.endswith(f"{step}"):
+            raise OSError(28, "No space left on device")
+        flush(folder)
+
+    monkeypatch.setattr(checkpoint, "_flush", refuse)
+
+
+def test_what_went_wrong_with_a_save_is_raised_by_the_next(tmp_path, monkeypatch):
+    fail_at(monkeypatch, 2)
+    with Checkpoints(tmp_path) as run:
+        run.save(1, train_state(1), {}, metric=0.5)
+        run.save(2, train_state(2), {}, metric=0.9)
+        with pytest.raises(JaxvidError, match="step_00000002 .No space left"):
+            run.save(3, train_state(3), {})
+        assert (run.steps(), run.best_step()) == ([1], 1)
+        run.save(4, train_state(4), {}, metric=0.1)
+        run.wait()
+        assert (run.steps(), run.best_step()) == ([1, 4], 1)
+    assert_same(checkpoint.load(run.folder(1)), variables(1))
+
+
+def test_what_went_wrong_is_raised_as_soon_as_known_where_one_looks(tmp_path, monkeypatch):
+    fail_at(monkeypatch, 2)
+    with Checkpoints(tmp_path) as run:
+        run.save(1, train_state(1), {})
+        run.check()
+        run.save(2, train_state(2), {})
+        end = time.monotonic() + 30
+        with pytest.raises(JaxvidError, match="No space left"):
+            while time.monotonic() < end:
+                run.check()
+        run.check()
+
+
+def test_what_went_wrong_with_the_last_save_is_raised_at_the_end(tmp_path, monkeypatch, capsys):
+    fail_at(monkeypatch, 2)
+    with pytest.raises(JaxvidError, match="No space left"), Checkpoints(tmp_path) as run:
+        run.save(2, train_state(2), {})
+    # Another error is not hidden by it.
+    with pytest.raises(KeyError), Checkpoints(tmp_path) as run:
+        run.save(2, train_state(2), {})
+        raise KeyError
+    assert "warning: cannot write the checkpoint" in capsys.readouterr().err
+
+
+def test_a_checkpoint_can_be_measured_after_it_was_saved(tmp_path):
+    with Checkpoints(tmp_path) as run:
+        for step, metric in ((1, 0.5), (2, 0.4), (3, 0.6), (4, float("nan"))):
+            run.save(step, train_state(step), {"row": "tsm"})
+            assert run.metric(step) is None
+            run.measure(step, metric)
+    assert (run.steps(), run.best_step(), run.metric(3)) == ([3, 4], 3, 0.6)
+    assert run.metric(4) is None
+    assert checkpoint.load_meta(tmp_path) == {"row": "tsm", "step": 3, "metric": 0.6}
+    assert_same(checkpoint.load(tmp_path), variables(3))
 
 
 def test_meta_that_json_cannot_hold_is_refused_before_anything_is_written(tmp_path):
