@@ -206,6 +206,20 @@ def test_zero_init_is_of_a_blocks_last_norm_alone(block, last):
     assert "downsample" in found
 
 
+def test_momentum_reaches_every_norm():
+    def moved(momentum):
+        trunk = ResNet((1,), width=4, momentum=momentum)
+        x = np.random.default_rng(0).normal(size=(1, 1, 16, 16, 3)).astype(np.float32)
+        variables = filled(trunk, x, np.random.default_rng(1))
+        _, new = trunk.apply(variables, x, True, mutable=["batch_stats"])
+        old = variables["batch_stats"]
+        return jax.tree.leaves(jax.tree.map(lambda a, b: a != b, old, new["batch_stats"]))
+
+    moves = jax.jit(lambda: {momentum: moved(momentum) for momentum in (0.0, 0.01)})()
+    assert not any(leaf.any() for leaf in moves[0.0])
+    assert len(moves[0.01]) == 10 and all(leaf.all() for leaf in moves[0.01])
+
+
 def test_names_cover_the_trunk_both_ways():
     rules = resnet_names("conv3d", conv1="conv.net")
     keys = [key for key, _, _ in rules]
