@@ -25,6 +25,8 @@ DEPTHS = {
     152: (3, 8, 36, 3),
 }
 
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
 
 class Place(NamedTuple):
     """Where in the trunk a hook is called.
@@ -71,6 +73,7 @@ class ConvNorm(nn.Module):
     epsilon: float = 1e-5
     momentum: float = 0.1
     zero_init: bool = False
+    kernel_init: nn.initializers.Initializer = HE_FAN_OUT
     dtype: Any = None
 
     @nn.compact
@@ -82,7 +85,7 @@ class ConvNorm(nn.Module):
             stride=self.stride,
             padding=self.padding,
             groups=self.groups,
-            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="conv",
         )(x)
@@ -118,9 +121,13 @@ class ResidualBlock(nn.Module):
 
 
 class BasicBlock(ResidualBlock):
-    """Two 3x3 convolutions and a shortcut; `temporal` is conv1's and conv2's temporal kernel."""
+    """Two 3x3 convolutions and a shortcut; `temporal` is conv1's and conv2's temporal kernel.
+
+    `unit` makes a convolution with its norm.
+    """
 
     expansion = 1
+    unit: Callable[..., nn.Module] = ConvNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -129,9 +136,9 @@ class BasicBlock(ResidualBlock):
         kernel, pad = (self.temporal, 3, 3), (self.temporal // 2, 1, 1)
         x = self.at("block_in", x, train)
         y = self.at("conv1_in", x, train)
-        y = ConvNorm(self.width, kernel, self.stride, pad, name="conv1", **shared)(y, train)
+        y = self.unit(self.width, kernel, self.stride, pad, name="conv1", **shared)(y, train)
         y = self.at("conv1_out", y, train)
-        y = ConvNorm(
+        y = self.unit(
             self.width,
             kernel,
             padding=pad,
@@ -141,7 +148,7 @@ class BasicBlock(ResidualBlock):
             **shared,
         )(y, train)
         if self.block == 0 and (self.stride != (1, 1, 1) or x.shape[-1] != self.width):
-            x = ConvNorm(
+            x = self.unit(
                 self.width, (1, 1, 1), self.stride, relu=False, name="downsample", **shared
             )(x, train)
         return self.at("block_out", nn.relu(x + y), train)
@@ -194,7 +201,7 @@ class ResNet(nn.Module):
     `inflate` gives, per stage, the temporal kernels of its blocks, repeated as often as needed.
     `temporal_strides` and `spatial_strides` are those of each stage's first block. `stem_pool` is
     the stride of the stem's pooling and `stem_pool_padding` its padding. `pool2` halves time after
-    stage 1.
+    stage 1. `stem_unit` makes the stem's convolution with its norm.
     """
 
     depths: Sequence[int] = DEPTHS[50]
@@ -204,6 +211,7 @@ class ResNet(nn.Module):
     stem_stride: Triple = (1, 2, 2)
     stem_pool: Triple | None = (1, 2, 2)
     stem_pool_padding: Triple = (0, 1, 1)
+    stem_unit: Callable[..., nn.Module] = ConvNorm
     inflate: Sequence[Sequence[int]] = ((1,), (1,), (1,), (1,))
     spatial_strides: Sequence[int] = (1, 2, 2, 2)
     temporal_strides: Sequence[int] = (1, 1, 1, 1)
@@ -220,7 +228,7 @@ class ResNet(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Maps video [B, T, H, W, C] to features [B, T', H', W', F] and the intermediates."""
         out = {}
-        x = ConvNorm(
+        x = self.stem_unit(
             self.width,
             self.stem_kernel,
             self.stem_stride,
