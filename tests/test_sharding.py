@@ -1,4 +1,10 @@
-"""Placing batches, and refusing those that do not divide."""
+"""Placing batches and states, and refusing what does not divide."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -55,3 +61,73 @@ def test_a_replicated_array_lies_whole_on_every_device():
     array = jax.device_put(np.arange(5.0), sharding.replicated(mesh))
     assert array.sharding == NamedSharding(mesh, PartitionSpec())
     assert all(shard.data.shape == (5,) for shard in array.addressable_shards)
+
+
+def test_an_unknown_way_of_sharding_is_refused():
+    mesh = sharding.make_mesh()
+    with pytest.raises(JaxvidError, match="train.sharding='zero' is unknown: take replicated or"):
+        sharding.place_state({}, mesh, "zero")
+
+
+class Leaf:
+    def __init__(self, *shape):
+        self.shape, self.size = shape, int(np.prod(shape))
+
+
+@pytest.mark.parametrize(
+    "shape, split",
+    [
+        ((3, 3, 16, 32), "(None, None, None, 'data')"),
+        ((4096, 10), "('data',)"),
+        ((128, 64), "('data',)"),
+        ((64, 64), "(None, 'data')"),  # of equals the last
+        ((1001, 8), "(None, 'data')"),  # the larger one does not divide
+        ((1001, 9), "()"),
+        ((8,), "()"),  # too small to be worth it
+        ((), "()"),
+        ((0, 1024), "()"),
+    ],
+)
+def test_arrays_are_split_along_their_largest_dimension_that_divides(shape, split, monkeypatch):
+    monkeypatch.setattr(sharding, "NamedSharding", lambda mesh, spec: tuple(spec))
+    assert repr(sharding.place_state(Leaf(*shape), Mesh(8), "fsdp")) == split
+    assert sharding.place_state(Leaf(*shape), Mesh(8), "replicated") == ()
+
+
+# ---- eight simulated devices
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    root = pathlib.Path(__file__).parent
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(root.parent),
+    }
+    words = [sys.executable, root / "eight_devices.py", tmp_path_factory.mktemp("eight")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_eight_devices_train_as_one_does(measured):
+    losses = measured["losses"]
+    assert len(losses["one"]) == 4 and losses["one"][0] != losses["one"][3]
+    np.testing.assert_allclose(losses["all"], losses["one"], rtol=1e-5)
+    np.testing.assert_allclose(losses["split"], losses["one"], rtol=1e-5)
+
+
+def test_a_split_state_takes_an_eighth_of_a_devices_memory(measured):
+    held = measured["held"]
+    assert held["one"] == held["all"]
+    assert held["all"] / 8 <= held["split"] < held["all"] / 6
+    assert len(measured["specs"]["all"]) == 1
+    assert len(measured["specs"]["split"]) > 2
+
+
+@pytest.mark.parametrize(
+    "move", ["one then split", "split then one", "split then all", "all then split"]
+)
+def test_a_run_goes_on_elsewhere(measured, move):
+    expected = measured["losses"]["one"][2:]
+    np.testing.assert_allclose(measured["resumed"][move], expected, rtol=1e-5)
