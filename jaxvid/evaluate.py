@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, draw, losses, metrics, rows, sharding, zoo
+from jaxvid import checkpoint, draw, fields, losses, metrics, rows, sharding, zoo
 from jaxvid import config as configs
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
@@ -223,6 +223,7 @@ def check_count(dataset: str, count: int) -> None:
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Result:
     """Tests `config.init`, or the best checkpoint of `workdir`, and writes `workdir/eval`."""
+    fields.check(config)
     workdir = pathlib.Path(workdir)
     path = config.init or workdir / "checkpoints"
     meta = checkpoint.load_meta(path)

@@ -4,13 +4,16 @@ python -m jaxvid.main --config=configs/tsm_r50.py:runlocal --workdir=runs/tsm
 python -m jaxvid.main --config=configs/zoo_row.py:name=NAME,init=DIR --mode=eval --workdir=runs/test
 """
 
+import importlib.util
+import pathlib
+import re
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxvid import sharding
-from jaxvid.errors import exit_on_error
+from jaxvid.errors import JaxvidError, exit_on_error
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A config file, with its arguments: configs/FILE.py:name=value,..."
@@ -38,13 +41,56 @@ def main(argv: list[str]) -> None:
     work(_CONFIG.value, _WORKDIR.value)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags as absl does, but says in one sentence what is wrong with them.
+
+    Raises:
+      JaxvidError: a flag or a field of the config does not exist, or its value is of another type.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except JaxvidError:
+        raise
+    # Of a field that does not exist, ml_collections says so by one of Python's own errors.
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = wrong_field(argv)
+        if reason is None and not isinstance(error, flags.Error):
+            raise
+        said = str(error).splitlines()[0].rstrip(".")
+        raise JaxvidError(reason or f"{said}: see python -m jaxvid.main --help") from error
+
+
+def wrong_field(argv: list[str]) -> str | None:
+    """What is wrong with the first field in `argv` that is not one of the config's."""
+    given = [arg.partition("=")[2] for arg in argv if re.match("--?config=", arg)]
+    if not given:
+        return None
+    path, _, arg = given[-1].partition(":")
+    if not pathlib.Path(path).is_file() or not path.endswith(".py"):
+        return f"--config={path} is no config file: give one such as configs/tsm_r50.py"
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    from jaxvid import fields
+
+    known = fields.names(module.get_config(arg or None))
+    matches = [re.match(r"--?config\.([^=]+)", arg) for arg in argv]
+    for field in (match[1] for match in matches if match):
+        group = [name for name in known if name.startswith(f"{field}.")]
+        if group:
+            return f"config.{field} is a group of fields: set one, such as config.{group[0]}"
+        if field not in known and not field.startswith("model.overrides."):
+            return fields.unknown(field, known)
+    return None
+
+
 def run() -> None:
     """The command's entry: wrong input ends it with one sentence and exit code 1."""
     flags.mark_flags_as_required(["config", "workdir"])
     # absl's own default shows what JAX notes to itself, such as that there is no TPU.
     flags.FLAGS.verbosity = logging.WARNING
     with sharding.failing_at_once(), exit_on_error():
-        app.run(main)
+        app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,18 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxvid import checkpoint, evaluate, journal, metrics, optim, parts, sharding, stopping, zoo
+from jaxvid import (
+    checkpoint,
+    evaluate,
+    fields,
+    journal,
+    metrics,
+    optim,
+    parts,
+    sharding,
+    stopping,
+    zoo,
+)
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import duration
@@ -33,6 +44,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     the last parameters into `eval/`. Returns that test's accuracies. SIGTERM or SIGINT saves after
     the step under way and raises `Stopped`.
     """
+    fields.check(config)
     workdir = pathlib.Path(workdir)
     with journal.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)

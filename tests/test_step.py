@@ -263,3 +263,18 @@ def test_recomputing_blocks_changes_no_number(name, settings):
         expected, again = flat(getattr(one[0], field)), flat(getattr(other[0], field))
         for path, value in expected.items():
             np.testing.assert_allclose(again[path], value, rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+# ---- half precision
+
+
+def test_steps_in_half_precision_lower_the_loss_of_float32_parameters():
+    model, variables, _ = network("mvit_test", depth=1, downscale=(), dtype=jnp.bfloat16)
+    optimizer = optax.adam(1e-2)
+    update = jit(step.make_update(model, optimizer, prepare=lambda x: x.astype(jnp.bfloat16)))
+    state, losses = step.make_state(variables, optimizer), []
+    for _ in range(8):
+        state, measured = update(state, *batch(5), jax.random.key(0))
+        losses.append(float(measured["loss"]))
+    assert losses[-1] < 0.5 * losses[0] and measured["loss"].dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.variables))

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxvid import checkpoint, config, evaluate, metrics, train, zoo
-from jaxvid.data import build, toy
+from jaxvid.data import build, datasets, pipeline, toy
 from jaxvid.errors import JaxvidError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -52,12 +53,12 @@ def trained(records, tmp_path_factory):
     return workdir
 
 
-def flat(path):
-    return flax.traverse_util.flatten_dict(checkpoint.load(path), sep="/")
+def flat(path, weights=None):
+    return flax.traverse_util.flatten_dict(checkpoint.load(path, weights), sep="/")
 
 
-def assert_same(one, other):
-    one, other = flat(one), flat(other)
+def assert_same(one, other, weights=None):
+    one, other = flat(one, weights), flat(other, weights)
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
@@ -216,10 +217,99 @@ def test_another_networks_weights_are_refused(records, trained, tmp_path):
         train.train(c, tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(records, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(records, tmp_path):
     c = make_config(records)
-    c.optim.update({"name": "sgd", "lr": 1e9, "clip_norm": 0.0, "warmup_epochs": 0.0})
-    with pytest.raises(JaxvidError, match=r"the loss is \S+ at step 5: lower config.optim.lr"):
+    c.train.update({"log_steps": 20, "checkpoint_steps": 2})
+    c.optim.update({"name": "sgd", "lr": 1e25, "clip_norm": 0.0, "warmup_epochs": 0.0})
+    with pytest.raises(JaxvidError) as caught:
+        train.train(c, tmp_path)
+    # The first update makes the parameters huge, and the second loss meets them; it was to be
+    # logged at step 20 only, but saved after this very step.
+    said = re.match(
+        r"the (loss|norm of the gradient) is (nan|inf) at step (\d), whose batch holds ",
+        str(caught.value),
+    )
+    assert said and said[3] == "2", caught.value
+    split = datasets.open_split(c.data, "train")
+    batches = pipeline.train_batches(split, c, start_step=1)
+    for video in next(batches)["index"]:
+        assert split.paths[video] in str(caught.value)
+    batches.close()
+    assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest_step() is None
+
+
+def test_parameters_that_are_not_finite_are_never_saved(records, tmp_path):
+    c = make_config(records)
+    c.train.update({"stop_at_step": 1, "log_steps": 20, "checkpoint_steps": 1})
+    c.optim.update(
+        {"name": "sgd", "lr": 3e38, "clip_norm": 0.0, "warmup_epochs": 0.0, "momentum": 0.0}
+    )
+    c.optim.lr_scales = (("*", 1e30),)
+    with pytest.raises(JaxvidError, match="the parameters are not finite after step 1"):
+        train.train(c, tmp_path)
+    assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest_step() is None
+
+
+COSTLY = {"accumulate_steps": 2, "remat": True}
+
+
+@pytest.mark.parametrize("costly", [{}, pytest.param(COSTLY, marks=pytest.mark.slow)])
+def test_a_run_with_many_knobs_goes_on_exactly(records, tmp_path, capsys, costly):
+    def knobs(stop):
+        c = make_config(records)
+        c.optim.update({"layer_decay": 0.9, "freeze": ("backbone/conv1/*",), "lr": 5e-3})
+        c.train.update({"ema_decay": 0.8, "freeze_norm": "partial", **costly})
+        c.train.update({"stop_at_step": stop, "eval_epochs": 6.0, "log_steps": 2})
+        return c
+
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    train.train(knobs(6), whole)
+    said = capsys.readouterr().out
+    assert ("8 per device in 2 parts" in said) == bool(costly)
+    assert "rates of 6 layers: backbone/conv1 x0.59" in said
+    assert "averaging parameters, 0.8 kept a step; tests use the averaged copy" in said
+    frozen = int(re.search(r"frozen: (\d+) of (\d+) arrays", said)[1])
+    train.train(knobs(3), halves)
+    train.train(knobs(6), halves)
+    assert "resumed from step 3" in capsys.readouterr().out
+    for weights in ("ema", "last"):
+        assert_same(last(whole), last(halves), weights)
+    norms = [name for name in flat(whole) if name.startswith("params/") and "/bn/" in name]
+    assert frozen == len(norms) + 1
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]  # of the optimizer
+    # What is loaded is what was tested: the averaged copy, unless asked otherwise.
+    average, plain = flat(whole), flat(whole, "last")
+    assert average.keys() == plain.keys()
+    moved = {name for name in plain if (average[name] != plain[name]).any()}
+    assert "params/head/fc/kernel" in moved and "params/backbone/conv1/conv/kernel" not in moved
+    c = knobs(6)
+    c.init = str(whole)
+    for weights in ("ema", "last"):
+        c.test.weights = weights
+        evaluate.evaluate(c, tmp_path / weights)
+    scores = [np.load(tmp_path / name / "eval/scores.npz")["scores"] for name in ("ema", "last")]
+    tested = np.load(whole / "eval" / "scores.npz")["scores"]
+    np.testing.assert_allclose(scores[0], tested, atol=1e-5)
+    assert np.abs(scores[1] - tested).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_a_run_in_half_precision_lowers_the_loss(records, tmp_path):
+    c = make_config(records)
+    c.model.dtype = "bfloat16"
+    c.optim.lr = 5e-3
+    train.train(c, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0], losses
+    assert all(value.dtype == np.float32 for value in flat(tmp_path).values())
+
+
+def test_a_batch_that_does_not_divide_into_its_parts_is_refused(records, tmp_path):
+    c = make_config(records)
+    c.train.accumulate_steps = 3
+    with pytest.raises(JaxvidError, match="batch_size=8 must divide by .*accumulate_steps=3 and"):
         train.train(c, tmp_path)
 
 

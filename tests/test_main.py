@@ -1,0 +1,53 @@
+"""The command line: what is wrong with its flags is said in one sentence."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxvid import main
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = f"--config={ROOT}/configs/tsm_r50.py:runlocal"
+
+
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("--config.optim.lrr=1", "config.optim.lrr is unknown: did you mean config.optim.lr?"),
+        ("-config.optim.lrr=1", "config.optim.lrr is unknown: did you mean config.optim.lr?"),
+        ("--config.batch_size=4", "config.batch_size is unknown: did you mean config.test.batch_s"),
+        ("--config.optim=sgd", "config.optim is a group of fields: set one, such as config.optim."),
+        ("--config=nowhere.py", "--config=nowhere.py is no config file: give one such as configs/"),
+    ],
+)
+def test_fields_that_do_not_exist(flag, words):
+    assert main.wrong_field(["main", CONFIG, flag]).startswith(words)
+
+
+def test_fields_that_exist():
+    flags = ["--config.optim.lr=1", "--config.model.overrides.width=8", "--workdir=x"]
+    assert main.wrong_field(["main", CONFIG, *flags]) is None
+    assert main.wrong_field(["main", "--workdir=x"]) is None
+
+
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("--config.optim.lrr=1", "error: config.optim.lrr is unknown: did you mean config.optim."),
+        ("--config.optim.lr=fast", "error: flag --config.optim.lr=fast: could not convert string"),
+        ("--config.optim.lr=-1", "error: config.optim.lr=-1.0 must be at least 0"),
+    ],
+)
+def test_the_command_ends_with_one_line(flag, words, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxvid.main", CONFIG, f"--workdir={tmp_path}/run", flag],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and lines[-1].startswith(words), done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
