@@ -1,5 +1,8 @@
 """Every field of a config: what is refused, and in which words."""
 
+import pathlib
+import re
+
 import ml_collections
 import pytest
 
@@ -130,3 +133,12 @@ def test_overrides_are_the_networks_own_affair():
     config = make_config()
     config.model.overrides = {"width": 8, "blocks": (1, 1, 1, 1)}
     fields.check(config)
+
+
+def test_the_readme_names_fields_that_exist():
+    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    named = re.findall(r"(?:`|config\.)((?:model|data|train|optim|test)\.[a-z_.]+)", text)
+    files = {name for name in named if ".csv" in name or name.endswith((".build", ".bench"))}
+    known = fields.names(make_config())
+    assert len(set(named) - files) > 15
+    assert [name for name in named if name not in known and name not in files] == []
