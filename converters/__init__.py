@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from converters.checkpoints import convert, to_torch
+    from converters.images import inflate
 
-__all__ = ["convert", "to_torch"]
+__all__ = ["convert", "inflate", "to_torch"]
 
 
 def __getattr__(name: str):
     """Loads a public name on first use, so that `import converters` itself costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'converters' has no attribute {name!r}")
-    from converters import checkpoints
+    from converters import checkpoints, images
 
-    return getattr(checkpoints, name)
+    return getattr(images if name == "inflate" else checkpoints, name)

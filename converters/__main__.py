@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from converters import checkpoints, torch_write
+from converters import checkpoints, images, torch_write
 from jaxvid import checkpoint
 from jaxvid.errors import JaxvidError, exit_on_error
 
@@ -18,6 +18,10 @@ examples:
   python -m converters --model=tsm_r50_1x1x8_k400 --checkpoint=tsm.pth --out=weights/tsm
   python -m converters --model=tsm_r50_1x1x8_k400 --checkpoint=mine.pth --out=weights/mine \\
       --classes=labels.txt
+  python -m converters --model=tsm_mobileone_s4_1x1x16_k400 --checkpoint=tsm.pth --deploy \\
+      --out=weights/fast
+  python -m converters --model=slowonly_r50_8x8_k400 --checkpoint=resnet50.pth --image-weights \\
+      --out=weights/imagenet
   python -m converters --to=torch --checkpoint=weights/tsm --out=tsm.pth
 
 `python -m jaxvid.zoo list` shows the models, `python -m jaxvid.zoo show NAME` where a model's
@@ -32,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.to == "torch":
         _to_torch(args)
+    elif args.image_weights:
+        _from_images(args)
+    elif args.deploy and args.checkpoint.is_dir():
+        _deploy(args)
     else:
         _to_jaxvid(args)
 
@@ -80,6 +88,19 @@ def _parser() -> argparse.ArgumentParser:
         "(state_dict_ema, model_ema, ema_*; default: the weights under the plain name)",
     )
     parser.add_argument(
+        "--deploy",
+        action="store_true",
+        help="write MobileOne's form to deploy, in which each block's branches are one "
+        "convolution; --checkpoint may then be one of ours too",
+    )
+    parser.add_argument(
+        "--image-weights",
+        action="store_true",
+        help="--checkpoint is an image classifier of torchvision, timm or mmpretrain: fill the "
+        "model's trunk with it, inflated where the model looks in time, for a training to start "
+        "from (init=); what it does not have is listed as new",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace what is at --out (default: refuse)"
     )
     return parser
@@ -92,15 +113,33 @@ def _to_jaxvid(args: argparse.Namespace) -> None:
     variables, meta, report = checkpoints.convert_and_tell(
         args.model, args.checkpoint, classes=classes, ema=args.ema
     )
+    if args.deploy:
+        variables, meta = checkpoints.deploy(variables, meta)
     checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
     print("\n".join(report.lines()))
     print(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
 
 
+def _from_images(args: argparse.Namespace) -> None:
+    _refuse(args, ("classes", "deploy"), "--image-weights")
+    if args.model is None:
+        raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
+    variables, meta, lines = images.inflate_and_tell(args.model, args.checkpoint, ema=args.ema)
+    checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
+    print("\n".join(lines))
+    print(f"wrote {args.out} (the trunk of {meta['row']}, for init= to train from)")
+
+
+def _deploy(args: argparse.Namespace) -> None:
+    _refuse(args, ("classes", "ema"), "--deploy of a converted or trained checkpoint")
+    meta = checkpoint.load_meta(args.checkpoint)
+    variables, meta = checkpoints.deploy(checkpoint.load(args.checkpoint), meta)
+    checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
+    print(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
+
+
 def _to_torch(args: argparse.Namespace) -> None:
-    for flag, given in (("--classes", args.classes), ("--ema", args.ema)):
-        if given:
-            raise JaxvidError(f"{flag} has no use with --to=torch: leave it out")
+    _refuse(args, ("classes", "ema", "deploy", "image_weights"), "--to=torch")
     meta = checkpoint.load_meta(args.checkpoint)
     name = meta.get("row") or args.model
     if name is None:
@@ -113,6 +152,12 @@ def _to_torch(args: argparse.Namespace) -> None:
         args.out, tensors, {"jaxvid": name, "dataset_meta": classes}, overwrite=args.overwrite
     )
     print(f"wrote {args.out} ({name}, {len(tensors)} tensors)")
+
+
+def _refuse(args: argparse.Namespace, flags: Sequence[str], where: str) -> None:
+    for flag in flags:
+        if getattr(args, flag):
+            raise JaxvidError(f"--{flag.replace('_', '-')} has no use with {where}: leave it out")
 
 
 def _read_classes(path: Path) -> list[str]:

@@ -19,6 +19,7 @@ from converters.names import NameMap
 from converters.report import STEP_COUNTER, Report
 from jaxvid import zoo
 from jaxvid.errors import JaxvidError
+from jaxvid.layers import mobileone
 from jaxvid.rows import Row
 
 # Stacked (x, y) pairs of a flow network's input, in every published row.
@@ -75,11 +76,11 @@ def convert_and_tell(
     if classes is not None:
         num_classes = len(classes)
     count = num_classes or row.num_classes
-    leaves = _leaves(name, row, count, overrides)
+    leaves = leaves_of(name, row, count, overrides)
     if num_classes is None:
         count = _count_classes(names, tensors, leaves, name, row, overrides) or count
         if count != row.num_classes:
-            leaves = _leaves(name, row, count, overrides)
+            leaves = leaves_of(name, row, count, overrides)
             remarks.append(f"the classifier has {count} classes, not the row's {row.num_classes}")
     if classes is None:
         classes = _labels(row, count)
@@ -118,7 +119,7 @@ def convert_and_tell(
         "std": list(row.std),
         "channel_order": row.channel_order,
         "overrides": overrides,
-        "source": _describe_file(Path(source)) if from_file else None,
+        "source": describe_file(Path(source)) if from_file else None,
         "report": report.lines(),
         "cast": cast,
         "prefix": prefix,
@@ -126,6 +127,20 @@ def convert_and_tell(
     }
     variables = traverse_util.unflatten_dict(arrays, sep="/")
     return {"params": {}, "batch_stats": {}} | variables, meta, report
+
+
+def deploy(variables: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict, dict]:
+    """Returns variables and meta of the form to deploy, from those of the training form.
+
+    It is for networks on MobileOne, whose variants have a twin called `_deploy`.
+    """
+    variant = f"{meta['variant']}_deploy"
+    if variant not in zoo.variants():
+        raise JaxvidError(
+            f"{meta['variant']} has no other form to deploy: only MobileOne's training form has one"
+        )
+    kept = {key: meta[key] for key in meta if key not in ("cast", "prefix", "dropped")}
+    return mobileone.deploy(variables), kept | {"row": variant, "variant": variant}
 
 
 def to_torch(
@@ -164,7 +179,7 @@ def _prefix(names: NameMap, tensors: Mapping[str, Any]) -> str:
     return prefix
 
 
-def _leaves(name: str, row: Row, num_classes: int, overrides: dict) -> dict[str, Any]:
+def leaves_of(name: str, row: Row, num_classes: int, overrides: dict) -> dict[str, Any]:
     """Returns shape and dtype of every variable of the network, by path; computes nothing."""
     model = zoo.create_model(name, num_classes, **overrides)
     sampling = row.train
@@ -198,7 +213,7 @@ def _count_classes(
     shapes = {path: shape_in_source(path) for path in leaves}
     if all(shape in (None, leaves[path].shape) for path, shape in shapes.items()):
         return None
-    wider = _leaves(name, row, row.num_classes + 1, overrides)
+    wider = leaves_of(name, row, row.num_classes + 1, overrides)
     counts = set()
     for path, leaf in leaves.items():
         for axis, size in enumerate(leaf.shape):
@@ -217,7 +232,7 @@ def _labels(row: Row, count: int) -> list[str]:
     return labels if len(labels) == count else []
 
 
-def _describe_file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}

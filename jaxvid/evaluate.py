@@ -235,6 +235,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
             f"{config.data.dataset} ({len(classes)}): test on the dataset it was trained for, or "
             "fine-tune it with --mode=train"
         )
+    if meta.get("new"):
+        raise JaxvidError(
+            f"{path} holds an image classifier's trunk and no head: train from it first, with "
+            "init= and --mode=train"
+        )
     loss = meta.get("loss", config.train.loss)
     if loss != config.train.loss:
         raise JaxvidError(

@@ -270,19 +270,23 @@ def read_knobs(
 def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     """Puts a checkpoint's parameters into a fresh state and says which ones stay new.
 
-    The classifier is new where its shape or its class names differ. Raises `JaxvidError` where
-    anything else differs: then the checkpoint is another network's.
+    The classifier is new where its shape or its class names differ; so is what an image classifier
+    did not have, where the checkpoint was made of one. Raises `JaxvidError` where anything else
+    differs: then the checkpoint is another network's.
     """
     loaded = flax.traverse_util.flatten_dict(checkpoint.load(path), sep="/")
-    known = checkpoint.load_meta(path).get("classes")
+    meta = checkpoint.load_meta(path)
+    known, missing = meta.get("classes"), set(meta.get("new", ())) - loaded.keys()
     own = flax.traverse_util.flatten_dict(state.variables, sep="/")
     other_classes = bool(known) and list(known) != classes
 
     def is_new(name: str) -> bool:
+        if name in missing:
+            return True
         in_head = name.startswith(("params/head/", "batch_stats/head/"))
         return in_head and (other_classes or loaded[name].shape != own[name].shape)
 
-    problems = [f"{name} is missing" for name in own if name not in loaded]
+    problems = [f"{name} is missing" for name in own if name not in loaded.keys() | missing]
     problems += [f"{name} is too many" for name in loaded if name not in own]
     problems += [
         f"{name} is {loaded[name].shape}, not {own[name].shape}"

@@ -69,7 +69,13 @@ ARROWS = {
     "jaxvid.features": set(),
     "jaxvid.fuse": {"jaxvid.evaluate"},
     "jaxvid.main": {"jaxvid.train", "jaxvid.evaluate", "jaxvid.fields", "jaxvid.sharding"},
-    "converters": {"converters", "jaxvid.zoo", "jaxvid.models", "jaxvid.checkpoint"},
+    "converters": {
+        "converters",
+        "jaxvid.zoo",
+        "jaxvid.models",
+        "jaxvid.layers",
+        "jaxvid.checkpoint",
+    },
     "configs": {"jaxvid.config"},
 }
 # Packages from outside that only some rooms may import; all others are free.

@@ -57,3 +57,16 @@ def test_another_network_is_refused(tmp_path):
     path = save(tmp_path / "weights", "slowonly_test", ["a", "b"])
     with pytest.raises(JaxvidError, match="not a checkpoint of this network"):
         train.start_from(state_of("tsm_test", 2, 0.0), path, ["a", "b"])
+
+
+def test_what_an_image_classifier_did_not_have_is_new(tmp_path, capsys):
+    known = state_of("tsm_test", 400, 1.0).variables
+    known["params"].pop("head")
+    paths = ["params/head/fc/bias", "params/head/fc/kernel"]
+    checkpoint.save(tmp_path / "trunk", known, {"variant": "tsm_test", "classes": [], "new": paths})
+    state = train.start_from(state_of("tsm_test", 2, 0.0), str(tmp_path / "trunk"), ["a", "b"])
+    assert new_arrays(state) == set(paths)
+    assert "new: params/head/fc/kernel" in capsys.readouterr().out
+    checkpoint.save(tmp_path / "less", known, {"variant": "tsm_test", "classes": []})
+    with pytest.raises(JaxvidError, match="params/head/fc/kernel is missing"):
+        train.start_from(state_of("tsm_test", 2, 0.0), str(tmp_path / "less"), ["a", "b"])

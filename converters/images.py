@@ -1,0 +1,148 @@
+"""Starts a video network from an image classifier: 2-D weights, inflated where it looks in time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from converters import checkpoints, files
+from converters.names import NameMap
+from jaxvid import zoo
+from jaxvid.errors import JaxvidError
+from jaxvid.layers.densenet import densenet_names
+from jaxvid.layers.mobilenet import (
+    mobilenet_names,
+    timm_mobilenet_names,
+    torchvision_mobilenet_names,
+)
+from jaxvid.layers.mobileone import mobileone_names
+from jaxvid.layers.resnet import image_resnet_names
+
+STYLES = {
+    "ResNet": image_resnet_names(),
+    "DenseNet": densenet_names(""),
+    "DenseNet of torchvision's files": densenet_names("", dot="."),
+    "mmpretrain's MobileNetV2": mobilenet_names(""),
+    "torchvision's MobileNetV2": torchvision_mobilenet_names(),
+    "timm's MobileNetV2": timm_mobilenet_names(),
+    "mmpretrain's MobileOne": mobileone_names(""),
+}
+# What begins the keys of classifiers, and what mmpretrain puts before all others.
+_CLASSIFIERS = ("fc.", "head.", "classifier.")
+_PREFIX = "backbone."
+_IMAGE_CHANNELS = 3
+
+
+def inflate(
+    name: str,
+    source: str | Path | Mapping[str, Any],
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    ema: bool = False,
+) -> dict:
+    """Returns the variables of model `name` that an image classifier has: its trunk's.
+
+    `source` is a file or a dict of arrays in the style of torchvision, timm or mmpretrain. A kernel
+    that spans frames gets the image's at each of them, divided by their number, so that a clip that
+    stands still looks like its picture (Carreira and Zisserman, CVPR 2017); a stem that takes other
+    than 3 channels gets their mean for each (Wang et al., "Temporal Segment Networks", ECCV 2016).
+    Hooks, necks and the head are new and not among the variables. Raises `JaxvidError`, which lists
+    every key of the trunk and every leaf that does not fit.
+    """
+    return inflate_and_tell(name, source, overrides=overrides, ema=ema)[0]
+
+
+def inflate_and_tell(
+    name: str,
+    source: str | Path | Mapping[str, Any],
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    ema: bool = False,
+) -> tuple[dict, dict, list[str]]:
+    """Inflates as `inflate` does; returns (variables, meta for `checkpoint.save`, a report).
+
+    `meta["new"]` lists the paths that training has to fill.
+    """
+    row = zoo.starting_row(name)
+    overrides = dict(overrides or {})
+    from_file = isinstance(source, str | Path)
+    if ema and not from_file:
+        raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
+    tensors, remarks = files.read_and_tell(source, ema=ema) if from_file else (source, [])
+    trunk = {
+        key.removeprefix(_PREFIX): np.asarray(tensor)
+        for key, tensor in tensors.items()
+        if not key.startswith(_CLASSIFIERS)
+    }
+    style, names = _style(trunk)
+    leaves = checkpoints.leaves_of(name, row, row.num_classes, overrides)
+    images = _images(names, trunk, leaves)
+    arrays, _ = names.to_ours(trunk, images)
+    inflated = averaged = 0
+    for path, array in arrays.items():
+        wanted = leaves[path].shape
+        array = np.array(array, leaves[path].dtype, order="C")
+        if array.ndim == 5 and array.shape[3] != wanted[3]:
+            array = np.repeat(array.mean(3, keepdims=True), wanted[3], 3)
+            averaged += 1
+        if array.ndim == 5 and wanted[0] > 1:
+            array = np.repeat(array / wanted[0], wanted[0], 0)
+            inflated += 1
+        arrays[path] = array
+    new = sorted(leaves.keys() - arrays.keys())
+    left = sorted(key for key in tensors if key.startswith(_CLASSIFIERS))
+    lines = [f"{style}: {len(trunk)} tensors for {len(arrays)} of {len(leaves)} arrays"]
+    if inflated:
+        lines.append(f"{inflated} kernels repeated over the frames they span, and divided by those")
+    if averaged:
+        lines.append(f"{averaged} kernels of {_IMAGE_CHANNELS} channels averaged for each of ours")
+    lines += [f"left out: {key}" for key in left]
+    lines += [f"new: {path} {leaves[path].shape}" for path in new] + remarks
+    meta = {
+        "row": row.name,
+        "variant": row.variant,
+        "num_classes": row.num_classes,
+        "classes": [],
+        "mean": list(row.mean),
+        "std": list(row.std),
+        "channel_order": row.channel_order,
+        "overrides": overrides,
+        "source": checkpoints.describe_file(Path(source)) if from_file else None,
+        "report": lines,
+        "new": new,
+    }
+    variables = traverse_util.unflatten_dict(arrays, sep="/")
+    return {"params": {}, "batch_stats": {}} | variables, meta, lines
+
+
+def _style(trunk: Mapping[str, np.ndarray]) -> tuple[str, NameMap]:
+    """Returns the classifiers whose keys these are, most of them at least, and their map."""
+    maps = {style: NameMap(rules) for style, rules in STYLES.items()}
+    known = {style: sum(map(names.knows, trunk)) for style, names in maps.items()}
+    style = max(known, key=known.__getitem__)
+    if not known[style]:
+        raise JaxvidError(
+            "these are not the weights of an image classifier that is known here: take one of "
+            f"{', '.join(STYLES)}"
+        )
+    return style, maps[style]
+
+
+def _images(
+    names: NameMap, trunk: Mapping[str, np.ndarray], leaves: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Returns what the trunk's leaves look like in a network that sees one image, by path."""
+    images = {}
+    for path, leaf in leaves.items():
+        key = names.key_of(path)
+        if key is None:
+            continue
+        shape = leaf.shape
+        if len(shape) == 5:
+            tensor = trunk.get(key)
+            stem = tensor is not None and tensor.ndim == 4 and tensor.shape[1] == _IMAGE_CHANNELS
+            shape = (1, *shape[1:3], _IMAGE_CHANNELS if stem else shape[3], shape[4])
+        images[path] = np.broadcast_to(np.zeros((), leaf.dtype), shape)
+    return images
