@@ -134,7 +134,8 @@ def _jpeg(image: bytes, path: str) -> bytes:
 
     out = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        # Pillow's other readers are never asked: some of them run programs.
+        with Image.open(io.BytesIO(image), formats=("PNG", "BMP", "GIF")) as opened:
             opened.convert("RGB").save(out, "JPEG", quality=_QUALITY, subsampling="4:4:4")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise JaxvidError(

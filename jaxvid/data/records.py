@@ -443,7 +443,8 @@ def _jpeg_size(image: bytes) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        # Pillow's other readers are never asked: some of them run programs.
+        with Image.open(io.BytesIO(image), formats=("JPEG", "PNG")) as opened:
             return opened.height, opened.width
     except Exception:  # Pillow raises many kinds
         raise JaxvidError("its first frame is no image that can be read") from None
