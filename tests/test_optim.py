@@ -229,3 +229,19 @@ def test_unknown_names_are_refused(field, call):
     arguments = (config, 10, 1.0) if call == "make_schedule" else (config, lambda step: 0.1)
     with pytest.raises(JaxvidError, match=f"config.optim.{field}='magic' is unknown: take "):
         getattr(optim, call)(*arguments)
+
+
+def test_layers_below_the_top_learn_more_slowly_and_decay_more_slowly():
+    config = make_config(name="adamw", weight_decay=0.5, no_decay=(), layer_decay=0.5)
+    layer_of = {"stem/kernel": 0, "block0/kernel": 1, "block1/kernel": 2, "head/kernel": 3}
+    params = {path.split("/")[0]: {"kernel": np.ones(2, np.float32)} for path in layer_of}
+    optimizer = optim.make_optimizer(config, lambda step: 0.1, layer_of)
+    gradients = jax.tree.map(lambda x: 3 * x, params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    # Adam's first step is as long as the rate; the decay is a half of the parameter times the rate.
+    for path, layer in layer_of.items():
+        update = updates[path.split("/")[0]]["kernel"]
+        np.testing.assert_allclose(update, -0.1 * 1.5 * 0.5 ** (3 - layer), rtol=1e-4)
+    plain = optim.make_optimizer(config, lambda step: 0.1, {})
+    updates, _ = plain.update(gradients, plain.init(params), params)
+    np.testing.assert_allclose(updates["stem"]["kernel"], -0.15, rtol=1e-4)
