@@ -116,6 +116,12 @@ def test_names_of_tables_and_variants_give_their_first_row():
     assert zoo.get_row("tsm_r50_1x1x8_k400").name == "tsm_r50_1x1x8_k400"
 
 
+def test_every_family_lends_its_tiny_net_to_quick_trials():
+    """What a config with `runlocal` puts in the place of any of its rows."""
+    modules = {zoo.family(variant) for variant in zoo.variants()}
+    assert all(f"{module.__name__.split('.')[-1]}_test" in module.VARIANTS for module in modules)
+
+
 def test_list_models_matches_patterns():
     assert zoo.list_models("tsm_r50_1x1*k400") == ["tsm_r50_1x1x16_k400", "tsm_r50_1x1x8_k400"]
     assert zoo.list_models("nothing*") == []

@@ -1,6 +1,6 @@
 """Inflated 3-D ConvNets on a ResNet (Carreira and Zisserman, "Quo Vadis", CVPR 2017).
 
-In: video [B, T, H, W, C], a clip of T frames, T at least 8. Out: logits [B, classes].
+In: video [B, T, H, W, C], a clip of T frames, T at least 5. Out: logits [B, classes].
 A ResNet-50 with a stem 5 frames deep and every or every second block inflated (3x1x1 in its first
 convolution), laid out as by Wang et al., "Non-local Neural Networks" (CVPR 2018), whose non-local
 blocks some forms have. Time is halved after stage 1, and in all but the heavy form also by the stem

@@ -130,7 +130,7 @@ def image_variables(variables: Any) -> Any:
 
 VARIANTS = {
     "omni_slowonly_r50": {},
-    "omni_test": {"blocks": (1, 1, 1), "width": 8, "image_classes": 7},
+    "omnisource_test": {"blocks": (1, 1, 1), "width": 8, "image_classes": 7},
 }
 
 NAMES = [

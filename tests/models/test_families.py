@@ -28,7 +28,7 @@ IDLE = {
     # Only the class token leaves the last block; it is not pooled and has no relative position.
     "mvit_test": ("block3/attn/pool_q/*", "block3/attn/positions/*"),
     # Clips do not reach the head for images.
-    "omni_test": ("head/image/*",),
+    "omnisource_test": ("head/image/*",),
 }
 
 
