@@ -95,7 +95,7 @@ class Aggregation(nn.Module):
 
 
 class VoV3D(nn.Module):
-    """X3D's stem, four stages of `Aggregation` that each halve the picture, and X3D's head.
+    """X3D's stem, stages of `Aggregation` that each halve the picture, and X3D's head.
 
     `depths` counts the blocks of each stage, `chain` the bottlenecks of a block. `inner` is the
     width of the first stage's bottlenecks; its blocks end in half as many channels, and each
@@ -156,7 +156,7 @@ VARIANTS = {
     "vov3d_l_32f": _LARGE,
     # What the authors' repository calls M since; no table prints it.
     "vov3d_m_head": {"depths": (1, 2, 3, 2), "chain": 5, "inner": 40},
-    "vov3d_test": {"depths": (1, 2, 1, 1), "chain": 2, "inner": 8, "hidden": 16, "window": 1},
+    "vov3d_test": {"depths": (2,), "chain": 2, "inner": 8, "hidden": 16, "window": 4},
 }
 
 

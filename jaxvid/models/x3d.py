@@ -62,7 +62,7 @@ class Block(nn.Module):
 
 
 class X3D(nn.Module):
-    """Stem, four stages that each halve the picture, and a head with a hidden layer.
+    """Stem, stages that each halve the picture, and a head with a hidden layer.
 
     `depths` counts the blocks of each stage, `width` the channels of the first; each further stage
     doubles them. `window` is the side of the last map at the training crop (a 32nd of it, rounded
@@ -114,7 +114,7 @@ class X3D(nn.Module):
 Model = X3D
 
 _LARGE = (5, 10, 25, 15)
-_TINY = {"depths": (1, 2, 1, 1), "width": 8, "hidden": 16}
+_TINY = {"width": 8, "hidden": 16}
 
 VARIANTS = {
     "x3d_s": {},
@@ -122,8 +122,8 @@ VARIANTS = {
     "pyslowfast_x3d_m": {"window": 7},
     "pyslowfast_x3d_l": {"depths": _LARGE, "window": 10},
     "pyslowfast_x3d_l_224": {"depths": _LARGE, "window": 7},
-    "x3d_test": _TINY,
-    "pyslowfast_x3d_test": _TINY | {"window": 1},
+    "x3d_test": _TINY | {"depths": (2, 1)},
+    "pyslowfast_x3d_test": _TINY | {"depths": (1,), "window": 4},
 }
 
 _MMACTION_NAMES = [
