@@ -121,6 +121,8 @@ def main() -> None:
             sys.exit(f"{kind}, number {number} of seed {args.seed}, kept as {where}: {problem}")
         slowest = max(slowest, (time.perf_counter() - began, f"{kind} {number}"))
         outcomes[f"{kind}: {outcome}"] += 1
+        if number % 100 == 99:
+            print(f"{number + 1} {args.what} read or refused", file=sys.stderr, flush=True)
     for outcome, count in sorted(outcomes.items()):
         print(f"{count:6} {outcome}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
