@@ -99,7 +99,7 @@ def from_row(
         "aspect": (3 / 4, 4 / 3),
         "flip": recipe.flip,
         "mirrored_labels": recipe.mirrored_labels,
-        "color_jitter": (0.0, 0.0, 0.0, 0.0),
+        "color_jitter": recipe.color_jitter,
         "rand_augment": recipe.rand_augment,
         "random_erasing": recipe.random_erasing,
         "repeats": recipe.repeated_augmentation,
@@ -115,6 +115,7 @@ def from_row(
         "epochs": float(recipe.epochs),
         "loss": recipe.loss,
         "loss_weight": recipe.loss_weight,
+        "aux_weight": recipe.aux_weight,
         "label_smoothing": recipe.label_smoothing,
         "mixup": recipe.mixup,
         "cutmix": recipe.cutmix,
@@ -215,7 +216,7 @@ def local_run(config: ml_collections.ConfigDict) -> None:
 
     The toy classes are directions of motion, which a flip would swap.
     """
-    config.data.update({"flip": 0.0, "area": (0.6, 1.0)})
+    config.data.update({"flip": 0.0, "area": (0.6, 1.0), "color_jitter": (0.0, 0.0, 0.0, 0.0)})
     config.data.update({"rand_augment": "", "random_erasing": 0.0, "repeats": 1})
     config.train.update(
         {"batch_size": 16, "epochs": 20.0, "eval_epochs": 5.0, "checkpoint_steps": 100}

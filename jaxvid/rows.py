@@ -121,9 +121,11 @@ class Recipe:
     `crop_mode` is `random_resized`, `multi_scale` (a crop whose sides are `crop_scales` of the
     short side, at most `crop_scale_gap` places of that list apart, at one of `fixed_crops`, 5 or
     13, positions) or `square` (of a side between the extreme `crop_scales`, anywhere).
-    `mirrored_labels` are pairs that change places when a clip is flipped.
+    `mirrored_labels` are pairs that change places when a clip is flipped. `color_jitter` is how far
+    brightness, contrast and saturation factors may lie from 1, and hue from 0.
     `loss` is `softmax`, or `sigmoid` where a video may have several labels, a mean over classes;
-    `loss_weight` is what it is multiplied by.
+    `loss_weight` is what it is multiplied by, and `aux_weight` what the loss of the network's
+    auxiliary classifier is multiplied by before it is added.
     `rand_augment` is `m<magnitude>-n<operations>`. `initial_weights` names the row that training
     starts from, where it is one of ours.
 
@@ -157,8 +159,10 @@ class Recipe:
     fixed_crops: int = 5
     flip: float = 0.5
     mirrored_labels: tuple[tuple[int, int], ...] = ()
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     loss: str = "softmax"
     loss_weight: float = 1.0
+    aux_weight: float = 0.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0

@@ -12,6 +12,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxvid import losses, mixing, parts
+from jaxvid.errors import JaxvidError
 from jaxvid.preprocess import normalizer
 
 
@@ -77,6 +78,7 @@ def make_update(
     kind: str = "softmax",
     *,
     loss_weight: float = 1.0,
+    aux_weight: float = 0.0,
     frozen: Set[str] = frozenset(),
     recomputed: Set[str] = frozenset(),
     accumulate: int = 1,
@@ -92,6 +94,8 @@ def make_update(
 
     Args:
       loss_weight: what the loss, as it is differentiated and measured, is multiplied by.
+      aux_weight: what the loss of an auxiliary classifier, which answers `aux_logits` among the
+        intermediates of training, is multiplied by before it is added; 0 leaves it untrained.
       frozen: paths of parameters that stay as they are; the optimizer has no state for them, and a
         BatchNorm all of whose parameters are among them uses its running statistics.
       recomputed: paths of blocks of which the backward pass keeps the inputs only.
@@ -106,22 +110,30 @@ def make_update(
 
     def run(params: Any, stats: Any, video: jax.Array, rng: jax.Array):
         with parts.holding_norms(frozen), parts.recomputing(recomputed):
-            (logits, _), updated = model.apply(
+            (logits, out), updated = model.apply(
                 {"params": params, "batch_stats": stats},
                 video,
                 train=True,
                 rngs={"dropout": rng},
                 mutable=["batch_stats"],
             )
-        return logits, updated.get("batch_stats", {})
+        if aux_weight and "aux_logits" not in out:
+            raise JaxvidError(
+                f"config.train.aux_weight={aux_weight} but this network has no auxiliary "
+                "classifier: leave it 0"
+            )
+        return logits, out.get("aux_logits"), updated.get("batch_stats", {})
 
     def update(state: TrainState, video: jax.Array, labels: jax.Array, rng: jax.Array):
         trained, held = _split(state.params, frozen)
 
         def differentiate(stats: Any, video: jax.Array, labels: jax.Array, rng: jax.Array):
             def loss_of(trained):
-                logits, updated = run(_join(trained, held), stats, prepare(video), rng)
-                return loss_fn(logits, labels), (logits, updated)
+                logits, others, updated = run(_join(trained, held), stats, prepare(video), rng)
+                loss = loss_fn(logits, labels)
+                if aux_weight:
+                    loss += aux_weight * loss_fn(others, labels)
+                return loss, (logits, updated)
 
             (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
             top1 = losses.hits(logits, labels, kind).mean()
@@ -177,6 +189,7 @@ def make_train_step(
         config.train.label_smoothing,
         config.train.loss,
         loss_weight=config.train.loss_weight,
+        aux_weight=config.train.aux_weight,
         frozen=frozen,
         recomputed=recomputed,
         accumulate=config.train.accumulate_steps,

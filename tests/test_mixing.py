@@ -138,9 +138,10 @@ class Line(nn.Module):
 def step_config(**settings):
     config = ml_collections.ConfigDict({"seed": 7, "model": {"dtype": "float32"}})
     config.data = {"mean": (120.0, 110.0, 100.0), "std": (60.0, 50.0, 40.0), "repeats": 2}
+    config.data.channel_order = "rgb"
     config.train = {"loss": "softmax", "loss_weight": 1.0, "label_smoothing": 0.1}
     config.train.update({"mixup": 0.0, "cutmix": 0.0, "mixup_switch_prob": 0.5})
-    config.train.update({"accumulate_steps": 1, "ema_decay": 0.0})
+    config.train.update({"aux_weight": 0.0, "accumulate_steps": 1, "ema_decay": 0.0})
     config.train.update(settings)
     return config
 

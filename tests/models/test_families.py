@@ -91,14 +91,18 @@ def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name):
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def differentiate(params):
         def loss_of(params):
-            (logits, _), updated = model.apply(
+            (logits, out), updated = model.apply(
                 {**variables, "params": params},
                 video(name),
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.key(2)},
             )
-            return losses.softmax_cross_entropy(logits, jnp.array([1, 3])), updated
+            labels = jnp.array([1, 3])
+            loss = losses.softmax_cross_entropy(logits, labels)
+            if "aux_logits" in out:
+                loss += losses.softmax_cross_entropy(out["aux_logits"], labels)
+            return loss, updated
 
         return jax.value_and_grad(loss_of, has_aux=True)(params)
 
