@@ -157,6 +157,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict, metric: float | None = None) -> None:
         """Begins to write `state`, any pytree of arrays, and returns as soon as that may change.
 
+        Several processes wait for the end, so that none goes on without the others.
         The arrays may be given away (donated) at once. The checkpoint counts when it is whole on
         disk, for which `wait` waits, as the next save does; both raise what went wrong. `metric`
         is what `best` compares, higher is better. Checkpoints that are neither among the last nor
@@ -173,6 +174,8 @@ class Checkpoints:
             self._remove_old()
 
         self._under_way = self._thread.submit(end)
+        if jax.process_count() > 1:  # What one of them cannot write ends all of them here.
+            self.wait()
 
     def measure(self, step: int, metric: float) -> None:
         """Sets the metric of a checkpoint that was saved without one."""

@@ -11,7 +11,7 @@ import pytest
 
 from jaxvid import sharding
 from jaxvid.data import build, toy
-from jaxvid.errors import JaxvidError
+from jaxvid.errors import JaxvidError, Stopped
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -111,7 +111,13 @@ def test_a_process_that_fails_does_not_wait_for_its_peers(error, code, monkeypat
 
 
 @pytest.mark.parametrize(
-    "error, peers", [(SystemExit(0), True), (SystemExit(1), False), (ValueError("x"), False)]
+    "error, peers",
+    [
+        (SystemExit(0), True),
+        (Stopped(143), True),  # all of them stop
+        (SystemExit(1), False),
+        (ValueError("x"), False),
+    ],
 )
 def test_other_ends_are_ordinary(error, peers, monkeypatch):
     monkeypatch.setattr("jax.distributed.is_initialized", lambda: peers)

@@ -110,6 +110,7 @@ def measured(tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one_does(measured):
     losses = measured["losses"]
     assert len(losses["one"]) == 4 and losses["one"][0] != losses["one"][3]
@@ -117,6 +118,7 @@ def test_eight_devices_train_as_one_does(measured):
     np.testing.assert_allclose(losses["split"], losses["one"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_split_state_takes_an_eighth_of_a_devices_memory(measured):
     held = measured["held"]
     assert held["one"] == held["all"]
@@ -125,6 +127,7 @@ def test_a_split_state_takes_an_eighth_of_a_devices_memory(measured):
     assert len(measured["specs"]["split"]) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "move", ["one then split", "split then one", "split then all", "all then split"]
 )
