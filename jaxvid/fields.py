@@ -119,6 +119,7 @@ RULES = {
     "train.epochs": above(0),
     "train.loss": one_of(*KINDS),
     "train.loss_weight": above(0),
+    "train.aux_weight": at_least(0),
     "train.label_smoothing": below_one(),
     "train.mixup": at_least(0),
     "train.cutmix": at_least(0),
