@@ -1,8 +1,10 @@
-"""Positions that attention knows: tables of learnt relative embeddings, and how they are read.
+"""Positions that attention knows: tables of embeddings, learnt or fixed, and how they are read.
 
 Plain functions over arrays. What is static (index arithmetic) is numpy and costs nothing at run
 time; what is learnt (the tables) is JAX.
 """
+
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,45 @@ def resize_table(table: jax.Array, length: int) -> jax.Array:
     high = np.minimum(low + 1, size - 1)
     weight = jnp.asarray((source - low)[:, None], table.dtype)
     return table[low] * (1 - weight) + table[high] * weight
+
+
+def resize_grid(table: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Interpolates a table [..., H, W, D] bicubically to [..., *size, D], as PyTorch does.
+
+    The case meant is PyTorch's with align_corners=False: cells keep their relative places, what
+    lies outside repeats the border, and nothing is smoothed when the table shrinks. A table that is
+    changed is said in the log.
+    """
+    height, width, depth = table.shape[-3:]
+    if size == (height, width):
+        return table
+    logging.getLogger(__name__).info(
+        "the table of %d x %d positions is interpolated to %d x %d", height, width, *size
+    )
+    shape = (*table.shape[:-3], *size, depth)
+    return jax.image.resize(table, shape, "cubic-pytorch", antialias=False)
+
+
+def nearest_rows(table: jax.Array, length: int) -> jax.Array:
+    """Picks `length` rows of a table [L, D], as PyTorch's nearest neighbour: row i L // length.
+
+    A table that is changed is said in the log.
+    """
+    size = table.shape[0]
+    if size == length:
+        return table
+    logging.getLogger(__name__).info("the table of %d moments is spread over %d", size, length)
+    return table[np.arange(length) * size // length]
+
+
+def sinusoids(length: int, depth: int) -> np.ndarray:
+    """Fixed embeddings of positions (Vaswani et al., 2017): float32 [length, depth].
+
+    Channels 2k and 2k + 1 are sine and cosine of position / 10000 ** (2k / depth).
+    """
+    channel = np.arange(depth)
+    angles = np.arange(length)[:, None] * 10000.0 ** -((channel - channel % 2) / depth)
+    return np.where(channel % 2, np.cos(angles), np.sin(angles)).astype(np.float32)
 
 
 def relative_index(queries: int, keys: int) -> np.ndarray:

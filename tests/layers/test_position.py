@@ -1,4 +1,6 @@
-"""Relative positions against values that PyTorch computed."""
+"""Tables of positions against values that PyTorch computed."""
+
+import logging
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,10 +8,21 @@ import pytest
 
 from jaxvid.layers.position import (
     axis_one_hots,
+    nearest_rows,
     relative_embeddings,
     relative_index,
+    resize_grid,
     resize_table,
+    sinusoids,
 )
+
+# Bicubic, of [[0, 10, 40], [20, -10, 30]].
+GROWN = [
+    [-2.70311, 3.68084, 23.71396, 42.95908],
+    [10.71777, -0.2417, 11.51367, 37.51221],
+    [24.13866, -4.16424, -0.68661, 32.06535],
+]
+SHRUNK = [[6.50391, 26.71875]]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +39,36 @@ def test_tables_are_resized_as_pytorch_does(rows, length, expected):
     resized = resize_table(table, length)
     np.testing.assert_allclose(resized[:, 0], expected, rtol=1e-6)
     np.testing.assert_allclose(resized[:, 1], -2 * np.asarray(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "expected"), [((3, 4), GROWN), ((1, 2), SHRUNK)])
+def test_grids_are_resized_as_pytorch_does_and_the_log_says_so(size, expected, caplog):
+    table = jnp.asarray([[0, 10, 40], [20, -10, 30]], jnp.float32)[..., None] * jnp.array([1, -2])
+    with caplog.at_level(logging.INFO):
+        resized = resize_grid(table, size)
+        assert resize_grid(table, (2, 3)) is table
+    np.testing.assert_allclose(resized[..., 0], expected, atol=1e-4)
+    np.testing.assert_allclose(resized[..., 1], -2 * np.asarray(expected), atol=1e-4)
+    said = f"the table of 2 x 3 positions is interpolated to {size[0]} x {size[1]}"
+    assert [record.getMessage() for record in caplog.records] == [said]
+
+
+def test_moments_are_spread_as_pytorch_does_and_the_log_says_so(caplog):
+    table = np.arange(8)[:, None] * [1, -2]
+    with caplog.at_level(logging.INFO):
+        assert nearest_rows(table, 12)[:, 0].tolist() == [0, 0, 1, 2, 2, 3, 4, 4, 5, 6, 6, 7]
+        assert nearest_rows(table, 3).tolist() == [[0, 0], [2, -4], [5, -10]]
+        assert nearest_rows(table, 8) is table
+    assert caplog.messages == [f"the table of 8 moments is spread over {n}" for n in (12, 3)]
+
+
+def test_sinusoids_alternate_sine_and_cosine():
+    table = sinusoids(2000, 6)
+    assert table.dtype == np.float32
+    for position in (0, 1, 1999):
+        angles = [position / 10000 ** (k / 3) for k in range(3)]
+        np.testing.assert_allclose(table[position, 0::2], np.sin(angles), atol=1e-7)
+        np.testing.assert_allclose(table[position, 1::2], np.cos(angles), atol=1e-7)
 
 
 @pytest.mark.parametrize(
