@@ -140,7 +140,7 @@ def from_row(
         "lr_scales": _lr_scales(recipe),
         "layer_decay": recipe.layer_decay,
         "freeze": (),
-        "no_decay": () if recipe.decay_norm_and_bias else ("ndim<2",),
+        "no_decay": recipe.no_decay + (() if recipe.decay_norm_and_bias else ("ndim<2",)),
         "clip_norm": recipe.clip_norm or 0.0,
         "schedule": recipe.schedule,
         "milestones": recipe.milestones,
@@ -170,7 +170,7 @@ def _lr_scales(recipe: Recipe) -> tuple[tuple[str, float], ...]:
     bias = recipe.bias_lr_scale
     # Biases of norms are not meant: what multiplies those of all layers is taken back from them.
     pairs = (("head/*", recipe.head_lr_scale), ("*/bias", bias), ("*bn/bias", 1 / bias))
-    return tuple((pattern, scale) for pattern, scale in pairs if scale != 1)
+    return tuple((pattern, scale) for pattern, scale in pairs if scale != 1) + recipe.lr_scales
 
 
 def shrink(row: Row) -> Row:

@@ -115,7 +115,9 @@ class Recipe:
     each gives that many clips. Epochs may be fractions. `schedule` is `step` (multiplied by `gamma`
     at each of `milestones`) or `cosine` (to `final_lr`, reached `cosine_epochs` after the warm-up;
     None means at the end). The rate of the head is multiplied by `head_lr_scale`, that of every
-    bias by `bias_lr_scale`, that of the k-th layer from the top by `layer_decay` ** k.
+    bias by `bias_lr_scale`, that of the k-th layer from the top by `layer_decay` ** k; `lr_scales`
+    are further pairs of a pattern of parameters' paths and what multiplies their rates, and
+    `no_decay` patterns of what does not decay.
     `freeze_norm` says which BatchNorms are frozen: `all`, or all but the first (`partial`).
 
     `crop_mode` is `random_resized`, `multi_scale` (a crop whose sides are `crop_scales` of the
@@ -152,6 +154,8 @@ class Recipe:
     head_lr_scale: float = 1.0
     bias_lr_scale: float = 1.0
     layer_decay: float = 1.0
+    lr_scales: tuple[tuple[str, float], ...] = ()
+    no_decay: tuple[str, ...] = ()
     freeze_norm: str = ""
     crop_mode: str = "random_resized"
     crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
