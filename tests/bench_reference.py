@@ -1,32 +1,64 @@
 """Speed on CPU beside the reference implementation in PyTorch, in one run. Not a test.
 
-    python tests/bench_reference.py --torch-python=VENV/bin/python [NAME ...]
+    python tests/bench_reference.py --torch-python=VENV/bin/python [--out=docs/speed.md] [NAME ...]
 
 VENV holds torch, mmaction2==1.2.0, mmengine, mmcv-lite==2.1.0 and importlib_metadata (this
-environment needs none of them). Forwards of one view alternate between the two in short turns,
-so that whatever else the machine does falls on both; the figure is the ratio of the medians.
+environment needs none of them). Forwards, and whole training steps, of one clip take turns between
+the two, each on the same single core. The figure is the ratio of the medians of processor time,
+which other work on the machine stretches for both alike.
 """
 
 import argparse
+import datetime
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
-# name: (config of the reference, shape of one view there)
+# One network of each family: the reference's config, frames and side of the pictures.
 REFERENCES = {
-    "tsn_r50": ("tsn/tsn_imagenet-pretrained-r50_8xb32-1x1x8-100e", (1, 8, 3, 224, 224)),
-    "tsm_r50_8f": ("tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e", (1, 8, 3, 224, 224)),
-    "slowonly_r50_4f": ("slowonly/slowonly_r50_8xb16-4x16x1-256e", (1, 1, 3, 4, 256, 256)),
-    "slowonly_r50_8f": ("slowonly/slowonly_r50_8xb16-8x8x1-256e", (1, 1, 3, 8, 256, 256)),
-    "mvitv2_s": ("mvit/mvit-small-p244_32xb16-16x4x1-200e", (1, 1, 3, 16, 224, 224)),
-}
+    "c2d_r50_pool": ("c2d/c2d_r50-in1k-pre_8xb32-8x8x1-100e_kinetics400-rgb", 8, 224),
+    "c3d": ("c3d/c3d_sports1m-pretrained_8xb30-16x1x1-45e_ucf101-rgb", 16, 112),
+    "csn_ir_r50": ("csn/ircsn_ig65m-pretrained-r50-bnfrozen_8xb12-32x2x1-58e_kinetics400-rgb",
+                   32, 224),
+    "i3d_r50": ("i3d/i3d_imagenet-pretrained-r50_8xb8-32x2x1-100e_kinetics400-rgb", 32, 224),
+    "mvitv2_s": ("mvit/mvit-small-p244_32xb16-16x4x1-200e_kinetics400-rgb", 16, 224),
+    "r2plus1d_r34_8f": ("r2plus1d/r2plus1d_r34_8xb8-8x8x1-180e_kinetics400-rgb", 8, 224),
+    "slowfast_r50_4x16": ("slowfast/slowfast_r50_8xb8-4x16x1-256e_kinetics400-rgb", 32, 224),
+    "slowonly_r50_4f": ("slowonly/slowonly_r50_8xb16-4x16x1-256e_kinetics400-rgb", 4, 224),
+    "swin_t": ("swin/swin-tiny-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb", 32, 224),
+    "tanet_r50_8f": ("tanet/tanet_imagenet-pretrained-r50_8xb8-dense-1x1x8-100e_kinetics400-rgb",
+                     8, 224),
+    "timesformer_divst": ("timesformer/timesformer_divST_8xb8-8x32x1-15e_kinetics400-rgb", 8, 224),
+    "tin_r50": ("tin/tin_imagenet-pretrained-r50_8xb6-1x1x8-40e_sthv1-rgb", 8, 224),
+    "tpn_slowonly_r50": ("tpn/tpn-slowonly_r50_8xb8-8x8x1-150e_kinetics400-rgb", 8, 224),
+    "trn_r50": ("trn/trn_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv1-rgb", 8, 224),
+    "tsm_r50_8f": ("tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb", 8, 224),
+    "tsn_r50": ("tsn/tsn_imagenet-pretrained-r50_8xb32-1x1x8-100e_kinetics400-rgb", 8, 224),
+    "uniformer_s": ("uniformer/uniformer-small_imagenet1k-pre_16x4x1_kinetics400-rgb", 16, 224),
+    "uniformerv2_b16_8f": (
+        "uniformerv2/uniformerv2-base-p16-res224_clip_8xb32-u8_kinetics400-rgb", 8, 224),
+    "videomae_vit_b": ("videomae/vit-base-p16_videomae-k400-pre_16x4x1_kinetics-400", 16, 224),
+    "videomaev2_vit_s": (
+        "videomaev2/vit-small-p16_videomaev2-vit-g-dist-k710-pre_16x4x1_kinetics-400", 16, 224),
+    "x3d_m": ("x3d/x3d_m_16x5x1_facebook-kinetics400-rgb", 16, 224),
+}  # fmt: skip
+Turn = Callable[[], float]
+KINDS = ("forward", "train")
 
 
-def serve_reference(name: str, threads: int) -> None:
-    """Runs in the other Python: one forward, and its seconds, per line of standard input."""
-    import pathlib
+def seconds_of(work: Callable[[], object]) -> float:
+    """Processor time that `work` takes in this process."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def serve_reference(name: str) -> None:
+    """Runs in the other Python: answers each line, which names a kind, with its seconds."""
     import types
 
     import torch
@@ -36,101 +68,153 @@ def serve_reference(name: str, threads: int) -> None:
     sys.modules["mmaction.models.localizers.drn.drn"].DRN = type("DRN", (), {})
     import mmaction
     from mmaction.registry import MODELS
+    from mmaction.structures import ActionDataSample
     from mmaction.utils import register_all_modules
     from mmengine import Config
 
     register_all_modules()
-    torch.set_num_threads(threads)
-    config, shape = REFERENCES[name]
+    torch.set_num_threads(1)
+    config, frames, size = REFERENCES[name]
     folder = pathlib.Path(mmaction.__file__).parent / ".mim/configs/recognition"
-    model = Config.fromfile(folder / f"{config}_kinetics400-rgb.py").model
-    model.backbone.pretrained = None
-    model = MODELS.build(model).eval()
-    video = torch.randn(shape)
+    settings = Config.fromfile(folder / f"{config}.py").model
+    settings.backbone.pretrained = None
+    model = MODELS.build(settings)
+    flat = settings.type == "Recognizer2D"
+    video = torch.randn((1, frames, 3, size, size) if flat else (1, 1, 3, frames, size, size))
+    sample = ActionDataSample().set_gt_label(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+
+    def forward():
+        model.eval()
+        with torch.inference_mode():
+            model.extract_feat(video.clone(), stage="head")
+
+    def train():
+        model.train()
+        losses = model.loss(video.clone(), [sample])
+        optimizer.zero_grad()
+        sum(value for key, value in losses.items() if "loss" in key).backward()
+        optimizer.step()
+
     print(json.dumps({"parameters": sum(p.numel() for p in model.parameters())}), flush=True)
-    with torch.inference_mode():
-        for _ in sys.stdin:
-            start = time.perf_counter()
-            features, extra = model.extract_feat(video.clone(), stage="head")
-            seconds = time.perf_counter() - start
-            del features, extra
-            print(json.dumps(seconds), flush=True)
+    for line in sys.stdin:
+        print(
+            json.dumps(seconds_of({"forward": forward, "train": train}[line.strip()])), flush=True
+        )
 
 
-def forward(name: str):
-    """A function that runs our forward once and returns its seconds."""
+def our_turns(name: str) -> tuple[dict[str, Turn], int]:
+    """What runs our forward and our training step once, and the number of parameters."""
     import jax
+    import jax.numpy as jnp
+    import ml_collections
     import numpy as np
 
-    from jaxvid import zoo
+    from jaxvid import optim, train, zoo
 
-    shape = REFERENCES[name][1]
-    frames, size = (shape[1] if len(shape) == 5 else shape[3]), shape[-1]
+    _, frames, size = REFERENCES[name]
     model = zoo.create_model(name)
-    video = np.random.default_rng(0).normal(size=(1, frames, size, size, 3)).astype(np.float32)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), video)
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(0)
+    video = rng.normal(size=(1, frames, size, size, 3)).astype(np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), video)
     variables = jax.tree.map(
-        lambda leaf: abs(rng.normal(0.1, 0.02, leaf.shape)).astype(np.float32), abstract
+        lambda leaf: jnp.asarray(abs(rng.normal(0.1, 0.02, leaf.shape)), leaf.dtype), shapes
     )
-    variables = jax.device_put(variables)
-    run = jax.jit(lambda v, x: model.apply(v, x)[0])
-    count = sum(leaf.size for leaf in jax.tree.leaves(abstract["params"]))
+    forward = jax.jit(lambda v, x: model.apply(v, x)[0])
+    settings = {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.0}
+    config = ml_collections.ConfigDict(
+        {**settings, "no_decay": (), "lr_scales": (), "clip_norm": 0.0}
+    )
+    optimizer = optim.make_optimizer(config, lambda step: 1e-6)
+    state = train.TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(variables["params"]),
+    )
+    update = jax.jit(train.make_update(model, optimizer), donate_argnums=0)
+    variables = jax.tree.map(jnp.copy, variables)  # The state's own are given away.
 
-    def once() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(run(variables, video))
-        return time.perf_counter() - start
+    def train_once():
+        nonlocal state
+        state, measured = update(state, video, jnp.array([1]), jax.random.key(0))
+        jax.block_until_ready(measured)
 
-    return once, count
+    turns = {
+        "forward": lambda: seconds_of(lambda: jax.block_until_ready(forward(variables, video))),
+        "train": lambda: seconds_of(train_once),
+    }
+    return turns, sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
 
-def compare(name: str, torch_python: str, seconds: float) -> tuple[float, float, int]:
-    """Median seconds of ours and of the reference, and how often each ran."""
-    threads = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
-    command = [torch_python, __file__, "--serve", name, "--threads", str(threads)]
+def compare(name: str, torch_python: str, seconds: float) -> dict[str, float]:
+    """Our processor time over the reference's, for each of `KINDS`."""
+    command = [torch_python, __file__, "--serve", name]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["OMP_NUM_THREADS"] = "1"
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as other:
 
-        def reference() -> float:
-            other.stdin.write("\n")
+        def reference(kind: str) -> float:
+            other.stdin.write(kind + "\n")
             other.stdin.flush()
             return json.loads(other.stdout.readline())
 
         line = other.stdout.readline()
         if not line:
             raise SystemExit(f"error: the reference of {name} did not start in {torch_python}")
-        ours, count = forward(name)
+        turns, count = our_turns(name)
         if json.loads(line)["parameters"] != count:
             raise SystemExit(f"error: {name}: {line.strip()} there, {count} here")
-        ours(), reference()  # compile, warm up
-        times = ([], [])
-        end = time.monotonic() + seconds
-        while time.monotonic() < end or len(times[0]) < 5:
-            times[0].append(ours())
-            times[1].append(reference())
+        ratios = {}
+        for kind in KINDS:
+            turns[kind](), reference(kind)  # compile, warm up
+            times = []
+            end = time.monotonic() + seconds
+            while time.monotonic() < end or len(times) < 3:
+                times.append((turns[kind](), reference(kind)))
+            ours, theirs = (sorted(column)[len(times) // 2] for column in zip(*times, strict=True))
+            ratios[kind] = ours / theirs
         other.stdin.close()
-    median = [sorted(t)[len(t) // 2] for t in times]
-    return *median, len(times[0])
+    return ratios
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(REFERENCES), metavar="NAME")
     parser.add_argument("--torch-python", default=sys.executable, help="Python with mmaction2")
-    parser.add_argument("--seconds", type=float, default=30.0, help="time for each name")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time for each figure")
+    parser.add_argument("--out", type=pathlib.Path, help="write the table there, too")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):  # One core for both; what is started inherits it.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if args.serve:
-        serve_reference(args.serve, args.threads)
+        serve_reference(args.serve)
         return
-    print("| network | jaxvid / PyTorch (time of a forward) | turns |\n| --- | --- | --- |")
+    lines = ["| network | clip | forward | training step |", "| --- | --- | --- | --- |"]
+    print("\n".join(lines))
     for name in args.names:
-        ours, theirs, turns = compare(name, args.torch_python, args.seconds)
-        print(f"| {name} | {ours / theirs:.2f} | {turns} |", flush=True)
+        _, frames, size = REFERENCES[name]
+        ratios = compare(name, args.torch_python, args.seconds)
+        lines.append(
+            f"| {name} | {frames} x {size} | {ratios['forward']:.2f} | {ratios['train']:.2f} |"
+        )
+        print(lines[-1], flush=True)
+    if args.out:
+        args.out.write_text(PAGE.format(table="\n".join(lines), date=datetime.date.today()))
+
+
+PAGE = """# Speed on CPU beside the reference in PyTorch
+
+Processor time of jaxvid over that of MMAction2 1.2.0 on PyTorch, batch 1, float32, both on the same
+single core, taking turns in one run; below 1 jaxvid is faster. A training step is forward, backward
+and SGD's update. Made by `python tests/bench_reference.py --torch-python=... --out=docs/speed.md`
+on {date}.
+
+{table}
+"""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Every family at its test sizes: what any network of this library does, whatever its kind.
 
 A family's variants called `*_test` come here by themselves; one that needs another view than most
-stands in `VIEWS`. What sets a family apart is tested in its own file.
+stands in `VIEWS`. What sets a family apart is tested in its own file. The slow set takes one
+training step of every published architecture, too.
 """
 
 import fnmatch
@@ -14,14 +15,17 @@ import numpy as np
 import pytest
 
 from jaxvid import losses, zoo
+from tests.models.test_arch import SERVED
 
 NAMES = [name for name in zoo.variants() if name.endswith("_test")]
 CLASSES = 5
-# Frames, height and width where (4, 32, 32) does not enter.
+# Frames, height and width where (4, 32, 32) does not enter, or of a published architecture not its
+# own number of frames at 64 x 64.
 VIEWS: dict[str, tuple[int, int, int]] = {
     # Stem, its pooling and the pooling behind stage 1 halve time.
     "i3d_test": (16, 32, 32),
     "i3d_nl_test": (16, 32, 32),
+    "c3d": (16, 112, 112),
 }
 # Parameters that cannot learn, as patterns of paths: their part of the network is not asked.
 IDLE = {
@@ -29,6 +33,16 @@ IDLE = {
     "mvit_test": ("block3/attn/pool_q/*", "block3/attn/positions/*"),
     # Clips do not reach the head for images.
     "omnisource_test": ("head/image/*",),
+    "omni_slowonly_r50": ("head/image/*",),
+    **{
+        name: (f"block{last}/attn/pool_q/*", f"block{last}/attn/positions/*")
+        for name, last in [
+            ("mvitv2_s", 15),
+            ("mvitv2_s_maskfeat", 15),
+            ("mvitv2_b", 23),
+            ("mvitv2_l", 47),
+        ]
+    },
 }
 
 
@@ -40,8 +54,10 @@ def is_idle(name: str, path: str) -> bool:
 def video(name: str) -> np.ndarray:
     """Two samples for `name`."""
     rng = np.random.default_rng(0)
-    channels = len(zoo.starting_row(name).mean)
-    return rng.normal(size=(2, *VIEWS.get(name, (4, 32, 32)), channels)).astype(np.float32)
+    row = zoo.starting_row(name)
+    frames = row.train.clip_len * (row.train.num_clips if row.modality == "rgb" else 1)
+    usual = (4, 32, 32) if name in NAMES else (frames, 64, 64)
+    return rng.normal(size=(2, *VIEWS.get(name, usual), len(row.mean))).astype(np.float32)
 
 
 @functools.cache
@@ -83,7 +99,9 @@ def test_samples_do_not_mix(name):
     assert np.abs(together[0] - together[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", NAMES + [pytest.param(name, marks=pytest.mark.slow) for name in SERVED]
+)
 def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name):
     model, variables = network(name)
 
