@@ -6,12 +6,15 @@ Arguments: dataset, data_dir, init (checkpoint folder to start from), classes, r
 """
 
 from jaxvid import config
+from jaxvid.rows import IMAGENET_MEAN, IMAGENET_STD
 
 
 def get_config(arg: str | None = None):
-    c = config.from_row("slowonly_small", **config.parse_arg(arg, **config.ARGUMENTS))
+    c = config.from_row("c3d_small", **config.parse_arg(arg, **config.ARGUMENTS))
     c.data.update(
         {
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
             "crop": 72,
             "crop_mode": "whole",
             "area": (0.8, 1.0),

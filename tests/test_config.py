@@ -94,7 +94,7 @@ def test_the_front_doors_are_what_they_are_called():
         "tsm_r50": "tsm_r50_8f",
         "slowonly_r50": "slowonly_r50_8f",
         "mvit_s": "mvitv2_s",
-        "own_clips": "slowonly_small",
+        "own_clips": "c3d_small",
     }
     assert {name: behind.get(name) for name in expected} == expected
 

@@ -27,3 +27,15 @@ def temporal_conv_per_sample(x: jax.Array, kernel: jax.Array) -> jax.Array:
     x = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), (0, 0), (0, 0), (0, 0)))
     kernel = kernel[:, :, None, None, None, :]
     return sum(x[:, tap : tap + frames] * kernel[:, tap] for tap in range(taps))
+
+
+def motion_of(video: jax.Array) -> jax.Array:
+    """What moves in video [B, T, H, W, C]: [B, T - 1, H, W, 2 C], blind to what stands still.
+
+    First how each frame but the first differs from the clip's mean, which shows where things are;
+    then how it differs from the frame before (the RGB difference of Wang et al., "Temporal Segment
+    Networks", 2016). Both are scaled to spread about as much as normalised pixels do.
+    """
+    still = video - video.mean(1, keepdims=True)
+    change = video[:, 1:] - video[:, :-1]
+    return jnp.concatenate([1.5 * still[:, 1:], 2 * change], axis=-1)

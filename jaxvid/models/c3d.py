@@ -3,7 +3,8 @@
 In: video [B, T, H, W, C], a clip: 16 frames of 112 x 112 pixels as published. Out: logits
 [B, classes].
 VGG in three dimensions: 3x3x3 convolutions with biases and no norm, max-pooling, and linear layers
-on the flattened last map, for which clips of one size only enter.
+on the flattened last map, for which clips of one size only enter. A small form for a user's own
+clips has norms, no hidden layers, and sees what moves instead of the frames.
 """
 
 from functools import partial
@@ -17,7 +18,9 @@ from jaxvid.errors import JaxvidError
 from jaxvid.layers import names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.heads import MeanHead
+from jaxvid.layers.norm import BatchNorm
 from jaxvid.layers.pool import max_pool
+from jaxvid.layers.temporal import motion_of
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 
@@ -27,12 +30,16 @@ class C3D(nn.Module):
     `stages` gives the channels of each stage's convolutions, `hidden` those of the linear layers.
     Each stage ends in a max-pooling of 2 x 2 pixels and, but for the first, 2 frames; the last one
     pads the picture by a pixel. The first linear layer takes as many inputs as the clip's size
-    makes.
+    makes; with `hidden` None the classifier takes the mean of the last map, not padded, of a clip
+    of any size. With `norm` batch normalisation takes the place of the convolutions' biases. With
+    `motion` the network sees what `layers.temporal.motion_of` makes of the frames, one frame less.
     """
 
     num_classes: int = 400
     stages: tuple[tuple[int, ...], ...] = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-    hidden: int = 4096
+    hidden: int | None = 4096
+    norm: bool = False
+    motion: bool = False
     dropout: float = 0.5
     dtype: Any = None
 
@@ -45,7 +52,7 @@ class C3D(nn.Module):
         Raises:
           JaxvidError: the clip has another size than the first linear layer was made for.
         """
-        x, out = video, {}
+        x, out = motion_of(video) if self.motion else video, {}
         for i, widths in enumerate(self.stages, start=1):
             for width, letter in zip(widths, "abcd", strict=False):
                 init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -53,32 +60,41 @@ class C3D(nn.Module):
                     width,
                     (3, 3, 3),
                     padding=(1, 1, 1),
-                    use_bias=True,
+                    use_bias=not self.norm,
                     kernel_init=init,
                     dtype=self.dtype,
                     name=f"conv{i}{letter}",
                 )(x)
+                if self.norm:
+                    x = BatchNorm(dtype=self.dtype, name=f"bn{i}{letter}")(x, train)
                 x = nn.relu(x)
             window = (1 if i == 1 else 2, 2, 2)
-            x = max_pool(x, window, window, (0, 1, 1) if i == len(self.stages) else (0, 0, 0))
+            padded = self.hidden and i == len(self.stages)
+            x = max_pool(x, window, window, (0, 1, 1) if padded else (0, 0, 0))
             out["stem" if i == 1 else f"stage{i - 1}"] = x
+        if self.hidden:
+            x = self.connect(x, video.shape[1:4], train)[:, None, None, None]
+        head = MeanHead(self.num_classes, self.dropout, dtype=self.dtype, name="head")
+        logits, out["pre_logits"] = head(x, train)
+        return logits, out
+
+    @nn.nowrap
+    def connect(self, x: jax.Array, size: tuple[int, ...], train: bool) -> jax.Array:
+        """Maps the last map [B, T, H, W, C] of clips of `size` to features [B, hidden]."""
         # The reference flattens channels first.
         x = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
         made = self.get_variable("params", "fc6")
         if made is not None and made["kernel"].shape[0] != x.shape[-1]:
             raise JaxvidError(
                 f"C3D's first linear layer has {made['kernel'].shape[0]} inputs, but a clip of "
-                f"size {'x'.join(map(str, video.shape[1:4]))} makes {x.shape[-1]}: give it clips "
+                f"size {'x'.join(map(str, size))} makes {x.shape[-1]}: give it clips "
                 "of the size it was trained on (16x112x112 as published)"
             )
         init = nn.initializers.normal(0.005)
         hidden = partial(nn.Dense, self.hidden, dtype=self.dtype, kernel_init=init)
         x = nn.relu(hidden(name="fc6")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.relu(hidden(name="fc7")(x))
-        head = MeanHead(self.num_classes, self.dropout, dtype=self.dtype, name="head")
-        logits, out["pre_logits"] = head(x[:, None, None, None], train)
-        return logits, out
+        return nn.relu(hidden(name="fc7")(x))
 
 
 Model = C3D
@@ -86,10 +102,21 @@ Model = C3D
 VARIANTS = {
     "c3d": {},
     "c3d_test": {"stages": ((8,), (8,), (8, 8)), "hidden": 16},
+    # Not of the tables: a net for a few hundred own clips on a CPU. It sees motion, because so few
+    # clips would teach it their backgrounds; it is narrow for the same reason, and for speed; and
+    # its first convolution sees every pixel, because a fingertip is lost otherwise.
+    "c3d_small": {
+        "stages": ((8,), (16,), (32,), (64,)),
+        "hidden": None,
+        "norm": True,
+        "motion": True,
+        "dropout": 0.3,
+    },
 }
 
 NAMES = [
     *names.conv("backbone.conv{i}{c:a|b}.conv", "conv{i}{c:a|b}", "conv3d", bias=True),
+    *names.batch_norm("backbone.conv{i}{c:a|b}.bn", "bn{i}{c:a|b}"),
     *names.dense("backbone.fc{i}", "fc{i}"),
     *names.dense("cls_head.fc_cls", "head/fc"),
 ]

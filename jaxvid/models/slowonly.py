@@ -10,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxvid.layers import names
 from jaxvid.layers.heads import MeanHead
@@ -19,38 +18,18 @@ from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, no_hook
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 
-def motion_of(video: jax.Array) -> jax.Array:
-    """What moves in video [B, T, H, W, C]: [B, T - 1, H, W, 2 C], blind to what stands still.
-
-    First how each frame but the first differs from the clip's mean, which shows where things are;
-    then how it differs from the frame before (the RGB difference of Wang et al., "Temporal Segment
-    Networks", 2016). Both are scaled to spread about as much as normalised pixels do.
-    """
-    still = video - video.mean(1, keepdims=True)
-    change = video[:, 1:] - video[:, :-1]
-    return jnp.concatenate([1.5 * still[:, 1:], 2 * change], axis=-1)
-
-
 class SlowOnly(nn.Module):
     """An inflated ResNet and a linear layer on its mean feature.
 
     `depth` is a key of `layers.resnet.DEPTHS`; `blocks` and `width` override its stages.
-    `inflate` gives the temporal kernel of each stage's blocks, `stem` and `stem_stride` the stem's
-    kernel and stride. `non_local` is a mode of `layers.non_local`, None for a net without such
-    blocks. With `motion` the network does not see the frames but what `motion_of` makes of them,
-    one frame less.
+    `non_local` is a mode of `layers.non_local`, None for a net without such blocks.
     """
 
     num_classes: int = 400
     depth: int = 50
     blocks: tuple[int, ...] | None = None
     width: int = 64
-    inflate: tuple[int, ...] = (1, 1, 3, 3)
-    temporal_strides: tuple[int, ...] = (1, 1, 1, 1)
-    stem: tuple[int, int, int] = (1, 7, 7)
-    stem_stride: tuple[int, int, int] = (1, 2, 2)
     non_local: str | None = None
-    motion: bool = False
     dropout: float = 0.5
     dtype: Any = None
 
@@ -59,8 +38,6 @@ class SlowOnly(nn.Module):
         self, video: jax.Array, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Maps video [B, T, H, W, C] to logits [B, classes] and the intermediates by name."""
-        if self.motion:
-            video = motion_of(video)
         hook = no_hook
         if self.non_local:
             hook = non_local_hook(self.non_local, scale=True, dtype=self.dtype)
@@ -68,10 +45,7 @@ class SlowOnly(nn.Module):
             self.blocks or DEPTHS[self.depth],
             BasicBlock if self.depth < 50 else Bottleneck,
             width=self.width,
-            stem_kernel=self.stem,
-            stem_stride=self.stem_stride,
-            inflate=tuple((kernel,) for kernel in self.inflate),
-            temporal_strides=self.temporal_strides,
+            inflate=((1,), (1,), (3,), (3,)),
             hook=hook,
             zero_init=True,
             dtype=self.dtype,
@@ -96,21 +70,6 @@ VARIANTS = {
         "blocks": (1, 1),
         "width": 8,
         "non_local": "embedded_gaussian",
-    },
-    # Not of the tables: a net for a few hundred own clips on a CPU. Unlike the published ones it
-    # sees motion, because so few clips would teach it their backgrounds; its stem keeps every pixel
-    # and it is inflated (3x3x3) throughout, because a fingertip is lost otherwise; and it halves
-    # time in three stages, because that halves the work.
-    "slowonly_small": {
-        "depth": 18,
-        "blocks": (1, 1, 1, 1),
-        "width": 16,
-        "stem": (3, 3, 3),
-        "inflate": (3, 3, 3, 3),
-        "temporal_strides": (2, 2, 2, 1),
-        "stem_stride": (1, 1, 1),
-        "motion": True,
-        "dropout": 0.3,
     },
 }
 

@@ -48,3 +48,14 @@ def test_clips_of_another_size_do_not_enter():
     variables = model.init(jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3)))
     with pytest.raises(JaxvidError, match="has 200 inputs, but a clip of size 4x48x32 makes 280"):
         model.apply(variables, jnp.zeros((1, 4, 48, 32, 3)))
+
+
+def test_the_small_form_sees_what_moves_in_clips_of_any_size():
+    rng = np.random.default_rng(0)
+    video = rng.normal(size=(2, 9, 32, 48, 3)).astype(np.float32)
+    background = rng.normal(size=(2, 1, 32, 48, 3)).astype(np.float32)
+    model = zoo.create_model("c3d_small", 5)
+    variables = jax.jit(model.init)(jax.random.key(0), video[:, :, :16, :16])
+    see = jax.jit(lambda x: model.apply(variables, x)[0])
+    np.testing.assert_allclose(see(video + background), see(video), rtol=1e-4, atol=1e-4)
+    assert np.abs(see(video[:, ::-1].copy()) - see(video)).max() > 1e-3

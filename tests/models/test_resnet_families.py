@@ -52,11 +52,3 @@ def test_tsm_shifts_every_second_block_of_deep_trunks_only():
     assert shifted == {1: [True] * 4, 2: [True, False, True, False]}
     for point in ("block_in", "conv1_out", "conv2_out", "block_out"):
         assert shift_hook(1, 8)(Place(1, 0, 4, point), x, False) is x
-
-
-def test_motion_does_not_see_what_stands_still():
-    see = forward("slowonly_small")
-    background = np.random.default_rng(3).normal(size=(2, 1, 32, 32, 3)).astype(np.float32)
-    logits = see(VIDEO)[0]
-    np.testing.assert_allclose(see(VIDEO + background)[0], logits, rtol=1e-4, atol=1e-4)
-    assert np.abs(see(VIDEO[:, ::-1].copy())[0] - logits).max() > 1e-3
