@@ -25,9 +25,10 @@ def rows() -> list[Row]:
 
 
 def key(printed: dict[str, str]) -> tuple:
-    """What tells a line of the tables from all others: the main figure is top-1 or mAP."""
-    figure = float(printed["top1"] or printed["mAP"])
-    return printed["name"], printed["section"], figure, printed["source"] or None
+    """What tells a line of the tables from all others: the main figure is top-1, mAP or none."""
+    figure = printed["top1"] or printed["mAP"]
+    main = float(figure) if figure else None
+    return printed["name"], printed["section"], main, printed["source"] or None
 
 
 def served() -> dict[tuple, Row]:
