@@ -88,6 +88,7 @@ def convert_and_tell(
             remarks.append(f"the {count} classes have no names: give them with --classes=FILE")
 
     arrays, dropped = names.to_ours(tensors, leaves)
+    _check_recomputed(row.variant, zoo.create_model(name, count, **overrides), dropped)
     cast = {
         key: tensor.dtype.name
         for key, tensor in tensors.items()
@@ -220,6 +221,25 @@ def _count_classes(
             if wider[path].shape[axis] == size + 1 and shapes[path]:
                 counts.add(shapes[path][axis] - size + row.num_classes)
     return counts.pop() if len(counts) == 1 else None
+
+
+def _check_recomputed(variant: str, model: Any, dropped: Mapping[str, np.ndarray]) -> None:
+    """Raises a `JaxvidError` if a dropped tensor is not what the network computes in its place.
+
+    A family's `RECOMPUTED` gives, by key, the function of model and shape that computes it.
+    """
+    for key, recompute in getattr(zoo.family(variant), "RECOMPUTED", {}).items():
+        tensor = dropped.get(key)
+        if tensor is None:
+            continue
+        expected = recompute(model, tensor.shape)
+        # bfloat16, the least precision that files are saved with, rounds 1 by up to 2e-3.
+        same = tensor.shape == expected.shape
+        if not same or not np.allclose(tensor.astype(np.float32), expected, atol=4e-3):
+            raise JaxvidError(
+                f"{key!r} does not hold what {variant} computes itself in its place, so the "
+                "network would answer otherwise: check --model and the size of its pictures"
+            )
 
 
 def _labels(row: Row, count: int) -> list[str]:

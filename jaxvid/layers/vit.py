@@ -5,7 +5,7 @@ lie beside a shortcut.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -101,3 +101,43 @@ class Block(nn.Module):
 def layer_norm(name: str, epsilon: float = 1e-6, dtype: Any = None) -> nn.LayerNorm:
     """A layer normalisation that computes the variance as PyTorch does."""
     return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class _FirstBlock(nn.Module):
+    """A trunk of one block, under the path that the first block of a longer one has."""
+
+    block0: nn.Module
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return self.block0(x, train)
+
+
+def scan_blocks(
+    trunk: nn.Module, block: nn.Module, drop_path: Sequence[float], x: jax.Array, train: bool
+) -> jax.Array:
+    """Applies `block0`, `block1`.. of `trunk` to x as one loop, so that one block is compiled.
+
+    The parameters stay where they are without the loop, block by block: they are stacked on the
+    way in, which costs a copy of them. Checkpoints, rates by layer and recomputation by block know
+    no difference.
+
+    Args:
+        trunk: a bound module that holds the parameters of all blocks; not while it is initialised.
+        block: what every block is, unbound and without a name; only `drop_path` differs.
+        drop_path: of each block.
+        x: tokens [B, L, C].
+    """
+    params = [trunk.variables["params"][f"block{i}"] for i in range(len(drop_path))]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    draws = train and any(drop_path)
+    keys = jax.random.split(trunk.make_rng("dropout"), len(drop_path)) if draws else None
+    rates = jnp.asarray(drop_path, jnp.float32) if draws else None
+
+    def step(x, one):
+        params, rate, key = one
+        unbound = block.clone(drop_path=rate if draws else 0.0)
+        rngs = {"dropout": key} if draws else {}
+        y = _FirstBlock(unbound).apply({"params": {"block0": params}}, x, train, rngs=rngs)
+        return y, None
+
+    return jax.lax.scan(step, x, (stacked, rates, keys))[0]
