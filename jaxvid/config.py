@@ -118,6 +118,8 @@ def from_row(
         "aux_weight": recipe.aux_weight,
         "label_smoothing": recipe.label_smoothing,
         "mixup": recipe.mixup,
+        "teacher": "",
+        "token_weight": 0.5,
         "cutmix": recipe.cutmix,
         "mixup_switch_prob": 0.5,
         "accumulate_steps": 1,

@@ -120,6 +120,7 @@ RULES = {
     "train.loss": one_of(*KINDS),
     "train.loss_weight": above(0),
     "train.aux_weight": at_least(0),
+    "train.token_weight": between(0, 1),
     "train.label_smoothing": below_one(),
     "train.mixup": at_least(0),
     "train.cutmix": at_least(0),

@@ -52,6 +52,16 @@ def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(*_matched(logits, labels)).mean()
 
 
+def token_labels(logits: jax.Array, keep: int = 5) -> jax.Array:
+    """What token labelling asks of a token: probabilities, by a teacher's logits [..., classes].
+
+    All but the `keep` best logits of a token become 0 before the softmax, as the authors of
+    DualFormer (Liang et al., 2021) have it; the other classes keep a small share each.
+    """
+    least = jax.lax.top_k(logits, min(keep, logits.shape[-1]))[0][..., -1:]
+    return jax.nn.softmax(jnp.where(logits >= least, logits, 0))
+
+
 def probabilities(kind: str, logits: jax.Array) -> jax.Array:
     """What logits [..., classes] mean under a loss: shares of one, or each class's own."""
     return jax.nn.softmax(logits) if kind == "softmax" else jax.nn.sigmoid(logits)

@@ -71,6 +71,10 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
+Teacher = Callable[[Any, jax.Array], jax.Array]
+"""From its variables and a normalised clip to logits [B, T', H', W', classes] of the tokens."""
+
+
 def make_update(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -83,6 +87,8 @@ def make_update(
     recomputed: Set[str] = frozenset(),
     accumulate: int = 1,
     ema_decay: float = 0.0,
+    teacher: Teacher | None = None,
+    token_weight: float = 0.0,
     prepare: Callable[[jax.Array], jax.Array] = lambda video: video,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """One step of training: (state, video, labels, rng) -> (state, {loss, top1, grad_norm}).
@@ -90,7 +96,8 @@ def make_update(
     `video` [B, T, H, W, C] is normalised, `labels` are integers [B] or probabilities [B, classes],
     `rng` drives dropout, `kind` is that of the loss. All are global arrays under `jit`, so means
     over the batch, BatchNorm's too, are global ones. `top1` of a blend of labels counts the
-    stronger one only; where a clip has several, any of them.
+    stronger one only; where a clip has several, any of them. A teacher's variables are a fifth
+    argument.
 
     Args:
       loss_weight: what the loss, as it is differentiated and measured, is multiplied by.
@@ -104,6 +111,10 @@ def make_update(
       ema_decay: how much of the averaged copy a step keeps, of parameters and of BatchNorm's
         running statistics alike; 0 keeps no copy. In the first steps it is (1 + step) / (10 + step)
         where that is less, so that the copy forgets what the run began with.
+      teacher: what labels the tokens of each clip (`losses.token_labels`), for a network that
+        answers `token_logits` among the intermediates of training.
+      token_weight: the share of the loss that the teacher's labels have, by their cross-entropy;
+        the labels of the clips have the rest.
       prepare: applied to each part of the video, where it is needed.
     """
     loss_fn = losses.make_loss(kind, label_smoothing, loss_weight)
@@ -122,17 +133,36 @@ def make_update(
                 f"config.train.aux_weight={aux_weight} but this network has no auxiliary "
                 "classifier: leave it 0"
             )
-        return logits, out.get("aux_logits"), updated.get("batch_stats", {})
+        if (teacher is not None) != ("token_logits" in out):
+            raise JaxvidError(
+                "config.train.teacher needs a network that answers for each token, and such a "
+                "network needs a teacher: set both or neither, the network by the field "
+                "`token_labels` in config.model.overrides"
+            )
+        return logits, out, updated.get("batch_stats", {})
 
-    def update(state: TrainState, video: jax.Array, labels: jax.Array, rng: jax.Array):
+    def update(
+        state: TrainState,
+        video: jax.Array,
+        labels: jax.Array,
+        rng: jax.Array,
+        taught: Any = None,
+    ):
         trained, held = _split(state.params, frozen)
 
         def differentiate(stats: Any, video: jax.Array, labels: jax.Array, rng: jax.Array):
+            token_labels = None
+            if teacher is not None:
+                token_labels = losses.token_labels(teacher(taught, prepare(video)))
+
             def loss_of(trained):
-                logits, others, updated = run(_join(trained, held), stats, prepare(video), rng)
+                logits, out, updated = run(_join(trained, held), stats, prepare(video), rng)
                 loss = loss_fn(logits, labels)
                 if aux_weight:
-                    loss += aux_weight * loss_fn(others, labels)
+                    loss += aux_weight * loss_fn(out["aux_logits"], labels)
+                if token_labels is not None:
+                    tokens = _token_loss(out["token_logits"], token_labels)
+                    loss = (1 - token_weight) * loss + token_weight * tokens
                 return loss, (logits, updated)
 
             (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
@@ -180,8 +210,12 @@ def make_train_step(
     config: ml_collections.ConfigDict,
     frozen: Set[str] = frozenset(),
     recomputed: Set[str] = frozenset(),
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step on a batch of the pipeline: (state, {video uint8, label}) -> as above."""
+    teacher: Teacher | None = None,
+) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled step on a batch of the pipeline: (state, {video uint8, label}) -> as above.
+
+    With a teacher its variables are in the batch too, as `teacher`.
+    """
     seed = config.seed
     update = make_update(
         model,
@@ -194,6 +228,8 @@ def make_train_step(
         recomputed=recomputed,
         accumulate=config.train.accumulate_steps,
         ema_decay=config.train.ema_decay,
+        teacher=teacher,
+        token_weight=config.train.token_weight if teacher else 0.0,
         prepare=normalizer(config.data, jnp.dtype(config.model.dtype)),
     )
     blend = mixing.Mixing(
@@ -203,15 +239,26 @@ def make_train_step(
         config.data.repeats,
     )
 
-    def step(state: TrainState, batch: dict[str, jax.Array]):
+    def step(state: TrainState, batch: dict[str, Any]):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         video, labels = batch["video"], batch["label"]
         if blend:
             key = jax.random.fold_in(rng, 1)
             video, labels = mixing.mix(blend, key, video, labels, model.num_classes)
-        return update(state, video, labels, rng)
+        return update(state, video, labels, rng, batch.get("teacher"))
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _token_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy over all tokens; both are [B, T, H, W, classes]."""
+    if logits.shape != labels.shape:
+        raise JaxvidError(
+            f"config.train.teacher answers for tokens {labels.shape[1:]} (T, H, W, classes), but "
+            f"the network for {logits.shape[1:]}: take a teacher of its family"
+        )
+    classes = logits.shape[-1]
+    return losses.softmax_cross_entropy(logits.reshape(-1, classes), labels.reshape(-1, classes))
 
 
 def _split(params: Any, frozen: Set[str]) -> tuple[Any, dict[str, Any]]:

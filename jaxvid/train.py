@@ -28,6 +28,7 @@ from jaxvid import (
     parts,
     sharding,
     stopping,
+    teachers,
     zoo,
 )
 from jaxvid.data import datasets, pipeline
@@ -102,6 +103,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     schedule = optim.make_schedule(config.optim, total_steps, config.train.epochs)
     optimizer = optim.make_optimizer(config.optim, schedule, knobs.layer_of)
 
+    teacher, lessons = None, {}
+    if config.train.teacher:
+        teacher, variables = teachers.load(config, classes, evaluate.compute_dtype(config))
+        lessons = {"teacher": jax.device_put(variables, sharding.replicated(mesh))}
+        log(f"learning the labels that {config.train.teacher} gives to tokens")
+
     def init() -> TrainState:
         clip = jnp.zeros((1, *clip_shape), jnp.float32)
         variables = model.init(jax.random.key(config.seed), clip, train=False)
@@ -133,7 +140,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
 
     # ---- the step, the test, the log
     step_fn = jax.jit(
-        make_train_step(model, optimizer, config, knobs.frozen, knobs.recomputed),
+        make_train_step(model, optimizer, config, knobs.frozen, knobs.recomputed, teacher),
         donate_argnums=0,
         out_shardings=(placed, sharding.replicated(mesh)),
     )
@@ -202,7 +209,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
             drawn = next(batches)
             batch = sharding.put_batch(drawn, mesh)
             window.waited += time.monotonic() - waited
-            state, measured = step_fn(state, batch)
+            state, measured = step_fn(state, {**batch, **lessons})
             window.add(measured, drawn["index"])
             if (step + 1) % config.train.log_steps == 0 or step + 1 == end:
                 values = window.close(step + 1, config.train.batch_size)

@@ -42,6 +42,7 @@ ARROWS = {
     "jaxvid.evaluate": {"jaxvid.zoo", "jaxvid.config", "jaxvid.fields", "jaxvid.data", *TOOLS},
     "jaxvid.fields": {"jaxvid.config", "jaxvid.data", "jaxvid.losses", "jaxvid.parts"},
     "jaxvid.step": {"jaxvid.losses", "jaxvid.mixing", "jaxvid.parts"},
+    "jaxvid.teachers": {"jaxvid.step", "jaxvid.zoo", "jaxvid.checkpoint"},
     "jaxvid.journal": {"jaxvid.data"},
     "jaxvid.train": {
         "jaxvid.evaluate",
@@ -49,6 +50,7 @@ ARROWS = {
         "jaxvid.fields",
         "jaxvid.parts",
         "jaxvid.step",
+        "jaxvid.teachers",
         "jaxvid.zoo",
         "jaxvid.config",
         "jaxvid.data",
