@@ -104,6 +104,16 @@ def start(words, environment):
     )
 
 
+def wait_for(condition, process):
+    """Returns at once when it holds, or when the process has ended."""
+    while not condition() and process.poll() is None:
+        time.sleep(0.0005)
+
+
+def is_whole(folder):
+    return (folder / checkpoint.RECORD).exists()
+
+
 def checkpoints(workdir):
     return checkpoint.Checkpoints(workdir / "checkpoints")
 
@@ -203,12 +213,9 @@ def test_a_run_that_ended_before_a_test_makes_up_for_it(
 def test_twenty_kills_at_random_moments_change_nothing(videos, environment, tmp_path):
     """Six while records are built, fourteen while a network trains on them and is saved."""
     rng = random.Random(20)
-    fields = {"train.epochs": 30.0, "train.eval_epochs": 5.0, "train.checkpoint_steps": 3}
-    seconds = {}
+    fields = {"train.epochs": 60.0, "train.eval_epochs": 10.0, "train.checkpoint_steps": 3}
     for split in ("train", "test"):
-        began = time.monotonic()
-        run(build(videos, tmp_path / "whole", split), environment)
-        seconds[split] = time.monotonic() - began
+        run([*build(videos, tmp_path / "whole", split), "--shards=8"], environment)
     run(train(tmp_path / "whole", tmp_path / "undisturbed", **fields), environment)
 
     kills = []
@@ -221,12 +228,19 @@ def test_twenty_kills_at_random_moments_change_nothing(videos, environment, tmp_
         return process.returncode
 
     for split in ("train", "test"):
-        words = build(videos, tmp_path / "cut", split)
-        for number in rng.sample([signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], 3):
+        words = [*build(videos, tmp_path / "cut", split), "--shards=8"]
+        place = tmp_path / "cut" / f".build-{split}"
+        signals = rng.sample([signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], 3)
+        for number, whole in zip(signals, sorted(rng.sample(range(6), 3)), strict=True):
             process = start(words, environment)
-            time.sleep(rng.uniform(0.5, 0.95) * seconds[split])
-            kills.append(("build", number.name, kill(process, number)))
-        run(words, environment)
+            begun = f"*.{process.pid}.part"
+            wait_for(lambda p=place, g=begun: list(p.glob(g)), process)
+            wait_for(lambda p=place, n=whole: len(list(p.glob("*.json"))) >= n, process)
+            time.sleep(rng.uniform(0, 0.02))
+            kills.append(("build", split, number.name, kill(process, number)))
+        assert "going on with a build" in run(words, environment)
+        for path in (tmp_path / "whole").glob(f"{split}*"):
+            assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes(), path.name
 
     workdir = tmp_path / "killed"
     words = train(tmp_path / "cut", workdir, **fields)
@@ -243,12 +257,10 @@ def test_twenty_kills_at_random_moments_change_nothing(videos, environment, tmp_
                 steps -= line.startswith("step ")
             time.sleep(rng.uniform(0, 0.1))
             if life % 3 == 0:  # in the middle of a save
-                end = time.monotonic() + 30
-                while not list(workdir.glob("checkpoints/*/*tmp")) and time.monotonic() < end:
-                    time.sleep(0.0005)
+                wait_for(lambda: not all(map(is_whole, workdir.glob("checkpoints/*"))), process)
         code = kill(process, number)
         kills.append(("train", number.name, code, checkpoints(workdir).latest_step()))
-    print(*kills, sep="\n")
-    assert len(kills) == 20 and 0 < checkpoints(workdir).latest_step() < 120
+    print("", *kills, sep="\n")
+    assert len(kills) == 20 and 0 < checkpoints(workdir).latest_step() < 240
     run(words, environment)
     assert_same_end(tmp_path / "undisturbed", workdir)
