@@ -19,7 +19,16 @@ from jaxvid.layers.mobilenet import (
 )
 from jaxvid.layers.mobileone import mobileone_names
 from jaxvid.layers.resnet import image_resnet_names
+from jaxvid.models.uniformerv2 import clip_names
 
+# What CLIP has beside the image transformer: all about text, and what compares images with it.
+_CLIP_HEAD = ["proj", "ln_post.{n:weight|bias}"]
+_CLIP_TEXT = [
+    *("positional_embedding", "token_embedding.weight", "ln_final.{n:weight|bias}"),
+    *("text_projection", "logit_scale", "{n:input_resolution|context_length|vocab_size}"),
+    "transformer.resblocks.{i}.attn.{n:in_proj_weight|in_proj_bias}",
+    "transformer.resblocks.{i}.{m:ln_1|ln_2|attn.out_proj|mlp.c_fc|mlp.c_proj}.{n:weight|bias}",
+]
 STYLES = {
     "ResNet": image_resnet_names(),
     "DenseNet": densenet_names(""),
@@ -28,6 +37,14 @@ STYLES = {
     "torchvision's MobileNetV2": torchvision_mobilenet_names(),
     "timm's MobileNetV2": timm_mobilenet_names(),
     "mmpretrain's MobileOne": mobileone_names(""),
+    "OpenAI's CLIP": [
+        *clip_names("visual.", "conv2d"),
+        *((key, None, "drop") for key in [*(f"visual.{key}" for key in _CLIP_HEAD), *_CLIP_TEXT]),
+    ],
+    "the image half of CLIP": [
+        *clip_names("", "conv2d"),
+        *((key, None, "drop") for key in _CLIP_HEAD),
+    ],
 }
 # What begins the keys of classifiers, and what mmpretrain puts before all others.
 _CLASSIFIERS = ("fc.", "head.", "classifier.")
@@ -44,10 +61,11 @@ def inflate(
 ) -> dict:
     """Returns the variables of model `name` that an image classifier has: its trunk's.
 
-    `source` is a file or a dict of arrays in the style of torchvision, timm or mmpretrain. A kernel
-    that spans frames gets the image's at each of them, divided by their number, so that a clip that
-    stands still looks like its picture (Carreira and Zisserman, CVPR 2017); a stem that takes other
-    than 3 channels gets their mean for each (Wang et al., "Temporal Segment Networks", ECCV 2016).
+    `source` is a file or a dict of arrays in the style of torchvision, timm, mmpretrain or CLIP. A
+    kernel that spans frames gets the image's at each of them, divided by their number, so that a
+    clip that stands still looks like its picture (Carreira and Zisserman, CVPR 2017); a stem that
+    takes other than 3 channels gets their mean for each (Wang et al., "Temporal Segment Networks",
+    ECCV 2016).
     Hooks, necks and the head are new and not among the variables. Raises `JaxvidError`, which lists
     every key of the trunk and every leaf that does not fit.
     """
@@ -79,7 +97,7 @@ def inflate_and_tell(
     style, names = _style(trunk)
     leaves = checkpoints.leaves_of(name, row, row.num_classes, overrides)
     images = _images(names, trunk, leaves)
-    arrays, _ = names.to_ours(trunk, images)
+    arrays, dropped = names.to_ours(trunk, images)
     inflated = averaged = 0
     for path, array in arrays.items():
         wanted = leaves[path].shape
@@ -92,13 +110,14 @@ def inflate_and_tell(
             inflated += 1
         arrays[path] = array
     new = sorted(leaves.keys() - arrays.keys())
-    left = sorted(key for key in tensors if key.startswith(_CLASSIFIERS))
+    left = [key for key in tensors if key.startswith(_CLASSIFIERS)]
+    left += [key for key in dropped if not key.endswith("num_batches_tracked")]
     lines = [f"{style}: {len(trunk)} tensors for {len(arrays)} of {len(leaves)} arrays"]
     if inflated:
         lines.append(f"{inflated} kernels repeated over the frames they span, and divided by those")
     if averaged:
         lines.append(f"{averaged} kernels of {_IMAGE_CHANNELS} channels averaged for each of ours")
-    lines += [f"left out: {key}" for key in left]
+    lines += [f"left out: {key}" for key in sorted(left)]
     lines += [f"new: {path} {leaves[path].shape}" for path in new] + remarks
     meta = {
         "row": row.name,

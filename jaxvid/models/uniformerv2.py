@@ -22,7 +22,7 @@ from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.position import resize_grid
-from jaxvid.layers.vit import Block, dense_init, layer_norm
+from jaxvid.layers.vit import Block, dense_init, layer_norm, scan_blocks
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 EPSILON = 1e-5
@@ -121,7 +121,8 @@ class UniFormerV2(nn.Module):
     `input_resolution` (pixels) is that of the frames trained on: it sets the length of the table of
     positions, which is interpolated for frames of another size. Clips may have any number of
     frames. `drop_path` is the last block's rate, zero at the first and linear between, and
-    likewise among the global blocks, whose MLPs drop out at the rate `mlp_dropout`.
+    likewise among the global blocks, whose MLPs drop out at the rate `mlp_dropout`. With
+    `scan_blocks` one block is compiled for all image blocks before the first global one.
     """
 
     num_classes: int = 400
@@ -135,6 +136,7 @@ class UniFormerV2(nn.Module):
     drop_path: float = 0.0
     mlp_dropout: float = 0.5
     dropout: float = 0.5
+    scan_blocks: bool = False
     dtype: Any = None
 
     @nn.compact
@@ -161,25 +163,28 @@ class UniFormerV2(nn.Module):
         token = self.param("video_token", zeros, (1, 1, self.dim), jnp.float32)
         token = jnp.broadcast_to(token.astype(x.dtype), (batch, 1, self.dim))
 
-        rates = np.linspace(0, self.drop_path, self.depth)
-        global_rates = np.linspace(0, self.drop_path, len(self.global_at))
-        for i in range(self.depth):
-            x = Block(
-                self.heads,
-                self.mlp_ratio * self.dim,
-                drop_path=float(rates[i]),
-                epsilon=EPSILON,
-                activation=quick_gelu,
-                dtype=self.dtype,
-                name=f"block{i}",
-            )(x, train)
+        rates = np.linspace(0, self.drop_path, self.depth).tolist()
+        global_rates = np.linspace(0, self.drop_path, len(self.global_at)).tolist()
+        block = Block(
+            self.heads,
+            self.mlp_ratio * self.dim,
+            epsilon=EPSILON,
+            activation=quick_gelu,
+            dtype=self.dtype,
+            parent=None,
+        )
+        alike = min(self.global_at) if self.scan_blocks and not self.is_initializing() else 0
+        if alike:
+            x = scan_blocks(self, block, rates[:alike], x, train)
+        for i in range(alike, self.depth):
+            x = block.clone(parent=self, name=f"block{i}", drop_path=rates[i])(x, train)
             if i in self.global_at:
                 n = self.global_at.index(i)
                 out[f"stage{n + 1}"] = x[:, 1:].reshape(grid.shape)
                 token = GlobalBlock(
                     self.heads,
                     self.mlp_ratio,
-                    float(global_rates[n]),
+                    global_rates[n],
                     self.mlp_dropout,
                     self.dtype,
                     name=f"global{n}",
@@ -235,20 +240,32 @@ VARIANTS = {
     },
 }
 
-_IMAGE, _GLOBAL = "backbone.transformer.resblocks.{i}", "backbone.transformer.dec.{i}"
+
+def clip_names(key: str, patches: str) -> list[names.Rule]:
+    """Rules of what CLIP's image transformer has; `key` begins its keys.
+
+    `patches` is the layout of the convolution that cuts patches.
+    """
+    block = f"{key}transformer.resblocks.{{i}}"
+    return [
+        (f"{key}{{n:class_embedding|positional_embedding}}", "params/{n}", "same"),
+        *names.conv(f"{key}conv1", "patch_embed", patches),
+        *names.layer_norm(f"{key}ln_pre", "norm_pre"),
+        (f"{block}.attn.in_proj_weight", "params/block{i}/attn/qkv/kernel", "linear"),
+        (f"{block}.attn.in_proj_bias", "params/block{i}/attn/qkv/bias", "same"),
+        *names.dense(f"{block}.attn.out_proj", "block{i}/attn/proj"),
+        *names.layer_norm(f"{block}.ln_1", "block{i}/norm1"),
+        *names.layer_norm(f"{block}.ln_2", "block{i}/norm2"),
+        *names.dense(f"{block}.mlp.c_fc", "block{i}/mlp/fc1"),
+        *names.dense(f"{block}.mlp.c_proj", "block{i}/mlp/fc2"),
+    ]
+
+
+_GLOBAL = "backbone.transformer.dec.{i}"
 NAMES = [
-    ("backbone.{n:class_embedding|positional_embedding}", "params/{n}", "same"),
-    *names.conv("backbone.conv1", "patch_embed", "conv3d"),
-    *names.layer_norm("backbone.ln_pre", "norm_pre"),
+    *clip_names("backbone.", "conv3d"),
     ("backbone.transformer.temporal_cls_token", "params/video_token", "same"),
     ("backbone.transformer.balance", "params/balance", "same"),
-    (f"{_IMAGE}.attn.in_proj_weight", "params/block{i}/attn/qkv/kernel", "linear"),
-    (f"{_IMAGE}.attn.in_proj_bias", "params/block{i}/attn/qkv/bias", "same"),
-    *names.dense(f"{_IMAGE}.attn.out_proj", "block{i}/attn/proj"),
-    *names.layer_norm(f"{_IMAGE}.ln_1", "block{i}/norm1"),
-    *names.layer_norm(f"{_IMAGE}.ln_2", "block{i}/norm2"),
-    *names.dense(f"{_IMAGE}.mlp.c_fc", "block{i}/mlp/fc1"),
-    *names.dense(f"{_IMAGE}.mlp.c_proj", "block{i}/mlp/fc2"),
     *names.conv("backbone.transformer.dpe.{i}", "global{i}/pos_embed", "conv3d", bias=True),
     (f"{_GLOBAL}.attn.in_proj_weight", "params/global{i}/attn/qkv/kernel", "linear"),
     (f"{_GLOBAL}.attn.in_proj_bias", "params/global{i}/attn/qkv/bias", "same"),

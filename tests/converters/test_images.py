@@ -139,6 +139,31 @@ def test_other_trunks_are_filled_too(variant, style):
     assert meta["new"] == ["params/head/fc/bias", "params/head/fc/kernel"]
 
 
+@pytest.mark.parametrize(
+    "style, beside",
+    [
+        (
+            "OpenAI's CLIP",
+            ["visual.proj", "positional_embedding", "transformer.resblocks.11.mlp.c_fc.bias"],
+        ),
+        ("the image half of CLIP", ["proj", "ln_post.weight"]),
+    ],
+)
+def test_clip_fills_the_image_blocks_and_its_text_is_left_out(style, beside):
+    tensors = classifier("uniformerv2_test", style)
+    first = "visual." if style == "OpenAI's CLIP" else ""
+    assert tensors[f"{first}conv1.weight"].shape == (16, 3, 8, 8)
+    _, meta, lines = images.inflate_and_tell(
+        "uniformerv2_test", tensors | dict.fromkeys(beside, np.zeros(3))
+    )
+    assert lines[0].startswith(f"{style}: {len(tensors) + len(beside)} tensors")
+    assert [line for line in lines if line.startswith("left out")] == [
+        f"left out: {key}" for key in sorted(beside)
+    ]
+    new = {path.split("/")[1] for path in meta["new"]}
+    assert new == {"video_token", "global0", "global1", "balance", "norm", "head"}
+
+
 @pytest.mark.parametrize("prefix, fc", [("", "fc"), ("backbone.", "head.fc")])
 def test_the_command_fills_a_trunk_and_says_what_is_new(tmp_path, capsys, prefix, fc):
     tensors = {f"{prefix}{key}": tensor for key, tensor in classifier("tsn_test").items()}
