@@ -3,6 +3,7 @@
 A file that no test here knows is a failure, so nothing in the folder goes untested.
 """
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -91,7 +92,9 @@ def check_training(path: pathlib.Path) -> None:
     meta = json.loads(str(np.load(path)["meta"]))
     settings = meta["settings"]
     weights = load(path.parent.parent / f"{meta['name']}.npz")[0]
-    model = zoo.create_model(meta["name"], dropout=0.0)
+    fields = {field.name for field in dataclasses.fields(zoo.family(meta["name"]).Model)}
+    off = fields & {"dropout", "drop_path"}
+    model = zoo.create_model(meta["name"], **dict.fromkeys(off, 0.0))
     config = ml_collections.ConfigDict(
         {
             "name": settings["optimizer"],
@@ -99,7 +102,7 @@ def check_training(path: pathlib.Path) -> None:
             "nesterov": False,
             "betas": settings.get("betas", (0.9, 0.999)),
             "weight_decay": settings["weight_decay"],
-            "no_decay": (),
+            "no_decay": ("ndim<2",) if "no_weight_decay" in meta else (),
             "lr_scales": (),
             "clip_norm": settings["clip"],
         }

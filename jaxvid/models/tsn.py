@@ -25,6 +25,7 @@ from jaxvid.layers.resnet import (
     image_resnet_names,
     resnet_names,
 )
+from jaxvid.layers.swin import Swin, swin_names
 from jaxvid.rows import (
     CLASS_COUNTS,
     IMAGENET_MEAN,
@@ -75,6 +76,7 @@ _RESNEXT = functools.partial(Bottleneck, groups=32, group_width=4)
 _TINY_MOBILEONE = functools.partial(
     MobileOne, (1, 1), widths=(16, 32), squeezed=(0, 1), stem_width=8
 )
+_SWIN = functools.partial(Swin, window=(1, 7, 7), patch=(1, 4, 4))
 
 VARIANTS = {
     "tsn_r50": {"depth": 50},
@@ -85,6 +87,9 @@ VARIANTS = {
     "tsn_densenet161": {"trunk": DenseNet},
     "tsn_mobileone_s4": {"trunk": MobileOne},
     "tsn_mobileone_s4_deploy": {"trunk": functools.partial(MobileOne, deploy=True)},
+    "tsn_swin_b": {
+        "trunk": functools.partial(_SWIN, 128, (2, 2, 18, 2), (4, 8, 16, 32), drop_path=0.1)
+    },
     "tsn_test": {"depth": 50, "blocks": (1, 1, 1, 1), "width": 8},
     "tsn_resnext_test": {
         "trunk": functools.partial(
@@ -94,6 +99,7 @@ VARIANTS = {
     "tsn_densenet_test": {"trunk": functools.partial(DenseNet, (2, 1), growth=4, width=8)},
     "tsn_mobileone_test": {"trunk": _TINY_MOBILEONE},
     "tsn_mobileone_test_deploy": {"trunk": functools.partial(_TINY_MOBILEONE, deploy=True)},
+    "tsn_swin_test": {"trunk": functools.partial(_SWIN, 8, (2, 1), (1, 2), window=(1, 3, 3))},
 }
 
 _HEAD_NAMES = names.dense("cls_head.fc_cls", "head/fc")
@@ -105,6 +111,10 @@ NAMES = {
     ),
     **dict.fromkeys(("tsn_densenet161", "tsn_densenet_test"), densenet_names() + _HEAD_NAMES),
     **dict.fromkeys(_MOBILEONES, mobileone_names() + _HEAD_NAMES),
+    **dict.fromkeys(
+        ("tsn_swin_b", "tsn_swin_test"),
+        swin_names("conv2d", "norm", merge_closes_stage=False) + _HEAD_NAMES,
+    ),
 }
 
 # Rows: what the tables of MMAction2 1.x and 0.x publish. Features are averaged over all frames of
@@ -341,6 +351,24 @@ ROWS = [
          "tsn_dense161_320p_1x1x3_100e_kinetics400_rgb",
          config="custom_backbones/tsn_dense161_320p_1x1x3_100e_kinetics400_rgb",
          variant="tsn_densenet161"),
+    _row("tsn_swin_b_1x1x3_k400", _OTHERS, 3, _TEN, _SGD, 77.03, 92.61,
+         "tsn_imagenet-pretrained-swin-transformer_8xb32-1x1x3-100e_kinetics400-rgb",
+         "20220906-65ed814e", config="custom_backbones/"
+         "tsn_imagenet-pretrained-swin-transformer_8xb32-1x1x3-100e_kinetics400-rgb",
+         variant="tsn_swin_b"),
+    _row("tsn_swin_b_1x1x8_k400", _OTHERS, 8, _TEN, _SGD_50, 79.22, 94.20,
+         "tsn_imagenet-pretrained-swin-transformer_32xb8-1x1x8-50e_kinetics400-rgb",
+         "20230530-428f0064", config="custom_backbones/"
+         "tsn_imagenet-pretrained-swin-transformer_32xb8-1x1x8-50e_kinetics400-rgb",
+         variant="tsn_swin_b", note="batch and devices are its name's: its config holds 32 videos "
+         "a device"),
+    _row("tsn_swin_b_1x1x3_k400_video_320p", _OTHERS_V0, 3, _TEN,
+         replace(_RESIZED, batch_size=192, lr=0.0075), 77.51, 92.92,
+         "tsn_swin_transformer_video_320p_1x1x3_100e_kinetics400_rgb", "-805380f6",
+         weights="custom_backbones/tsn_swin_transformer_video_320p_1x1x3_100e_kinetics400_rgb/"
+         "tsn_swin_transformer_video_320p_1x1x3_100e_kinetics400_rgb",
+         config="custom_backbones/tsn_swin_transformer_video_320p_1x1x3_100e_kinetics400_rgb",
+         variant="tsn_swin_b", note=_UNSCALED),
 
     _row("tsn_r50_1x1x3_ucf101", "UCF101", 3, _THREE, _UCF, 83.03, 96.78,
          "tsn_r50_1x1x3_75e_ucf101_rgb", "20201023-d85ab600", note="split 1"),

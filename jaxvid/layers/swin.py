@@ -1,0 +1,204 @@
+"""Swin's trunk on clips and on frames (Liu et al., "Swin Transformer", ICCV 2021).
+
+Video Swin (Liu et al., CVPR 2022) is the same network with windows and patches of several frames;
+with those of one frame each frame is seen alone.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvid.layers import names
+from jaxvid.layers.attention import attend
+from jaxvid.layers.conv import Conv
+from jaxvid.layers.drop import DropPath
+from jaxvid.layers.vit import Mlp, dense_init, layer_norm
+from jaxvid.layers.window import (
+    Triple,
+    fit_window,
+    join,
+    pad_to_multiples,
+    partition,
+    shift_mask,
+    table_rows,
+    window_bias,
+)
+
+STAGES = 4
+EPSILON = 1e-5
+
+
+class WindowAttention(nn.Module):
+    """Attention inside windows, with a learnt bias for each distance between two tokens.
+
+    `window` (T, H, W) is the one that the table of biases `position_bias` is made for; the grid may
+    be smaller. With `shifted`, windows lie half a window further along every axis.
+    """
+
+    heads: int
+    window: Triple
+    shifted: bool
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [B, T, H, W, C] to the same shape."""
+        batch, *size, channels = x.shape
+        window, shift = fit_window(tuple(size), self.window)
+        rolled = self.shifted and any(shift)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=dense_init)
+        table = self.param(
+            "position_bias", dense_init, (table_rows(self.window), self.heads), jnp.float32
+        )
+
+        # Zeros that fill the last windows take part: published networks were trained so.
+        x = pad_to_multiples(x, window)
+        padded = x.shape[1:4]
+        if rolled:
+            x = jnp.roll(x, [-s for s in shift], (1, 2, 3))
+        qkv = dense(3 * channels, name="qkv")(partition(x, window))
+        count, tokens, _ = qkv.shape
+        q, k, v = jnp.moveaxis(qkv.reshape(count, tokens, 3, self.heads, -1), 2, 0)
+        mask = None
+        if rolled:
+            mask = shift_mask(padded, window, shift)
+            mask = jnp.broadcast_to(mask, (batch, *mask.shape)).reshape(count, 1, tokens, tokens)
+        y = attend(q, k, v, bias=window_bias(table, self.window, tokens)[None], mask=mask)
+        y = dense(channels, name="proj")(y.reshape(count, tokens, channels))
+        x = join(y, window, padded)
+        if rolled:
+            x = jnp.roll(x, shift, (1, 2, 3))
+        return x[:, : size[0], : size[1], : size[2]]
+
+
+class Block(nn.Module):
+    """Window attention and an MLP, each behind a layer norm and beside a shortcut."""
+
+    heads: int
+    window: Triple
+    shifted: bool
+    mlp_ratio: int
+    drop_path: float
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps x [B, T, H, W, C] to the same shape."""
+        drop_path = DropPath(self.drop_path)
+        y = layer_norm("norm1", EPSILON, self.dtype)(x)
+        y = WindowAttention(self.heads, self.window, self.shifted, self.dtype, name="attn")(y)
+        x = x + drop_path(y, train)
+        y = layer_norm("norm2", EPSILON, self.dtype)(x)
+        y = Mlp(self.mlp_ratio * x.shape[-1], dtype=self.dtype, name="mlp")(y)
+        return x + drop_path(y, train)
+
+
+class PatchMerging(nn.Module):
+    """Halves the picture and doubles the channels: 2 x 2 tokens become one."""
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [B, T, H, W, C] to [B, T, H / 2, W / 2, 2 C], odd sizes rounded up."""
+        x = pad_to_multiples(x, (1, 2, 2))
+        batch, frames, height, width, channels = x.shape
+        x = x.reshape(batch, frames, height // 2, 2, width // 2, 2, channels)
+        # The four tokens go down before they go right.
+        x = x.transpose(0, 1, 2, 4, 5, 3, 6).reshape(*x.shape[:3], width // 2, 4 * channels)
+        x = layer_norm("norm", EPSILON, self.dtype)(x)
+        return nn.Dense(2 * channels, False, self.dtype, kernel_init=dense_init, name="reduction")(
+            x
+        )
+
+
+class Swin(nn.Module):
+    """Patches, stages of blocks whose windows shift in turn, patch merging between them, a norm.
+
+    `depths` and `heads` are those of the stages. `window` and `patch` are (T, H, W). Frames and
+    pictures of any size may enter: zeros fill the last patches and windows. `drop_path` is the last
+    block's rate, zero at the first and linear between.
+    """
+
+    dim: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    window: Triple
+    patch: Triple
+    mlp_ratio: int = 4
+    drop_path: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, video: jax.Array, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Maps video [B, T, H, W, C] to features [B, T', H', W', F] and the intermediates."""
+        x = Conv(
+            self.dim,
+            self.patch,
+            self.patch,
+            use_bias=True,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            name="patch_embed",
+        )(pad_to_multiples(video, self.patch))
+        x = layer_norm("patch_norm", EPSILON, self.dtype)(x)
+        out = {"stem": x}
+        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
+        for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True), start=1):
+            if stage > 1:
+                x = PatchMerging(self.dtype, name=f"merge{stage}")(x)
+            for i in range(depth):
+                x = Block(
+                    heads,
+                    self.window,
+                    i % 2 == 1,
+                    self.mlp_ratio,
+                    next(rates),
+                    self.dtype,
+                    name=f"layer{stage}_{i}",
+                )(x, train)
+            if stage == len(self.depths):
+                x = layer_norm("norm", EPSILON, self.dtype)(x)
+            out[f"stage{stage}"] = x
+        return x, out
+
+
+def swin_names(
+    layout: str, norm: str, merge_closes_stage: bool, prefix: str = "backbone."
+) -> list[names.Rule]:
+    """Name rules of a Swin trunk behind `prefix`.
+
+    `layout` is that of the patches' kernel, `norm` the last norm's name. Patch merging closes a
+    stage in the original code and opens the next one in timm since 0.9.
+    """
+    key = f"{prefix}patch_embed"
+    rules = [
+        *names.conv(f"{key}.proj", "backbone/patch_embed", layout, bias=True),
+        *names.layer_norm(f"{key}.norm", "backbone/patch_norm"),
+        *names.layer_norm(f"{prefix}{norm}", "backbone/norm"),
+    ]
+    for stage in range(1, STAGES + 1):
+        block, path = f"{prefix}layers.{stage - 1}.blocks.{{i}}", f"backbone/layer{stage}_{{i}}"
+        table = f"{block}.attn.relative_position"
+        rules += [
+            *names.layer_norm(f"{block}.{{n:norm1|norm2}}", f"{path}/{{n:norm1|norm2}}"),
+            *names.dense(f"{block}.attn.{{n:qkv|proj}}", f"{path}/attn/{{n:qkv|proj}}"),
+            *names.dense(f"{block}.mlp.{{n:fc1|fc2}}", f"{path}/mlp/{{n:fc1|fc2}}"),
+            (f"{table}_bias_table", f"params/{path}/attn/position_bias", "same"),
+            # What follows from the sizes of windows and pictures.
+            (f"{table}_index", None, "drop"),
+            (f"{block}.attn_mask", None, "drop"),
+        ]
+        if stage > 1:
+            merge = f"{prefix}layers.{stage - 2 if merge_closes_stage else stage - 1}.downsample"
+            rules += [
+                *names.layer_norm(f"{merge}.norm", f"backbone/merge{stage}/norm"),
+                *names.dense(f"{merge}.reduction", f"backbone/merge{stage}/reduction", bias=False),
+            ]
+    return rules
