@@ -30,8 +30,12 @@ def encode(
     times: list[int] | None = None,
     gop: int = 12,
     container: dict[str, str] | None = None,
+    color: tuple[int, int, int] | None = None,
 ) -> pathlib.Path:
-    """Writes a clip; `times` are the frames' timestamps in 1/100 s, default `rate` a second."""
+    """Writes a clip; `times` are the frames' timestamps in 1/100 s, default `rate` a second.
+
+    With a `color`, red, green and blue, all frames are of that instead.
+    """
     with av.open(str(path), "w", options=container or {}) as out:
         stream = out.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = *size, pixels
@@ -39,7 +43,10 @@ def encode(
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 100)
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(pattern(number, *size), format="rgb24")
+            picture = pattern(number, *size)
+            if color is not None:
+                picture[:] = color
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = times[number], Fraction(1, 100)
             for packet in stream.encode(frame):

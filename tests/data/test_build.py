@@ -79,6 +79,16 @@ def test_records_hold_the_videos(videos, table, tmp_path):
     assert "train-00001-of-00002.tfrecord record 1 (3.mp4)" in split.name(3)
 
 
+def test_colours_are_those_of_the_video(tmp_path):
+    orange = (230, 120, 30)
+    clips.encode(tmp_path / "0.mp4", frames=3, color=orange)
+    frames = np.stack(list(decode.read_frames(tmp_path / "0.mp4", short_side=48)))
+    assert np.abs(frames.astype(int) - orange).max() < 12
+    build(tmp_path, write_csv(tmp_path / "train.csv", "0.mp4,a"), tmp_path / "out", workers=1)
+    stored = decoded(records.Records(tmp_path / "out", "train"), 0)
+    assert np.abs(stored.astype(int) - orange).max() < 12
+
+
 def test_bytes_do_not_depend_on_the_number_of_processes(videos, table, tmp_path):
     for workers in (1, 2):
         build(videos, table, tmp_path / str(workers), shards=3, workers=workers)
