@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvid.layers import names
+from jaxvid.layers import names, window
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
@@ -71,43 +71,23 @@ class LocalAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens [B, T, H, W, C] to the same shape."""
         batch, *size, width = x.shape
-        fitted = tuple(min(n, w) for n, w in zip(size, self.window, strict=True))
-        qkv = _pad_to_multiples(dense(3 * width, self.dtype, "qkv")(x), fitted)
-        windows = _partition(qkv, fitted)
+        fitted, _ = window.fit_window(size, self.window)
+        qkv = window.pad_to_multiples(dense(3 * width, self.dtype, "qkv")(x), fitted)
+        windows = window.partition(qkv, fitted)
         q, k, v = (
             part.reshape(*windows.shape[:2], self.heads, width // self.heads)
             for part in jnp.split(windows, 3, axis=-1)
         )
         mask = None if qkv.shape == (batch, *size, 3 * width) else _real_keys(x, fitted)
         y = attend(q, k, v, mask=mask)
-        y = _join(y.reshape(*windows.shape[:2], width), fitted, qkv.shape[1:4])
+        y = window.join(y.reshape(*windows.shape[:2], width), fitted, qkv.shape[1:4])
         return dense(width, self.dtype, "proj")(y[:, : size[0], : size[1], : size[2]])
-
-
-def _pad_to_multiples(x, window):
-    """Adds zeros behind T, H and W of x [B, T, H, W, C] up to multiples of `window`."""
-    behind = [(0, -n % w) for n, w in zip(x.shape[1:4], window, strict=True)]
-    return jnp.pad(x, ((0, 0), *behind, (0, 0)))
-
-
-def _partition(x, window):
-    """Cuts x [B, T, H, W, C] into windows [B * windows, tokens, C]."""
-    (t, h, w), (_, nt, nh, nw, channels) = window, x.shape
-    x = x.reshape(-1, nt // t, t, nh // h, h, nw // w, w, channels)
-    return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, t * h * w, channels)
-
-
-def _join(windows, window, size):
-    """Undoes `_partition`: the grid [B, T, H, W, C] of `size`."""
-    counts = [n // w for n, w in zip(size, window, strict=True)]
-    x = windows.reshape(-1, *counts, *window, windows.shape[-1])
-    return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, *size, windows.shape[-1])
 
 
 def _real_keys(x, fitted):
     """Which keys of each window lie on the grid of x: bool [B * windows, 1, tokens, tokens]."""
     real = jnp.ones((*x.shape[:4], 1), jnp.float32)
-    keys = _partition(_pad_to_multiples(real, fitted), fitted)[:, None, None, :, 0]
+    keys = window.partition(window.pad_to_multiples(real, fitted), fitted)[:, None, None, :, 0]
     return jnp.broadcast_to(keys > 0, (*keys.shape[:2], keys.shape[-1], keys.shape[-1]))
 
 
