@@ -27,7 +27,7 @@ def get_config(arg: str | None = None):
     c.data.sampling.update({"sampler": "uniform", "clip_len": 16, "num_clips": 1})
     c.test.update({"crops": "whole", "crop": 72, "batch_size": 16})
     c.test.sampling.update({"sampler": "uniform", "clip_len": 16, "num_clips": 1})
-    c.train.update({"batch_size": 8, "epochs": 40.0, "eval_epochs": 10.0, "log_steps": 50})
+    c.train.update({"batch_size": 8, "epochs": 60.0, "eval_epochs": 10.0, "log_steps": 50})
     c.train.label_smoothing = 0.1
     c.optim.update(
         {

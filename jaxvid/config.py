@@ -64,8 +64,10 @@ def from_row(
 
     Args:
       name: anything `zoo.get_row` takes, or a variant such as `tsm_test`.
-      dataset: `toy` (generated here) or a name for the records in `data_dir`.
-      data_dir: folder that `python -m jaxvid.data.build` wrote; ignored for `toy`.
+      dataset: `toy` (generated here), a name for the records in `data_dir`, `files`, or another
+        library's dataset; see `jaxvid.data.datasets.open_split`.
+      data_dir: folder that `python -m jaxvid.data.build` wrote, or of the `files`, or for what is
+        generated or imported.
       init: folder of a converted or trained checkpoint to start from; '' starts from nothing.
       classes: number of classes; 0 takes the number of labels of the dataset.
       runlocal: shrink network, pictures and run to what a laptop does in minutes.
@@ -116,10 +118,10 @@ def from_row(
         "loss": recipe.loss,
         "loss_weight": recipe.loss_weight,
         "aux_weight": recipe.aux_weight,
-        "label_smoothing": recipe.label_smoothing,
-        "mixup": recipe.mixup,
         "teacher": "",
         "token_weight": 0.5,
+        "label_smoothing": recipe.label_smoothing,
+        "mixup": recipe.mixup,
         "cutmix": recipe.cutmix,
         "mixup_switch_prob": 0.5,
         "accumulate_steps": 1,
