@@ -3,13 +3,14 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from jaxvid import sharding
+from jaxvid import checkpoint, sharding
 from jaxvid.data import build, toy
 from jaxvid.errors import JaxvidError, Stopped
 
@@ -163,6 +164,7 @@ def environment(tmp_path_factory):
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes nearly all the time
     }
 
 
@@ -233,3 +235,22 @@ def test_a_workdir_that_is_not_shared_is_refused(flags, environment, tmp_path):
         assert process.returncode == 1
         assert "is another folder for process 1 than for process 0: give --workdir" in errors
     assert not list(tmp_path.glob("?/.shared-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_signal_to_one_process_stops_all_after_the_same_step(told, flags, environment, tmp_path):
+    flags = [*flags, "--config.train.sharding=fsdp", "--config.train.checkpoint_steps=100"]
+    running = list(processes(flags, environment, [tmp_path] * 2, 28473 + told))
+    for line in running[0].stdout:
+        if line.startswith("step 6/"):
+            running[told].send_signal(signal.SIGTERM)
+        if line.startswith("stopped by SIGTERM at step "):
+            stopped = int(line.split()[5].rstrip(":"))
+    for process in running:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 128 + signal.SIGTERM, errors
+    assert stopped >= 6
+    assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest_step() == stopped
+    _, _, said = train(ONE, flags, environment, tmp_path, stopped + 2)
+    assert f"resumed from step {stopped} " in said
