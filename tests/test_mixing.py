@@ -12,6 +12,8 @@ from jaxvid import mixing, train
 from jaxvid.errors import JaxvidError
 from jaxvid.mixing import Mixing
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 CLASSES = 50
 CLIPS = 48
 
