@@ -2,7 +2,6 @@
 
 import pathlib
 
-import golden_data
 import numpy as np
 import pytest
 
@@ -11,6 +10,7 @@ from jaxvid.data.augment import Augmentation
 from jaxvid.data.cpu_tf import tf
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import Protocol, Sampling
+from tests.data import golden_data
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "preprocess.npz"
 PLAIN = ((1.0, 1.0, 1.0, 0.0), (0, 1, 2, 3))

@@ -5,13 +5,13 @@ import sys
 import time
 import types
 
-import clips
 import numpy as np
 import pytest
-from test_imports import Factory
 
 from jaxvid.data import bench, build
 from jaxvid.errors import JaxvidError
+from tests.data import clips
+from tests.data.test_imports import Factory
 
 ROOT = pathlib.Path(__file__).parents[2]
 

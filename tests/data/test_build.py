@@ -6,7 +6,6 @@ import os
 import pathlib
 import sys
 
-import clips
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +15,7 @@ from jaxvid.data import decode, records, sequence_example
 from jaxvid.data.build import build
 from jaxvid.data.table import read
 from jaxvid.errors import JaxvidError
+from tests.data import clips
 
 LABELS = ("wave", "clap", "wave", "nod", "clap")
 

@@ -4,12 +4,12 @@ import math
 import os
 import wave
 
-import clips
 import numpy as np
 import pytest
 
 from jaxvid.data import decode
 from jaxvid.errors import JaxvidError
+from tests.data import clips
 
 
 def levels(frames) -> list[int]:

@@ -4,15 +4,15 @@ import io
 import itertools
 import os
 
-import clips
 import ml_collections
 import numpy as np
 import pytest
-from test_pipeline import EVERYTHING, assert_same, joined_parts, make_config, take
 
 from jaxvid.data import augment, build, datasets, decode, files, pipeline, sampling
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import Sampling
+from tests.data import clips
+from tests.data.test_pipeline import EVERYTHING, assert_same, joined_parts, make_config, take
 
 LENGTHS = (12, 3, 15, 9, 20, 6)
 SIZES = ((48, 64), (64, 48), (400, 420))

@@ -8,11 +8,11 @@ import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
-from test_pipeline import CLASSES, LENGTHS, assert_same, make_config, record, take
 
 from jaxvid.data import datasets, imports, pipeline
 from jaxvid.data.cpu_tf import tf
 from jaxvid.errors import JaxvidError
+from tests.data.test_pipeline import CLASSES, LENGTHS, assert_same, make_config, record, take
 
 
 def open_split(dataset, folder, split="train"):

@@ -5,7 +5,6 @@ import pathlib
 import subprocess
 import sys
 
-import golden_data
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from jaxvid.data import sampling
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import Sampling
+from tests.data import golden_data
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "sampling.json"
 
