@@ -95,7 +95,7 @@ def main() -> None:
     os.chdir(folder)
     witness = Path("called")
     names = NameMap(zoo.names(NETWORK))
-    leaves = checkpoints._leaves(NETWORK, zoo.starting_row(NETWORK), 3, {})
+    leaves = checkpoints.leaves_of(NETWORK, zoo.starting_row(NETWORK), 3, {})
     path, watch = folder / "file", _Watch()
     signal.signal(signal.SIGALRM, _raise_late)
     for _, (data, wrap) in targets.items():
@@ -144,7 +144,7 @@ def main() -> None:
 def _targets(folder: Path) -> dict[str, Target]:
     """Returns what is mutated, sound as yet, and how a file is made of it."""
     rng = np.random.default_rng(0)
-    leaves = checkpoints._leaves(NETWORK, zoo.starting_row(NETWORK), 3, {})
+    leaves = checkpoints.leaves_of(NETWORK, zoo.starting_row(NETWORK), 3, {})
     variables = {p: rng.normal(size=x.shape).astype(x.dtype) for p, x in leaves.items()}
     tensors = checkpoints.to_torch(NETWORK, traverse_util.unflatten_dict(variables, sep="/"))
     arrays = dict(sorted(tensors.items(), key=lambda item: item[1].nbytes)[:12])

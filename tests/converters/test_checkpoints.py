@@ -27,7 +27,9 @@ SMALL = [name for name in zoo.variants() if name.endswith("_test")]
 def random_variables(name, **settings):
     """Returns variables of a network without running it."""
     row = zoo.starting_row(name)
-    leaves = checkpoints._leaves(name, row, settings.pop("num_classes", row.num_classes), settings)
+    leaves = checkpoints.leaves_of(
+        name, row, settings.pop("num_classes", row.num_classes), settings
+    )
     rng = np.random.default_rng(0)
     arrays = {path: rng.normal(size=x.shape).astype(x.dtype) for path, x in leaves.items()}
     return {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(arrays, sep="/")
@@ -84,7 +86,7 @@ def test_a_file_returns_with_every_key_and_bit(tmp_path):
 def test_meta_says_all_that_prediction_needs(tmp_path):
     name = "tsm_r50_8f"
     row = zoo.get_row(name)
-    shapes = checkpoints._leaves(name, row, row.num_classes, {})
+    shapes = checkpoints.leaves_of(name, row, row.num_classes, {})
     zeros = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in shapes.items()}
     tensors = converters.to_torch(name, traverse_util.unflatten_dict(zeros, sep="/"))
     _, meta, report = checkpoints.convert_and_tell(name, tensors)

@@ -41,7 +41,7 @@ print((memory("VmHWM") - before) / kept)
 def test_converting_and_saving_take_half_as_much_again_as_the_tensors(tmp_path, form):
     name = "mvitv2_b"
     row, rng = zoo.starting_row(name), np.random.default_rng(0)
-    leaves = checkpoints._leaves(name, row, row.num_classes, {})
+    leaves = checkpoints.leaves_of(name, row, row.num_classes, {})
     arrays = {path: rng.standard_normal(x.shape, np.float32) for path, x in leaves.items()}
     tensors = converters.to_torch(name, traverse_util.unflatten_dict(arrays, sep="/"))
     if form == "pth":
