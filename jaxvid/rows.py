@@ -27,6 +27,18 @@ CLASS_COUNTS = {
     "sthv2": 174,
     "ucf101": 101,
 }
+SHORT_NAMES = {
+    "anet": "activitynet",
+    "d48": "diving48",
+    "hmdb": "hmdb51",
+    "k400": "kinetics400",
+    "k600": "kinetics600",
+    "k700": "kinetics700",
+    "k710": "kinetics710",
+    "ssv1": "sthv1",
+    "ssv2": "sthv2",
+    "ucf": "ucf101",
+}
 # Videos that the published accuracies are over: the validation split, of UCF101 the first test
 # split. Kinetics-400/600/700 by mmaction2's tools/data/kinetics/README.md (copies differ, as links
 # die), Kinetics-710 and Something-Something v2 by VideoMAEv2's docs/DATASET.md, UCF101 by issue 271

@@ -12,8 +12,10 @@ import difflib
 import fnmatch
 import functools
 import importlib
+import json
 import pathlib
 import pkgutil
+import re
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -22,7 +24,7 @@ from flax import linen as nn
 
 from jaxvid import models
 from jaxvid.errors import JaxvidError, exit_on_error
-from jaxvid.rows import Row
+from jaxvid.rows import CLASS_COUNTS, SHORT_NAMES, Row
 
 _LABELS = pathlib.Path(__file__).parent / "labels"
 
@@ -175,20 +177,69 @@ def create_model(
     return module.Model(**{**settings, "dtype": dtype})
 
 
-def labels(dataset: str) -> list[str]:
+def dataset(name: str) -> str:
+    """The dataset called `name`, as rows call it: `kinetics400` of `k400` or `Kinetics-400`.
+
+    Raises:
+      JaxvidError: no such dataset; the message lists all, with their short names.
+    """
+    plain = re.sub(r"[\W_]", "", name.lower())
+    known = {re.sub("_", "", full): full for full in CLASS_COUNTS} | SHORT_NAMES
+    if plain not in known:
+        short = {full: f" ({brief})" for brief, full in SHORT_NAMES.items()}
+        listed = ", ".join(full + short.get(full, "") for full in CLASS_COUNTS)
+        raise JaxvidError(f"No labels of a dataset {name!r}; there are {listed}.")
+    return known[plain]
+
+
+def labels(name: str) -> list[str]:
     """Class names of a dataset, in the order of the classifier's outputs.
 
     Args:
-      dataset: stem of a file in `jaxvid/labels`, as in a row's `dataset`.
+      name: anything `dataset` takes.
 
     Raises:
-      JaxvidError: the package has no such file.
+      JaxvidError: there is no such dataset.
     """
-    path = _LABELS / f"{dataset}.txt"
-    if not path.is_file():
-        known = sorted(file.stem for file in _LABELS.glob("*.txt"))
-        raise JaxvidError(f"No labels of a dataset {dataset!r}; there are {', '.join(known)}.")
-    return path.read_text(encoding="utf-8").splitlines()
+    return (_LABELS / f"{dataset(name)}.txt").read_text(encoding="utf-8").splitlines()
+
+
+def channel_map(source: str, target: str) -> list[int | None]:
+    """For each class of `target` the output of a network of `source`, or None where it has none.
+
+    Kinetics-710 joins the classes of Kinetics-400, 600 and 700, and calls a few of them otherwise.
+    Its published maps (UniFormerV2, Li et al. 2022) hold between any two of the four; classes of
+    other datasets are the same where their names are, but for case, spaces and signs.
+
+    Args:
+      source: dataset of the network, as `dataset` takes it.
+      target: dataset whose classes are wanted.
+
+    Raises:
+      JaxvidError: one of them is unknown, or they have no class in common.
+    """
+    source, target = dataset(source), dataset(target)
+    keys, wanted = _kinetics_channels(source), _kinetics_channels(target)
+    if keys is None or wanted is None:
+        keys, wanted = _plain_labels(source), _plain_labels(target)
+    places = {key: place for place, key in enumerate(keys)}
+    found = [places.get(key) for key in wanted]
+    if all(place is None for place in found):
+        raise JaxvidError(f"{source} and {target} have no class in common.")
+    return found
+
+
+def _kinetics_channels(name: str) -> list[int] | None:
+    """For each class of a Kinetics dataset that of Kinetics-710; None for other datasets."""
+    if name == "kinetics710":
+        return list(range(CLASS_COUNTS[name]))
+    published = _LABELS / f"kinetics710_to_{name.removeprefix('kinetics')}.json"
+    return json.loads(published.read_text(encoding="utf-8")) if published.is_file() else None
+
+
+def _plain_labels(name: str) -> list[str]:
+    """Class names without what datasets write differently: case, spaces and signs."""
+    return [re.sub(r"[\W_]", "", label.lower()) for label in labels(name)]
 
 
 def _accuracy(value: float | None) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from jaxvid import zoo
 from jaxvid.errors import JaxvidError
-from jaxvid.rows import CLASS_COUNTS, CROP_COUNTS, Row
+from jaxvid.rows import CLASS_COUNTS, CROP_COUNTS, SHORT_NAMES, Row
 
 # The tables' own rows, of the families done so far: what a new family adds to first.
 TABLE = pathlib.Path(__file__).parent / "golden" / "zoo_rows.csv"
@@ -106,8 +106,45 @@ def test_labels_match_classes():
         assert len(names) == len(set(names)) == count
         assert all(name == name.strip() != "" for name in names)
     assert all(CLASS_COUNTS[row.dataset] == row.num_classes for row in rows())
-    with pytest.raises(JaxvidError, match="'k400'; there are .*kinetics400"):
-        zoo.labels("k400")
+    assert zoo.labels("k400") == zoo.labels("kinetics400")
+
+
+def test_datasets_have_short_names():
+    assert [zoo.dataset(name) for name in ("k400", "Kinetics-400", "ssv2", "hvu_action")] == [
+        "kinetics400",
+        "kinetics400",
+        "sthv2",
+        "hvu_action",
+    ]
+    assert set(SHORT_NAMES.values()) <= set(CLASS_COUNTS)
+    with pytest.raises(JaxvidError, match=r"'k401'; there are .*kinetics400 \(k400\), .*mit,"):
+        zoo.dataset("k401")
+
+
+@pytest.mark.parametrize("part", ["kinetics400", "kinetics600", "kinetics700"])
+def test_classes_of_kinetics_are_found_among_those_of_710(part):
+    joined, own = zoo.labels("k710"), zoo.labels(part)
+    channels = zoo.channel_map("k710", part)
+    assert len(set(channels)) == CLASS_COUNTS[part]
+    # Names that differ are those that later releases of Kinetics made clearer.
+    other = {own[i]: joined[c] for i, c in enumerate(channels) if own[i] != joined[c]}
+    assert len(other) <= 13
+    back = zoo.channel_map(part, "k710")
+    assert [back[channel] for channel in channels] == list(range(CLASS_COUNTS[part]))
+    assert back.count(None) == 710 - CLASS_COUNTS[part]
+    assert zoo.channel_map(part, part) == list(range(CLASS_COUNTS[part]))
+
+
+def test_classes_of_other_datasets_are_matched_by_name():
+    first, second = zoo.labels("sthv1"), zoo.labels("sthv2")
+    assert [first[c] for c in zoo.channel_map("ssv1", "ssv2")] == second
+    channels = dict(zip(zoo.labels("ucf101"), zoo.channel_map("k700", "ucf101"), strict=True))
+    assert zoo.labels("k700")[channels["CleanAndJerk"]] == "clean and jerk"
+    assert channels["ApplyLipstick"] is None
+    renamed = zoo.labels("k400").index("dying hair")
+    assert zoo.channel_map("k400", "k600")[zoo.labels("k600").index("dyeing hair")] == renamed
+    with pytest.raises(JaxvidError, match="jester and sthv1 have no class in common"):
+        zoo.channel_map("jester", "sthv1")
 
 
 def test_names_of_tables_and_variants_give_their_first_row():
