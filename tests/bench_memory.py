@@ -26,7 +26,6 @@ FIELDS = {
     "test.sampling.num_clips": 1,
     "test.batch_size": 4,
     "train.batch_size": 4,
-    "train.checkpoint_steps": 1000,
 }
 
 
@@ -36,8 +35,13 @@ def held(process: int) -> float:
     return sum(int(kib) for kib in re.findall(r"(?:RssAnon|VmSwap):\s+(\d+) kB", status)) / 1024
 
 
-def measure(folder: pathlib.Path, steps: int, every: int) -> list[tuple[int, float]]:
-    """Trains for `steps` and returns (step, MiB) at `every` so many."""
+def measure(
+    folder: pathlib.Path, steps: int, every: int, tests: int, saves: int
+) -> list[tuple[int, float]]:
+    """Trains for `steps` and returns (step, MiB) at `every` so many.
+
+    `tests` and `saves` are how many there are on the way; every test saves, too.
+    """
     from jaxvid.data import build, toy
 
     toy.make(folder, toy.Settings(train=2, test=1, height=48, width=48, frames=(4, 5)))
@@ -46,7 +50,8 @@ def measure(folder: pathlib.Path, steps: int, every: int) -> list[tuple[int, flo
     epochs = steps // 4  # of 16 clips
     fields = FIELDS | {
         "train.epochs": epochs,
-        "train.eval_epochs": epochs // 10,
+        "train.eval_epochs": epochs / max(tests, 1),
+        "train.checkpoint_steps": steps // max(saves, 1),
         "train.log_steps": every,
     }
     config = f"{ROOT}/configs/tsn_r50.py:runlocal,dataset=mini,data_dir={folder}"
@@ -67,10 +72,12 @@ def main() -> None:
     """Prints the series and the growth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--tests", type=int, default=10)
+    parser.add_argument("--saves", type=int, default=20)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         steps = arguments.steps // 40 * 40
-        series = measure(pathlib.Path(folder), steps, steps // 40)
+        series = measure(pathlib.Path(folder), steps, steps // 40, arguments.tests, arguments.saves)
     step, memory = np.array(series[len(series) // 2 :]).T
     slope = np.polyfit(step, memory, 1)[0]
     print(

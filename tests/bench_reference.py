@@ -2,28 +2,36 @@
 
     python tests/bench_reference.py --torch-python=VENV/bin/python [--out=docs/speed.md] [NAME ...]
 
-VENV holds torch, mmaction2==1.2.0, mmengine, mmcv-lite==2.1.0 and importlib_metadata (this
-environment needs none of them). Forwards, and whole training steps, of one clip take turns between
-the two, each on the same single core. The figure is the ratio of the medians of processor time,
-which other work on the machine stretches for both alike.
+VENV holds torch, mmaction2==1.2.0, mmengine, mmcv-lite==2.1.0, importlib_metadata, and for VoV3D
+fvcore, iopath, yacs, portalocker, tabulate, termcolor, tqdm and simplejson (this environment needs
+none of them). Networks that MMAction2 does not have come from clones of their authors' repositories
+`VoV3D`, `tea-action-recognition` and `dualformer` in `--sources`; without it they are left out.
+Forwards, and whole training steps, of one clip take turns between the two, each on the same single
+core. The figure is the ratio of the medians of processor time, which other work on the machine
+stretches for both alike.
 """
 
 import argparse
 import datetime
+import importlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
+from typing import Any
 
-# One network of each family: the reference's config, frames and side of the pictures.
+# One network of each family: the reference's config in MMAction2, or None where the authors' own
+# repository is the reference; frames and side of the pictures.
 REFERENCES = {
     "c2d_r50_pool": ("c2d/c2d_r50-in1k-pre_8xb32-8x8x1-100e_kinetics400-rgb", 8, 224),
     "c3d": ("c3d/c3d_sports1m-pretrained_8xb30-16x1x1-45e_ucf101-rgb", 16, 112),
     "csn_ir_r50": ("csn/ircsn_ig65m-pretrained-r50-bnfrozen_8xb12-32x2x1-58e_kinetics400-rgb",
                    32, 224),
+    "dualformer_t": (None, 32, 224),
     "i3d_r50": ("i3d/i3d_imagenet-pretrained-r50_8xb8-32x2x1-100e_kinetics400-rgb", 32, 224),
     "mvitv2_s": ("mvit/mvit-small-p244_32xb16-16x4x1-200e_kinetics400-rgb", 16, 224),
     "r2plus1d_r34_8f": ("r2plus1d/r2plus1d_r34_8xb8-8x8x1-180e_kinetics400-rgb", 8, 224),
@@ -32,6 +40,7 @@ REFERENCES = {
     "swin_t": ("swin/swin-tiny-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb", 32, 224),
     "tanet_r50_8f": ("tanet/tanet_imagenet-pretrained-r50_8xb8-dense-1x1x8-100e_kinetics400-rgb",
                      8, 224),
+    "tea_r50_8f": (None, 8, 224),
     "timesformer_divst": ("timesformer/timesformer_divST_8xb8-8x32x1-15e_kinetics400-rgb", 8, 224),
     "tin_r50": ("tin/tin_imagenet-pretrained-r50_8xb6-1x1x8-40e_sthv1-rgb", 8, 224),
     "tpn_slowonly_r50": ("tpn/tpn-slowonly_r50_8xb8-8x8x1-150e_kinetics400-rgb", 8, 224),
@@ -44,9 +53,11 @@ REFERENCES = {
     "videomae_vit_b": ("videomae/vit-base-p16_videomae-k400-pre_16x4x1_kinetics-400", 16, 224),
     "videomaev2_vit_s": (
         "videomaev2/vit-small-p16_videomaev2-vit-g-dist-k710-pre_16x4x1_kinetics-400", 16, 224),
+    "vov3d_m_head": (None, 16, 224),
     "x3d_m": ("x3d/x3d_m_16x5x1_facebook-kinetics400-rgb", 16, 224),
 }  # fmt: skip
 Turn = Callable[[], float]
+Turns = tuple[Callable[[], Any], Callable[[], Any]]
 KINDS = ("forward", "train")
 
 
@@ -57,15 +68,23 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def serve_reference(name: str) -> None:
-    """Runs in the other Python: answers each line, which names a kind, with its seconds."""
-    import types
+def stand_in(name: str, **contents: object) -> None:
+    """Puts a module in the place of one that a reference imports and never uses here."""
+    parts = name.split(".")
+    for i in range(1, len(parts) + 1):
+        parent = ".".join(parts[:i])
+        sys.modules.setdefault(parent, types.ModuleType(parent))
+        sys.modules[parent].__path__ = []
+    vars(sys.modules[name]).update(contents)
 
+
+def build_mmaction(config: str, frames: int, size: int) -> tuple[Any, Turns]:
+    """MMAction2's recognizer, what runs its forward and what makes its loss."""
     import torch
 
-    for missing in ("mmaction.models.localizers.drn", "mmaction.models.localizers.drn.drn"):
-        sys.modules[missing] = types.ModuleType(missing)
-    sys.modules["mmaction.models.localizers.drn.drn"].DRN = type("DRN", (), {})
+    stand_in("mmaction.models.localizers.drn.drn", DRN=type("DRN", (), {}))
+    for name in ("mmaction", "mmaction.models", "mmaction.models.localizers"):
+        del sys.modules[name]  # Only what is missing is stood in for.
     import mmaction
     from mmaction.registry import MODELS
     from mmaction.structures import ActionDataSample
@@ -73,8 +92,6 @@ def serve_reference(name: str) -> None:
     from mmengine import Config
 
     register_all_modules()
-    torch.set_num_threads(1)
-    config, frames, size = REFERENCES[name]
     folder = pathlib.Path(mmaction.__file__).parent / ".mim/configs/recognition"
     settings = Config.fromfile(folder / f"{config}.py").model
     settings.backbone.pretrained = None
@@ -82,18 +99,132 @@ def serve_reference(name: str) -> None:
     flat = settings.type == "Recognizer2D"
     video = torch.randn((1, frames, 3, size, size) if flat else (1, 1, 3, frames, size, size))
     sample = ActionDataSample().set_gt_label(1)
+
+    def loss():
+        losses = model.loss(video.clone(), [sample])
+        return sum(value for key, value in losses.items() if "loss" in key)
+
+    return model, (lambda: model.extract_feat(video.clone(), stage="head"), loss)
+
+
+def build_tea(sources: pathlib.Path) -> Any:
+    """TEA-R50 on 8 frames, of Phoenix1327/tea-action-recognition: [8, 3, H, W] to scores."""
+    from torch import nn
+
+    # Its table of addresses lacks a comma, so that the file as it is cannot be imported.
+    text = (sources / "tea-action-recognition/ops/tea50_8f.py").read_text()
+    table = text.index("model_urls")
+    scope = {"__name__": "tea"}
+    exec(text[:table] + text[text.index("class MEModule") :], scope)
+    model = scope["tea50_8f"]()
+    model.fc = nn.Linear(model.fc.in_features, 174)
+    return model
+
+
+def build_dualformer(sources: pathlib.Path) -> Any:
+    """DualFormer-T of sail-sg/dualformer with a linear layer on its mean feature."""
+    import mmcv  # noqa: F401, before its part that is gone is stood in for
+    from mmengine import Config
+    from torch import nn
+
+    class DropPath(nn.Module):
+        def __init__(self, rate: float = 0.0):
+            super().__init__()
+            self.rate = rate
+
+        def forward(self, x):
+            if not self.training or not self.rate:
+                return x
+            keep = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)
+            return x * keep / (1 - self.rate)
+
+    class Registry:
+        def register_module(self):
+            return lambda module: module
+
+    folder = sources / "dualformer"
+    stand_in("timm.models.layers", DropPath=DropPath, trunc_normal_=nn.init.trunc_normal_)
+    sys.modules["mmcv.runner"] = types.ModuleType("mmcv.runner")
+    sys.modules["mmcv.runner"].load_checkpoint = None
+    stand_in("mmaction.utils", get_root_logger=None)
+    stand_in("dual.builder", BACKBONES=Registry())
+    stand_in("dual.backbones")
+    sys.modules["dual.backbones"].__path__ = [str(folder / "mmaction/models/backbones")]
+    module = importlib.import_module("dual.backbones.dualformer")
+    config = folder / "configs/_base_/models/dualformer/dualformer_tiny.py"
+    settings = Config.fromfile(config).model.backbone
+    settings.pop("type")
+    settings.drop_path_rate = 0.1
+    trunk = module.DualFormer(**settings)
+    return nn.Sequential(
+        trunk, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(512, 400)
+    )
+
+
+def build_vov3d(sources: pathlib.Path) -> Any:
+    """VoV3D-M as youngwanLEE/VoV3D builds it now: [[B, 3, T, H, W]] to scores."""
+    sys.path.insert(0, str(sources / "VoV3D"))
+    stand_in("detectron2.layers", ROIAlign=None)
+    stand_in("slowfast")  # The parts of it that are meant are copied in here.
+    sys.modules["slowfast"].__path__ = [str(sources / "VoV3D/vov3d")]
+    from vov3d.config.defaults import get_cfg
+    from vov3d.models import build_model
+
+    config = get_cfg()
+    config.merge_from_file(str(sources / "VoV3D/configs/Kinetics/vov3d/vov3d_M.yaml"))
+    config.NUM_GPUS = 0
+    return build_model(config)
+
+
+def build_other(name: str, sources: pathlib.Path, frames: int, size: int) -> tuple[Any, Turns]:
+    """A network of its authors' own repository, its forward and its loss."""
+    import torch
+
+    build = {
+        "dualformer_t": build_dualformer,
+        "tea_r50_8f": build_tea,
+        "vov3d_m_head": build_vov3d,
+    }[name]
+    model = build(sources)
+    if name == "tea_r50_8f":
+        video = torch.randn(frames, 3, size, size)
+
+        def forward():
+            return model(video).mean(0, keepdim=True)
+
+    else:
+        video = torch.randn(1, 3, frames, size, size)
+
+        def forward():
+            return model([video.clone()] if name == "vov3d_m_head" else video)
+
+    return model, (
+        forward,
+        lambda: torch.nn.functional.cross_entropy(forward(), torch.tensor([1])),
+    )
+
+
+def serve_reference(name: str, sources: pathlib.Path) -> None:
+    """Runs in the other Python: answers each line, which names a kind, with its seconds."""
+    import torch
+
+    torch.set_num_threads(1)
+    config, frames, size = REFERENCES[name]
+    if config is None:
+        model, (answer, loss) = build_other(name, sources, frames, size)
+    else:
+        model, (answer, loss) = build_mmaction(config, frames, size)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
 
     def forward():
         model.eval()
         with torch.inference_mode():
-            model.extract_feat(video.clone(), stage="head")
+            answer()
 
     def train():
         model.train()
-        losses = model.loss(video.clone(), [sample])
         optimizer.zero_grad()
-        sum(value for key, value in losses.items() if "loss" in key).backward()
+        loss().backward()
         optimizer.step()
 
     print(json.dumps({"parameters": sum(p.numel() for p in model.parameters())}), flush=True)
@@ -147,9 +278,11 @@ def our_turns(name: str) -> tuple[dict[str, Turn], int]:
     return turns, sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
 
-def compare(name: str, torch_python: str, seconds: float) -> dict[str, float]:
+def compare(
+    name: str, torch_python: str, sources: pathlib.Path | None, seconds: float
+) -> dict[str, float]:
     """Our processor time over the reference's, for each of `KINDS`."""
-    command = [torch_python, __file__, "--serve", name]
+    command = [torch_python, __file__, "--serve", name, f"--sources={sources}"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment["OMP_NUM_THREADS"] = "1"
     with subprocess.Popen(
@@ -184,6 +317,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(REFERENCES), metavar="NAME")
     parser.add_argument("--torch-python", default=sys.executable, help="Python with mmaction2")
+    parser.add_argument("--sources", type=pathlib.Path, help="folder of the authors' clones")
     parser.add_argument("--seconds", type=float, default=10.0, help="time for each figure")
     parser.add_argument("--out", type=pathlib.Path, help="write the table there, too")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -191,13 +325,16 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):  # One core for both; what is started inherits it.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if args.serve:
-        serve_reference(args.serve)
+        serve_reference(args.serve, args.sources)
         return
     lines = ["| network | clip | forward | training step |", "| --- | --- | --- | --- |"]
     print("\n".join(lines))
     for name in args.names:
-        _, frames, size = REFERENCES[name]
-        ratios = compare(name, args.torch_python, args.seconds)
+        config, frames, size = REFERENCES[name]
+        if config is None and args.sources is None:
+            print(f"{name}: left out, its reference is in none of --sources", file=sys.stderr)
+            continue
+        ratios = compare(name, args.torch_python, args.sources, args.seconds)
         lines.append(
             f"| {name} | {frames} x {size} | {ratios['forward']:.2f} | {ratios['train']:.2f} |"
         )
