@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from converters import checkpoints, images, torch_write
-from jaxvid import checkpoint
+from converters import checkpoints, download, images, torch_write
+from jaxvid import checkpoint, zoo
 from jaxvid.errors import JaxvidError, exit_on_error
 
 DESCRIPTION = """\
@@ -15,6 +15,7 @@ PyTorch is not needed, and nothing inside the file is run: it is read as data.
 """
 EPILOG = """\
 examples:
+  python -m converters --model=tsm_r50_1x1x8_k400 --out=weights/tsm
   python -m converters --model=tsm_r50_1x1x8_k400 --checkpoint=tsm.pth --out=weights/tsm
   python -m converters --model=tsm_r50_1x1x8_k400 --checkpoint=mine.pth --out=weights/mine \\
       --classes=labels.txt
@@ -25,20 +26,28 @@ examples:
   python -m converters --to=torch --checkpoint=weights/tsm --out=tsm.pth
 
 `python -m jaxvid.zoo list` shows the models, `python -m jaxvid.zoo show NAME` where a model's
-checkpoint lies. Every tensor must find its place: what does not fit is listed, and nothing is
-written. A file that torch.load opens with weights_only=True comes back from --to=torch; a
-converted checkpoint returns with every key and every bit.
+checkpoint lies. Without --checkpoint it is downloaded from there, once, to
+~/.cache/jaxvid/checkpoints (or that of XDG_CACHE_HOME), and checked against the sum in its name;
+the same command goes on with a download that broke off.
+
+Every tensor must find its place: what does not fit is listed, and nothing is written. A file that
+torch.load opens with weights_only=True comes back from --to=torch; a converted checkpoint returns
+with every key and every bit.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     args = _parser().parse_args(argv)
+    if args.checkpoint is None and (args.to == "torch" or args.image_weights):
+        raise JaxvidError("--checkpoint is missing: give the folder or file to convert")
+    if args.checkpoint is not None:
+        _refuse(args, ("mirror",), "--checkpoint, as nothing is downloaded then")
     if args.to == "torch":
         _to_torch(args)
     elif args.image_weights:
         _from_images(args)
-    elif args.deploy and args.checkpoint.is_dir():
+    elif args.deploy and args.checkpoint and args.checkpoint.is_dir():
         _deploy(args)
     else:
         _to_jaxvid(args)
@@ -59,10 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         metavar="PATH",
-        required=True,
         type=Path,
-        help="what to convert: a .pth file or its like; with --to=torch a converted checkpoint's "
-        "folder or a training run's, which means its best checkpoint",
+        help="what to convert: a .pth file or its like (default: the published one, downloaded); "
+        "with --to=torch a converted checkpoint's folder or a training run's, which means its best "
+        "checkpoint",
+    )
+    parser.add_argument(
+        "--mirror",
+        metavar="BASE",
+        help="where to download from: stands in for the https://HOST of published addresses "
+        f"(default: the environment variable {download.MIRROR}, if set)",
     )
     parser.add_argument(
         "--out",
@@ -109,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
 def _to_jaxvid(args: argparse.Namespace) -> None:
     if args.model is None:
         raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
+    if args.checkpoint is None:
+        args.checkpoint = _published(args.model, args.mirror)
     classes = _read_classes(args.classes) if args.classes else None
     variables, meta, report = checkpoints.convert_and_tell(
         args.model, args.checkpoint, classes=classes, ema=args.ema
@@ -118,6 +135,21 @@ def _to_jaxvid(args: argparse.Namespace) -> None:
     checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
     print("\n".join(report.lines()))
     print(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
+
+
+def _published(name: str, mirror: str | None) -> Path:
+    """Returns the published checkpoint of a model, downloaded where it is not here yet."""
+    row = zoo.starting_row(name)
+    if row.source is None:
+        raise JaxvidError(
+            f"no checkpoint of {row.name} is published: give one as --checkpoint, or train it"
+        )
+    if row.file is None:
+        raise JaxvidError(
+            f"the checkpoint of {row.name} lies behind a web page, {row.source}: bring the file by "
+            "hand and give it as --checkpoint"
+        )
+    return download.fetch(row.source, mirror=mirror)
 
 
 def _from_images(args: argparse.Namespace) -> None:

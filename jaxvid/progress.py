@@ -8,7 +8,8 @@ from typing import TextIO
 class Progress:
     """Counts finished items of `total` and says how fast they go and when they will be done.
 
-    Where `total` is None it is unknown, and only what is done is said.
+    Where `total` is None it is unknown, and only what is done is said. What was `done` before does
+    not count for the rate.
     On a terminal one line is redrawn; otherwise a line is printed at most every `every` seconds,
     so that log files stay short.
     """
@@ -20,6 +21,7 @@ class Progress:
         unit: str = "",
         every: float = 10.0,
         stream: TextIO | None = None,
+        done: int = 0,
     ):
         self._total = total
         self._what = what
@@ -28,7 +30,7 @@ class Progress:
         self._tty = self._stream.isatty()
         self._every = 0.1 if self._tty else every
         self._start = self._shown = time.monotonic()
-        self._done = 0
+        self._done = self._before = done
 
     def update(self, count: int = 1, note: str = "") -> None:
         """Counts `count` more items; `note` is shown at the end of the line."""
@@ -53,7 +55,7 @@ class Progress:
 
     def _show(self, note: str) -> None:
         elapsed = max(time.monotonic() - self._start, 1e-9)
-        rate = self._done / elapsed
+        rate = (self._done - self._before) / elapsed
         line = f"{self._what} {self._done}"
         if self._total is None:
             line += f" {self._unit}, {rate:.3g} {self._unit}/s"

@@ -224,3 +224,9 @@ class Row:
     pretrained: str = ""
     note: str = ""
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def file(self) -> str | None:
+        """Name of the published checkpoint; None if there is none, or only a page to click on."""
+        name = (self.source or "").rsplit("/", 1)[-1]
+        return name if name.endswith((".pth", ".pyth", ".pkl")) else None

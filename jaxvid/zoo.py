@@ -275,17 +275,17 @@ def _commands(row: Row) -> list[str]:
     run = f"  python -m jaxvid.main --config=configs/zoo_row.py:name={row.name}"
     published = f"dataset={row.dataset},data_dir=DATA"
     built = "written by `python -m jaxvid.data.build`"
-    if row.source is None or not row.source.endswith((".pth", ".pyth", ".pkl")):
-        where = f"; see {row.source}" if row.source else ""
+    if row.source is None:
         return [
-            f"No checkpoint file is published{where}. To train it on DATA, {built}:",
+            f"No checkpoint is published. To train it on DATA, {built}:",
             f"{run},{published} --workdir=RUN",
         ]
-    file = row.source.rsplit("/", 1)[-1]
+    flag = "" if row.file else " --checkpoint=FILE"
+    where = "" if row.file else f" (FILE comes by hand from {row.source}, a web page)"
     return [
-        f"To convert its checkpoint, test it on DATA and fine-tune it on CLIPS, both {built}:",
-        f"  curl -LO {row.source}",
-        f"  python -m converters --model={row.name} --checkpoint={file} --out=WEIGHTS",
+        f"To convert its checkpoint{where}, test it on DATA and fine-tune it on CLIPS, "
+        f"both {built}:",
+        f"  python -m converters --model={row.name}{flag} --out=WEIGHTS",
         f"{run},{published},init=WEIGHTS --mode=eval --workdir=RUN",
         f"{run},dataset=mine,data_dir=CLIPS,init=WEIGHTS --workdir=RUN",
     ]

@@ -210,9 +210,25 @@ def test_show_prints_every_field_and_the_commands(capsys):
     for field in dataclasses.fields(row):
         value = getattr(row, field.name)
         assert value in (None, "", {}) or f"{field.name}:" in text
-    file = row.source.rsplit("/", 1)[-1]
-    assert f"python -m converters --model={row.name} --checkpoint={file} --out=" in text
+    assert f"python -m converters --model={row.name} --out=" in text
     arguments = f"name={row.name},dataset=kinetics400,data_dir=DATA,init=WEIGHTS"
     assert f"--config=configs/zoo_row.py:{arguments} --mode=eval" in text
     zoo.main(["show", "mvitv2_s_16x4_k400_norepeat"])
-    assert "No checkpoint file is published" in capsys.readouterr().out
+    assert "No checkpoint is published" in capsys.readouterr().out
+    row = zoo.get_row("dualformer_s_32x4_hmdb51")
+    zoo.main(["show", row.name])
+    text = capsys.readouterr().out
+    assert f"FILE comes by hand from {row.source}" in text
+    assert f"--model={row.name} --checkpoint=FILE --out=" in text
+
+
+def test_published_files_are_named_once():
+    files = {}
+    for row in rows():
+        if row.file:
+            assert files.setdefault(row.file, row.source) == row.source
+            assert row.source.startswith("https://")
+    assert len(files) > 160
+    assert (
+        zoo.get_row("x3d_m").file == "x3d_m_16x5x1_facebook-kinetics400-rgb_20201027-3f42382a.pth"
+    )
