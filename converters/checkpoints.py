@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from converters import files
+from converters import files, spellings
 from converters.mapped import forget
 from converters.names import NameMap
 from converters.report import STEP_COUNTER, Report
@@ -25,8 +25,6 @@ from jaxvid.rows import Row
 # Stacked (x, y) pairs of a flow network's input, in every published row.
 FLOW_CHANNELS = 10
 MAX_DROPPED_BYTES = 64 << 20
-# Put before every key by DataParallel, by Lightning and other wrappers, and by torch.compile.
-PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
 def convert(
@@ -68,10 +66,11 @@ def convert_and_tell(
         raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
     tensors, remarks = files.read_and_tell(source, ema=ema) if from_file else (source, [])
     names = NameMap(zoo.names(row.variant))
-    prefix = _prefix(names, tensors)
-    if prefix:
-        remarks.append(f"every key began with {prefix!r}, which the name map does without")
-    tensors = {key.removeprefix(prefix): np.asarray(array) for key, array in tensors.items()}
+    reading = spellings.read(names, tensors)
+    remarks += reading.remarks()
+    tensors = {
+        known: np.asarray(tensors[key]) for key, known in reading.known.items() if known is not None
+    }
 
     if classes is not None:
         num_classes = len(classes)
@@ -87,7 +86,12 @@ def convert_and_tell(
         if not classes:
             remarks.append(f"the {count} classes have no names: give them with --classes=FILE")
 
-    arrays, dropped = names.to_ours(tensors, leaves)
+    try:
+        arrays, dropped = names.to_ours(tensors, leaves)
+    except JaxvidError as error:
+        if not reading.spelling:
+            raise
+        raise JaxvidError(f"{error}; its keys were read as {reading.spelling} spelt them") from None
     _check_recomputed(row.variant, zoo.create_model(name, count, **overrides), dropped)
     cast = {
         key: tensor.dtype.name
@@ -123,7 +127,8 @@ def convert_and_tell(
         "source": describe_file(Path(source)) if from_file else None,
         "report": report.lines(),
         "cast": cast,
-        "prefix": prefix,
+        "prefix": reading.prefix,
+        "respelt": reading.respelt(),
         "dropped": _pack(dropped),
     }
     variables = traverse_util.unflatten_dict(arrays, sep="/")
@@ -140,7 +145,8 @@ def deploy(variables: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict,
         raise JaxvidError(
             f"{meta['variant']} has no other form to deploy: only MobileOne's training form has one"
         )
-    kept = {key: meta[key] for key in meta if key not in ("cast", "prefix", "dropped")}
+    of_source = ("cast", "prefix", "respelt", "dropped")
+    kept = {key: meta[key] for key in meta if key not in of_source}
     return mobileone.deploy(variables), kept | {"row": variant, "variant": variant}
 
 
@@ -164,20 +170,8 @@ def to_torch(
         if key.endswith(".running_var") and "dropped" not in meta and names.drops(counter):
             tensors[counter] = np.zeros((), np.int64)
     tensors |= _unpack(meta.get("dropped", {}))
-    prefix = meta.get("prefix", "")
-    return {prefix + key: tensor for key, tensor in tensors.items()}
-
-
-def _prefix(names: NameMap, tensors: Mapping[str, Any]) -> str:
-    """Returns what wrappers of the network put before every key, as far as the name map wants."""
-    prefix, keys = "", list(tensors)
-    while keys and not any(names.knows(key) for key in keys):
-        found = next((p for p in PREFIXES if all(key.startswith(p) for key in keys)), None)
-        if found is None:
-            return ""
-        prefix += found
-        keys = [key.removeprefix(found) for key in keys]
-    return prefix
+    prefix, respelt = meta.get("prefix", ""), meta.get("respelt", {})
+    return {prefix + respelt.get(key, key): tensor for key, tensor in tensors.items()}
 
 
 def leaves_of(name: str, row: Row, num_classes: int, overrides: dict) -> dict[str, Any]:

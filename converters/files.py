@@ -8,7 +8,7 @@ import numpy as np
 
 from converters import npz_file, safetensors_file, torch_file
 from converters.mapped import Mapped
-from converters.pickles import Array, Named, Tensor, Text, Unread
+from converters.pickles import Array, Module, Named, Tensor, Text, Unread
 from jaxvid.errors import JaxvidError
 
 # The names under which codebases keep the weights, in the order in which they are looked for:
@@ -30,10 +30,11 @@ _NO_CHECKPOINT = {
 def read(path: str | Path, *, ema: bool = False) -> dict[str, np.ndarray]:
     """Reads the weights of a file: key to read-only array, mapped and not yet in memory.
 
-    The file may be PyTorch's (`.pth`, `.pyth`, `.pt`, of any version since 0.1.10), a pickle of
-    numpy arrays (`.pkl`), `.safetensors` or `.npz`; its name does not matter. With `ema` it is the
-    averaged copy that is read. Raises `JaxvidError` where the file is of none of these formats, is
-    damaged, or holds anything but tensors in that part; nothing that it names is ever called.
+    The file may be PyTorch's (`.pth`, `.pyth`, `.pt`, of any version since 0.1.10, TorchScript's
+    too), a pickle of numpy arrays (`.pkl`), `.safetensors` or `.npz`; its name does not matter.
+    With `ema` it is the averaged copy that is read. Raises `JaxvidError` where the file is of none
+    of these formats, is damaged, or holds anything but tensors in that part; nothing that it names
+    is ever called.
     """
     return read_and_tell(path, ema=ema)[0]
 
@@ -43,7 +44,10 @@ def read_and_tell(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reads as `read` does; returns (tensors, sentences on what was left out)."""
     file = Mapped(path)
-    content = _content(file)
+    content, scripted = _content(file), []
+    if isinstance(content, Module):
+        content = content.tensors(file)
+        scripted = ["the program of this TorchScript archive is left unread"]
     if not isinstance(content, dict):
         raise JaxvidError(f"{path} holds {_name(content)} where a dict of tensors should be")
     where, remarks = _choose(file, content, ema)
@@ -54,7 +58,7 @@ def read_and_tell(
     if where not in AVERAGES:
         found, more = _choose_copy(file, found, ema and _SWAPPED not in content)
         remarks += more
-    return _tensors(file, place, found), remarks
+    return _tensors(file, place, found), scripted + remarks
 
 
 def _content(file: Mapped) -> Any:

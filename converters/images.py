@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from converters import checkpoints, files
+from converters import checkpoints, files, spellings
 from converters.names import NameMap
 from jaxvid import zoo
 from jaxvid.errors import JaxvidError
@@ -27,6 +27,8 @@ _CLIP_TEXT = [
     *("positional_embedding", "token_embedding.weight", "ln_final.{n:weight|bias}"),
     *("text_projection", "logit_scale", "{n:input_resolution|context_length|vocab_size}"),
     "transformer.resblocks.{i}.attn.{n:in_proj_weight|in_proj_bias}",
+    # Not in a state_dict, but OpenAI's archives of TorchScript hold it.
+    "transformer.resblocks.{i}.attn_mask",
     "transformer.resblocks.{i}.{m:ln_1|ln_2|attn.out_proj|mlp.c_fc|mlp.c_proj}.{n:weight|bias}",
 ]
 STYLES = {
@@ -89,6 +91,8 @@ def inflate_and_tell(
     if ema and not from_file:
         raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
     tensors, remarks = files.read_and_tell(source, ema=ema) if from_file else (source, [])
+    wrapper = spellings.prefixes(tensors)[-1]
+    tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
     trunk = {
         key.removeprefix(_PREFIX): np.asarray(tensor)
         for key, tensor in tensors.items()

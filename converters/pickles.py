@@ -45,7 +45,7 @@ DTYPES = {
 # What training codes keep beside the weights: not built, but no reason to refuse the file.
 UNREAD_PACKAGES = (
     *("mmengine.", "mmcv.", "mmaction.", "addict.", "yacs.config.", "fvcore.common.config."),
-    *("torch.optim.", "numpy.random."),
+    *("torch.optim.", "torch.jit._pickle.", "numpy.random."),
 )
 UNREAD = {
     "argparse.Namespace",
@@ -67,6 +67,7 @@ MAX_TEXT = 64 << 20
 _MAX_LINE = 1 << 20
 # Longer strings are numbers in disguise, and stay in the file until they are asked for.
 _MAX_STRING = 1 << 16
+_MAX_DEPTH = 100
 _LENGTHS = {
     "SHORT_BINSTRING": "<B",
     "BINSTRING": "<i",
@@ -130,6 +131,28 @@ class Tensor:
         """Returns the tensor as a read-only view of its storage."""
         data = self.storage.load()
         return self.file.array(data, self.dtype, self.shape, self.strides, self.offset)
+
+
+@dataclasses.dataclass(eq=False)
+class Module:
+    """A part of a network in an archive of TorchScript: tensors, parts and settings by name."""
+
+    attributes: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+    def tensors(self, file: Mapped) -> dict[str, Tensor]:
+        """Returns the tensors by the keys that they have in the network's state_dict."""
+        found, left, count = {}, [((), self)], 0
+        while left:
+            place, module = left.pop()
+            for name, value in module.attributes.items():
+                count += 1
+                if count > MAX_OPCODES or len(place) > _MAX_DEPTH:
+                    raise file.damaged("its modules have no end")
+                if isinstance(name, str) and isinstance(value, Module):
+                    left.append(((*place, name), value))
+                elif isinstance(name, str) and isinstance(value, Tensor):
+                    found[".".join((*place, name))] = value
+        return found
 
 
 @dataclasses.dataclass(eq=False)
@@ -417,8 +440,10 @@ class _Machine:
                 target.columns_first = columns_first is True or columns_first == 1
             case DType():
                 target.byteorder = "big" if state[1] == ">" else "little"
+            case Module() if isinstance(state, dict):
+                target.attributes = state
             # Attributes: those of an `OrderedDict` are version numbers that nothing here reads.
-            case dict() | Unread():
+            case dict() | Unread() | Module():
                 pass
             case _:
                 raise TypeError("a state for what has none")
@@ -432,10 +457,12 @@ class _Machine:
             raise TypeError("arguments that are no tuple")
         return builder(*arguments)
 
-    def _unread(self, callee: Any) -> Unread:
-        """Returns the stand-in for an object that is left unread, or refuses it by name."""
+    def _unread(self, callee: Any) -> Unread | Module:
+        """Returns the stand-in for an object that is not made, or refuses it by name."""
         if not isinstance(callee, Named):
             raise TypeError("a call of what is no name")
+        if callee.name.startswith("__torch__."):
+            return Module()
         if callee.name in UNREAD or callee.name.startswith(UNREAD_PACKAGES):
             return Unread(callee.name)
         raise JaxvidError(

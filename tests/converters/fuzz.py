@@ -160,6 +160,9 @@ def _targets(folder: Path) -> dict[str, Target]:
         },
         "state_dict_ema": {"a": file.tensor(np.ones(3, np.float32))},
     }
+    part = Named("__torch__.net", "Part")
+    one, two, *_ = content["state_dict"].values()
+    modules = Call(part, (), {"a": Call(part, (), {"w": one}), "w": two, "training": False})
     described = dump(content)
     described_legacy = dump(content, view=(None,))
     plain = {"blobs": arrays, "lr": np.float64(3), "big": 1 << 100}
@@ -183,6 +186,7 @@ def _targets(folder: Path) -> dict[str, Target]:
         "zip": (through(file.write)(described), bytes),
         "zip of ours": (ours, bytes),
         "description in a zip": (described, through(file.write)),
+        "TorchScript": (dump(modules), through(file.write)),
         "legacy": (through(file.write_legacy)(described_legacy), bytes),
         "description in legacy": (described_legacy, through(file.write_legacy)),
         **{f"pickle {n}": (pickle.dumps(plain, protocol=n), bytes) for n in (2, 4, 5)},

@@ -15,7 +15,6 @@ from flax import traverse_util
 import converters
 from converters import __main__ as cli
 from converters import checkpoints, files, torch_write
-from converters.names import NameMap
 from jaxvid import checkpoint, zoo
 from jaxvid.errors import JaxvidError
 
@@ -130,15 +129,6 @@ def test_what_wrappers_put_before_every_key_is_taken_off_and_returns(tmp_path, p
     tensors[one.removeprefix(prefix)] = tensors.pop(one)
     with pytest.raises(JaxvidError, match="is unknown"):
         converters.convert(NAME, tensors)
-
-
-def test_a_prefix_that_the_name_map_has_stays():
-    rules = [("module.{a}.weight", "params/a{a}", "same")]
-    names = NameMap(rules)
-    assert checkpoints._prefix(names, {"module.0.weight": 0}) == ""
-    assert checkpoints._prefix(names, {"module.module.0.weight": 0}) == "module."
-    assert checkpoints._prefix(names, {"model.x": 0}) == ""
-    assert checkpoints._prefix(names, {}) == ""
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_all_that_is_wrong():

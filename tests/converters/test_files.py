@@ -6,6 +6,7 @@ import pathlib
 import pickle
 import re
 import tracemalloc
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -192,6 +193,40 @@ def test_what_training_codes_keep_beside_the_weights_is_left_unread(tmp_path):
         file.write_legacy(tmp_path / "b.pth", content),
     ):
         assert list(files.read(path)) == ["a"]
+
+
+def script(attributes):
+    """A module as an archive of TorchScript describes it."""
+    return Call(Named("__torch__.some.module", "Part"), (), {"training": False} | attributes)
+
+
+def test_tensors_of_torchscript_are_read_and_its_program_is_not(tmp_path):
+    file, arrays = File(), {"a.w": np.ones(3, np.float16), "b.c.w": np.zeros(2), "n": np.array(4)}
+    tensors = {key: file.tensor(array) for key, array in arrays.items()}
+    sizes = Call(Named("torch.jit._pickle", "build_intlist"), ([1, 2],))
+    inner = script({"w": tensors["b.c.w"], "kernel_size": sizes, "scale": 0.5})
+    parts = {"a": script({"w": tensors["a.w"]}), "b": script({"c": inner}), "n": tensors["n"]}
+    path = file.write(tmp_path / "net.pt", script(parts))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/code/__torch__.py", "def forward(self): os.system('x')")
+        archive.writestr("archive/constants.pkl", b"\x80\x02).")
+    read, remarks = files.read_and_tell(path)
+    assert read.keys() == arrays.keys()
+    assert all(same(read[key], array) for key, array in arrays.items())
+    assert remarks == ["the program of this TorchScript archive is left unread"]
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"c__torch__.a\nB\nq\x00)\x81q\x01}X\x01\x00\x00\x00ah\x01sb.",  # holds itself
+        b"c__torch__.a\nB\nq\x00)\x81" + b"q\x010h\x00)\x81}(U\x01ah\x01U\x01bh\x01ub" * 40 + b".",
+    ],
+)
+def test_modules_without_end_are_refused(tmp_path, monkeypatch, pickled):
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 20_000)
+    File().write(tmp_path / "a.pt", None, pickled=pickled)
+    raises(tmp_path / "a.pt", "its modules have no end")
 
 
 def test_any_other_call_is_refused_by_name_wherever_it_is(tmp_path):

@@ -164,7 +164,32 @@ def test_clip_fills_the_image_blocks_and_its_text_is_left_out(style, beside):
     assert new == {"video_token", "global0", "global1", "balance", "norm", "head"}
 
 
-@pytest.mark.parametrize("prefix, fc", [("", "fc"), ("backbone.", "head.fc")])
+def test_clip_is_read_from_the_archive_that_openai_gives(tmp_path):
+    tensors = classifier("uniformerv2_test", "OpenAI's CLIP")
+    tensors |= {"transformer.resblocks.0.attn_mask": np.zeros((7, 7), np.float32)}
+    file, tree = pth.File(), {}
+    for key, tensor in tensors.items():
+        *places, last = key.split(".")
+        node = tree
+        for place in places:
+            node = node.setdefault(place, {})
+        node[last] = file.tensor(np.ascontiguousarray(tensor, np.float16))
+
+    def module(node):
+        parts = {k: module(v) if isinstance(v, dict) else v for k, v in node.items()}
+        return pth.Call(pth.Named("__torch__.multimodal.model", "Part"), (), parts)
+
+    path = file.write(tmp_path / "ViT-B-16.pt", module(tree))
+    variables, meta, lines = images.inflate_and_tell("uniformerv2_test", path)
+    assert lines[0].startswith(f"OpenAI's CLIP: {len(tensors)} tensors")
+    kernel = variables["params"]["patch_embed"]["kernel"]
+    wanted = tensors["visual.conv1.weight"].astype(np.float16).transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel.sum(0), wanted.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "prefix, fc", [("", "fc"), ("backbone.", "head.fc"), ("module.backbone.", "module.head.fc")]
+)
 def test_the_command_fills_a_trunk_and_says_what_is_new(tmp_path, capsys, prefix, fc):
     tensors = {f"{prefix}{key}": tensor for key, tensor in classifier("tsn_test").items()}
     tensors[f"{prefix}bn1.num_batches_tracked"] = np.array(7)
@@ -174,7 +199,10 @@ def test_the_command_fills_a_trunk_and_says_what_is_new(tmp_path, capsys, prefix
     out = tmp_path / "out"
     main(["--model=tsn_test", f"--checkpoint={path}", "--image-weights", f"--out={out}"])
     said = capsys.readouterr().out
-    assert f"left out: {fc}.weight" in said and "new: params/head/fc/kernel" in said
+    assert (
+        f"left out: {fc.removeprefix('module.')}.weight" in said
+        and "new: params/head/fc/kernel" in said
+    )
     kernel = checkpoint.load(out)["params"]["backbone"]["layer1_0"]["conv2"]["conv"]["kernel"]
     wanted = tensors[f"{prefix}layer1.0.conv2.weight"].transpose(2, 3, 1, 0)[None]
     np.testing.assert_array_equal(kernel, wanted)
