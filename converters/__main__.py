@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from converters import checkpoints, download, images, torch_write
+from converters import checkpoints, download, images, many, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.errors import JaxvidError, exit_on_error
 
@@ -23,6 +23,8 @@ examples:
       --out=weights/fast
   python -m converters --model=slowonly_r50_8x8_k400 --checkpoint=resnet50.pth --image-weights \\
       --out=weights/imagenet
+  python -m converters --model=slowonly_r50_8x8_k710 --classes-to=k400 --out=weights/slowonly
+  python -m converters --all=checkpoints --out=weights
   python -m converters --to=torch --checkpoint=weights/tsm --out=tsm.pth
 
 `python -m jaxvid.zoo list` shows the models, `python -m jaxvid.zoo show NAME` where a model's
@@ -39,6 +41,9 @@ with every key and every bit.
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     args = _parser().parse_args(argv)
+    if args.all is not None:
+        _all(args)
+        return
     if args.checkpoint is None and (args.to == "torch" or args.image_weights):
         raise JaxvidError("--checkpoint is missing: give the folder or file to convert")
     if args.checkpoint is not None:
@@ -47,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _to_torch(args)
     elif args.image_weights:
         _from_images(args)
-    elif args.deploy and args.checkpoint and args.checkpoint.is_dir():
-        _deploy(args)
+    elif args.checkpoint and args.checkpoint.is_dir():
+        _from_ours(args)
     else:
         _to_jaxvid(args)
 
@@ -74,6 +79,14 @@ def _parser() -> argparse.ArgumentParser:
         "checkpoint",
     )
     parser.add_argument(
+        "--all",
+        metavar="FOLDER",
+        type=Path,
+        help="convert every file below this folder that has the name under which a row's was "
+        "published, or the row's own (ROW.pth), to --out/ROW; --model is then a pattern of rows "
+        "(default: *), and what is converted already is left as it is",
+    )
+    parser.add_argument(
         "--mirror",
         metavar="BASE",
         help="where to download from: stands in for the https://HOST of published addresses "
@@ -95,6 +108,25 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="class names, one a line in the order of the logits, where they are not those of the "
         "model's dataset",
+    )
+    parser.add_argument(
+        "--classes-to",
+        metavar="DATASET",
+        help="give the classifier the classes of another dataset, as k400 out of k710, by their "
+        "names; --checkpoint may then be one of ours too",
+    )
+    parser.add_argument(
+        "--classes-from",
+        metavar="DATASET",
+        help="with --classes-to the dataset whose classes the checkpoint has, where it does not "
+        "say so",
+    )
+    parser.add_argument(
+        "--missing",
+        choices=("refuse", "zero"),
+        default="refuse",
+        help="what --classes-to does about classes that the checkpoint lacks: refuse, or give them "
+        "weights of 0, for training to fill (default: refuse)",
     )
     parser.add_argument(
         "--ema",
@@ -121,6 +153,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _all(args: argparse.Namespace) -> None:
+    where = "--all"
+    _refuse(args, ("checkpoint", "mirror", "classes", "deploy", "image_weights"), where)
+    _refuse(args, ("classes_to", "classes_from"), where)
+    if args.to != "jaxvid":
+        raise JaxvidError("--to=torch takes one --checkpoint: leave --all out")
+    many.convert_all(args.all, args.out, args.model or "*", ema=args.ema, overwrite=args.overwrite)
+
+
 def _to_jaxvid(args: argparse.Namespace) -> None:
     if args.model is None:
         raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
@@ -130,11 +171,8 @@ def _to_jaxvid(args: argparse.Namespace) -> None:
     variables, meta, report = checkpoints.convert_and_tell(
         args.model, args.checkpoint, classes=classes, ema=args.ema
     )
-    if args.deploy:
-        variables, meta = checkpoints.deploy(variables, meta)
-    checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
     print("\n".join(report.lines()))
-    print(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
+    _save(args, variables, meta)
 
 
 def _published(name: str, mirror: str | None) -> Path:
@@ -153,7 +191,7 @@ def _published(name: str, mirror: str | None) -> Path:
 
 
 def _from_images(args: argparse.Namespace) -> None:
-    _refuse(args, ("classes", "deploy"), "--image-weights")
+    _refuse(args, ("classes", "classes_to", "classes_from", "deploy"), "--image-weights")
     if args.model is None:
         raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
     variables, meta, lines = images.inflate_and_tell(args.model, args.checkpoint, ema=args.ema)
@@ -162,16 +200,30 @@ def _from_images(args: argparse.Namespace) -> None:
     print(f"wrote {args.out} (the trunk of {meta['row']}, for init= to train from)")
 
 
-def _deploy(args: argparse.Namespace) -> None:
-    _refuse(args, ("classes", "ema"), "--deploy of a converted or trained checkpoint")
-    meta = checkpoint.load_meta(args.checkpoint)
-    variables, meta = checkpoints.deploy(checkpoint.load(args.checkpoint), meta)
+def _from_ours(args: argparse.Namespace) -> None:
+    if not args.deploy and not args.classes_to:
+        raise JaxvidError(
+            f"{args.checkpoint} is a folder: give a file to convert, or say what to make of a "
+            "converted or trained checkpoint (--deploy, --classes-to=DATASET, --to=torch)"
+        )
+    _refuse(args, ("model", "classes", "ema"), "a converted or trained checkpoint")
+    _save(args, checkpoint.load(args.checkpoint), checkpoint.load_meta(args.checkpoint))
+
+
+def _save(args: argparse.Namespace, variables: dict, meta: dict) -> None:
+    """Writes variables with the classes and in the form that were asked for."""
+    if args.classes_to:
+        variables, meta = checkpoints.map_classes(
+            variables, meta, args.classes_to, args.classes_from, missing=args.missing
+        )
+    if args.deploy:
+        variables, meta = checkpoints.deploy(variables, meta)
     checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
     print(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
 
 
 def _to_torch(args: argparse.Namespace) -> None:
-    _refuse(args, ("classes", "ema", "deploy", "image_weights"), "--to=torch")
+    _refuse(args, ("classes", "classes_to", "ema", "deploy", "image_weights"), "--to=torch")
     meta = checkpoint.load_meta(args.checkpoint)
     name = meta.get("row") or args.model
     if name is None:

@@ -20,7 +20,7 @@ from converters.report import STEP_COUNTER, Report
 from jaxvid import zoo
 from jaxvid.errors import JaxvidError
 from jaxvid.layers import mobileone
-from jaxvid.rows import Row
+from jaxvid.rows import CLASS_COUNTS, Row
 
 # Stacked (x, y) pairs of a flow network's input, in every published row.
 FLOW_CHANNELS = 10
@@ -148,6 +148,62 @@ def deploy(variables: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict,
     of_source = ("cast", "prefix", "respelt", "dropped")
     kept = {key: meta[key] for key in meta if key not in of_source}
     return mobileone.deploy(variables), kept | {"row": variant, "variant": variant}
+
+
+def map_classes(
+    variables: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    target: str,
+    source: str | None = None,
+    *,
+    missing: str = "refuse",
+) -> tuple[dict, dict]:
+    """Returns variables and meta of the same network with a classifier for another dataset.
+
+    Its channels are chosen by `zoo.channel_map`. `target` and `source` are datasets as
+    `zoo.dataset` takes them; without `source` it is the one whose classes the checkpoint has. A
+    class of `target` that `source` lacks is an error, or with `missing="zero"` has weights and bias
+    of 0, for training to fill. Raises `JaxvidError`.
+    """
+    target = zoo.dataset(target)
+    if source is None:
+        known = [name for name in CLASS_COUNTS if zoo.labels(name) == meta.get("classes")]
+        if not known:
+            raise JaxvidError(
+                "the checkpoint's classes are of no known dataset: say --classes-from"
+            )
+        source = known[0]
+    channels, labels = zoo.channel_map(source, target), zoo.labels(target)
+    row, count = zoo.starting_row(meta["row"]), meta["num_classes"]
+    if CLASS_COUNTS[zoo.dataset(source)] != count:
+        raise JaxvidError(f"the checkpoint has {count} classes, which are not those of {source}")
+    absent = [label for label, place in zip(labels, channels, strict=True) if place is None]
+    if absent and missing != "zero":
+        raise JaxvidError(
+            f"{source} lacks {len(absent)} classes of {target} ({', '.join(absent)}): with "
+            "--missing=zero their weights are 0, for training to fill"
+        )
+    overrides = meta.get("overrides", {})
+    wider = leaves_of(row.name, row, count + 1, overrides)
+    arrays = {path: np.asarray(leaf) for path, leaf in _flat(variables).items()}
+    places = np.array([-1 if place is None else place for place in channels])
+    for path, array in arrays.items():
+        for axis, size in enumerate(array.shape):
+            if path in wider and wider[path].shape[axis] == size + 1:
+                taken = np.take(array, places, axis)
+                np.moveaxis(taken, axis, 0)[places < 0] = 0
+                arrays[path] = taken
+    leaves = leaves_of(row.name, row, len(labels), overrides)
+    if {p: x.shape for p, x in arrays.items()} != {p: x.shape for p, x in leaves.items()}:
+        raise JaxvidError(f"the checkpoint is not what {meta['row']} says, or its head is of parts")
+    report = [*meta.get("report", []), f"the classes of {target} out of those of {source}"]
+    if absent:
+        report.append(
+            f"{len(absent)} classes have weights of 0, to be trained: {', '.join(absent)}"
+        )
+    meta = {**meta, "num_classes": len(labels), "classes": labels, "report": report}
+    variables = traverse_util.unflatten_dict(arrays, sep="/")
+    return {"params": {}, "batch_stats": {}} | variables, meta
 
 
 def to_torch(

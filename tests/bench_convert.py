@@ -1,0 +1,116 @@
+"""How long converting a checkpoint takes, and what memory, beside PyTorch that loads and copies.
+
+    python tests/bench_convert.py --torch-python=/path/to/python
+
+That Python needs PyTorch only. A file of random weights is made once. Then these take turns, each
+in a process of its own on one core: `python -m converters`, which reads, rearranges, checks and
+writes with Orbax; `torch.load` and a copy of every tensor; and that with `torch.save` of the copies
+to disk. Printed are the processor time, the time by the clock and the peak of resident memory of
+the whole processes, imports included, their medians, and ours over each of the others.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from flax import traverse_util
+
+ROOT = Path(__file__).parent.parent
+COPY = """
+import os, sys, torch
+torch.set_num_threads(1)
+tensors = torch.load(sys.argv[1], map_location="cpu", weights_only=True)["state_dict"]
+copies = {key: tensor.clone() for key, tensor in tensors.items()}
+if sys.argv[2:]:
+    torch.save(copies, sys.argv[2])
+    with open(sys.argv[2], "rb") as file:
+        os.fsync(file.fileno())
+"""
+FIGURES = ("processor s", "clock s", "peak MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--torch-python", required=True, help="a Python that has PyTorch")
+    parser.add_argument("--model", default="uniformerv2_l14_336_u32_k400", help="any row")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--core", type=int, default=0, help="the core that all run on")
+    parser.add_argument("--folder", help="where 4 times the size of the file is free")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="jaxvid-convert-", dir=args.folder))
+    try:
+        run(args, folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def run(args: argparse.Namespace, folder: Path) -> None:
+    file, out, saved = folder / "net.pth", folder / "out", folder / "saved.pth"
+    write_weights(args.model, file)
+    print(f"{args.model}: {file.stat().st_size >> 20} MiB, {args.repeats} turns")
+    ours = [sys.executable, "-m", "converters", f"--model={args.model}", f"--checkpoint={file}"]
+    commands = {
+        "converters": [*ours, f"--out={out}"],
+        "load, copy": [args.torch_python, "-c", COPY, str(file)],
+        "load, copy, save": [args.torch_python, "-c", COPY, str(file), str(saved)],
+    }
+    figures: dict[str, list[tuple[float, ...]]] = {name: [] for name in commands}
+    for turn in range(args.repeats + 1):
+        for name, command in commands.items():
+            measured = measure(command, args.core)
+            shutil.rmtree(out, ignore_errors=True)
+            saved.unlink(missing_ok=True)
+            if turn:  # The first turn fills the caches of the system.
+                figures[name].append(measured)
+                print(
+                    name,
+                    *(f"{value:.1f} {unit}" for value, unit in zip(measured, FIGURES, strict=True)),
+                    flush=True,
+                )
+    medians = {
+        name: [statistics.median(x) for x in zip(*f, strict=True)] for name, f in figures.items()
+    }
+    for name, median in medians.items():
+        shown = ", ".join(
+            f"{value:.1f} {unit}" for value, unit in zip(median, FIGURES, strict=True)
+        )
+        ratios = ", ".join(
+            f"{a / b:.2f}" for a, b in zip(medians["converters"], median, strict=True)
+        )
+        print(f"{name}: median {shown}; converters over it: {ratios}")
+
+
+def write_weights(name: str, path: Path) -> None:
+    from converters import checkpoints, torch_write
+    from jaxvid import zoo
+
+    row, rng = zoo.get_row(name), np.random.default_rng(0)
+    leaves = checkpoints.leaves_of(name, row, row.num_classes, {})
+    arrays = {key: rng.standard_normal(leaf.shape, np.float32) for key, leaf in leaves.items()}
+    tensors = checkpoints.to_torch(name, traverse_util.unflatten_dict(arrays, sep="/"))
+    torch_write.write(path, tensors, {})
+
+
+def measure(command: list[str], core: int) -> tuple[float, float, float]:
+    """Returns processor time and time by the clock in seconds, and the memory's peak in MiB."""
+    begun = time.perf_counter()
+    pinned = ["taskset", "-c", str(core), *command]
+    process = subprocess.Popen(pinned, cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{command[:3]} failed with {os.waitstatus_to_exitcode(status)}")
+    clock = time.perf_counter() - begun
+    return used.ru_utime + used.ru_stime, clock, used.ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
