@@ -16,7 +16,7 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
-from jaxvid.layers.vit import Mlp, dense_init, layer_norm
+from jaxvid.layers.vit import Mlp, apply_blocks, dense_init, layer_norm
 from jaxvid.layers.window import (
     Triple,
     fit_window,
@@ -121,7 +121,8 @@ class Swin(nn.Module):
 
     `depths` and `heads` are those of the stages. `window` and `patch` are (T, H, W). Frames and
     pictures of any size may enter: zeros fill the last patches and windows. `drop_path` is the last
-    block's rate, zero at the first and linear between.
+    block's rate, zero at the first and linear between. With `scan_blocks` two blocks are compiled
+    for all of a stage.
     """
 
     dim: int
@@ -131,6 +132,7 @@ class Swin(nn.Module):
     patch: Triple
     mlp_ratio: int = 4
     drop_path: float = 0.0
+    scan_blocks: bool = False
     dtype: Any = None
 
     @nn.compact
@@ -153,16 +155,19 @@ class Swin(nn.Module):
         for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True), start=1):
             if stage > 1:
                 x = PatchMerging(self.dtype, name=f"merge{stage}")(x)
-            for i in range(depth):
-                x = Block(
+            blocks = {
+                f"layer{stage}_{i}": Block(
                     heads,
                     self.window,
                     i % 2 == 1,
                     self.mlp_ratio,
                     next(rates),
                     self.dtype,
-                    name=f"layer{stage}_{i}",
-                )(x, train)
+                    parent=None,
+                )
+                for i in range(depth)
+            }
+            x = apply_blocks(self, blocks, x, train, self.scan_blocks)
             if stage == len(self.depths):
                 x = layer_norm("norm", EPSILON, self.dtype)(x)
             out[f"stage{stage}"] = x

@@ -5,7 +5,9 @@ lie beside a shortcut.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import flax.linen as nn
@@ -103,41 +105,98 @@ def layer_norm(name: str, epsilon: float = 1e-6, dtype: Any = None) -> nn.LayerN
     return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
-class _FirstBlock(nn.Module):
-    """A trunk of one block, under the path that the first block of a longer one has."""
-
-    block0: nn.Module
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return self.block0(x, train)
-
-
-def scan_blocks(
-    trunk: nn.Module, block: nn.Module, drop_path: Sequence[float], x: jax.Array, train: bool
+def apply_blocks(
+    trunk: nn.Module, blocks: Mapping[str, nn.Module], x: jax.Array, train: bool, scan: bool
 ) -> jax.Array:
-    """Applies `block0`, `block1`.. of `trunk` to x as one loop, so that one block is compiled.
+    """Applies the blocks of `trunk`, by name, one after another.
 
-    The parameters stay where they are without the loop, block by block: they are stacked on the
-    way in, which costs a copy of them. Checkpoints, rates by layer and recomputation by block know
-    no difference.
+    With `scan` each run of blocks that are alike but for their `drop_path` is one loop, and so is
+    one of pairs that are alike, so that one block or pair is compiled for all. The parameters stay
+    where they are without the loop, block by block: they are stacked on the way in, which costs a
+    copy of them. Checkpoints, rates by layer and recomputation by block know no difference. Blocks
+    with running statistics are not looped over.
 
     Args:
-        trunk: a bound module that holds the parameters of all blocks; not while it is initialised.
-        block: what every block is, unbound and without a name; only `drop_path` differs.
-        drop_path: of each block.
-        x: tokens [B, L, C].
+        trunk: a bound module, which holds the parameters of the blocks.
+        blocks: modules that are not bound, which map (x, train) to the shape of x.
+        x: [B, ...].
     """
-    params = [trunk.variables["params"][f"block{i}"] for i in range(len(drop_path))]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    draws = train and any(drop_path)
-    keys = jax.random.split(trunk.make_rng("dropout"), len(drop_path)) if draws else None
-    rates = jnp.asarray(drop_path, jnp.float32) if draws else None
+    params = {} if trunk.is_initializing() else trunk.variables["params"]
+    loopable = params.keys() - trunk.variables.get("batch_stats", {}).keys() if scan else set()
+    names = list(blocks)
+    while names:
+        unit, count = _run(blocks, names, loopable)
+        run, names = names[: unit * count], names[unit * count :]
+        if count == 1:
+            for name in run:
+                x = blocks[name].clone(parent=trunk, name=name)(x, train)
+        else:
+            x = _loop(trunk, {name: blocks[name] for name in run}, unit, x, train)
+    return x
+
+
+def _run(
+    blocks: Mapping[str, nn.Module], names: Sequence[str], loopable: Set[str]
+) -> tuple[int, int]:
+    """How many blocks at the front repeat, and how often they stand there: (1, 1) for no loop."""
+    best = (1, 1)
+    for unit in (1, 2):
+        length = 0
+        for name, first in zip(names, itertools.cycle(names[:unit]), strict=False):
+            alike = blocks[name].clone(drop_path=blocks[first].drop_path) == blocks[first]
+            if name not in loopable or not alike:
+                break
+            length += 1
+        if length >= 2 * unit and length // unit * unit > math.prod(best):
+            best = (unit, length // unit)
+    return best
+
+
+class _Within(nn.Module):
+    """Calls a function of a module that has the path `names`."""
+
+    names: tuple[str, ...]
+    function: Callable[[nn.Module], jax.Array]
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        if self.names:
+            return _Within(self.names[1:], self.function, name=self.names[0])()
+        return self.function(self)
+
+
+def _loop(
+    trunk: nn.Module, blocks: Mapping[str, nn.Module], unit: int, x: jax.Array, train: bool
+) -> jax.Array:
+    """Applies `blocks`, of which each is like the one `unit` places before, as one loop."""
+    names, params = list(blocks), trunk.variables["params"]
+    repeated = names[:unit]
+    stacked = {
+        name: jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(params.get, names[i::unit]))
+        for i, name in enumerate(repeated)
+    }
+    rates = [float(block.drop_path) for block in blocks.values()]
+    count = len(names) // unit
+    draws = train and any(rates)
+    keys = jax.random.split(trunk.make_rng("dropout"), count) if draws else None
+    rates = jnp.asarray(rates, jnp.float32).reshape(count, unit) if draws else None
 
     def step(x, one):
-        params, rate, key = one
-        unbound = block.clone(drop_path=rate if draws else 0.0)
+        params, rates, key = one
+
+        def call(parent):
+            y = x
+            for i, name in enumerate(repeated):
+                block = blocks[name].clone(
+                    parent=parent, name=name, drop_path=rates[i] if draws else 0.0
+                )
+                y = block(y, train)
+            return y
+
+        # Under the path that the blocks have in the network: recomputation goes by it.
+        for name in reversed(trunk.path):
+            params = {name: params}
         rngs = {"dropout": key} if draws else {}
-        y = _FirstBlock(unbound).apply({"params": {"block0": params}}, x, train, rngs=rngs)
-        return y, None
+        return _Within(trunk.path, call).apply({"params": params}, rngs=rngs), None
 
     return jax.lax.scan(step, x, (stacked, rates, keys))[0]

@@ -22,7 +22,7 @@ from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.norm import BatchNorm
-from jaxvid.layers.vit import exact_gelu, layer_norm
+from jaxvid.layers.vit import apply_blocks, exact_gelu, layer_norm
 from jaxvid.rows import CLASS_COUNTS, IMAGENET_MEAN, IMAGENET_STD, Protocol, Recipe, Row, Sampling
 
 Triple = tuple[int, int, int]
@@ -182,7 +182,8 @@ class DualFormer(nn.Module):
     the first `coarse_stages` stages, `coarse` many (T, H, W); the last stage pools none. Longer and
     larger clips have more of them. `coarse_step` is the side in tokens of the first of the two
     cells that coarse contexts are pooled over. `drop_path` is the last block's rate, zero at the
-    first and linear between. With `token_labels` training also answers every token's class.
+    first and linear between. With `token_labels` training also answers every token's class. With
+    `scan_blocks` one pair of blocks is compiled for all of a stage that pools no coarse contexts.
     """
 
     num_classes: int = 400
@@ -200,6 +201,7 @@ class DualFormer(nn.Module):
     drop_path: float = 0.0
     dropout: float = 0.5
     token_labels: bool = False
+    scan_blocks: bool = False
     dtype: Any = None
 
     def cells(self, stage: int) -> tuple[Triple, tuple[Triple, Triple] | None]:
@@ -233,8 +235,8 @@ class DualFormer(nn.Module):
             if not stage:
                 out["stem"] = x
             fine, coarse = self.cells(stage)
-            for i in range(depth):
-                x = Block(
+            blocks = {
+                f"blocks{stage}_{i}": Block(
                     width // self.head_dim,
                     None if i % 2 else self.window,
                     fine,
@@ -242,19 +244,23 @@ class DualFormer(nn.Module):
                     self.mlp_ratio,
                     float(next(rates)),
                     self.dtype,
-                    name=f"blocks{stage}_{i}",
-                )(x, train)
-                if i == 0:
-                    x = x + Conv(
-                        width,
-                        (3, 3, 3),
-                        padding=(1, 1, 1),
-                        groups=width,
-                        use_bias=True,
-                        dtype=self.dtype,
-                        kernel_init=conv_init,
-                        name=f"position{stage}",
-                    )(x)
+                    parent=None,
+                )
+                for i in range(depth)
+            }
+            first = f"blocks{stage}_0"
+            x = blocks.pop(first).clone(parent=self, name=first)(x, train)
+            x = x + Conv(
+                width,
+                (3, 3, 3),
+                padding=(1, 1, 1),
+                groups=width,
+                use_bias=True,
+                dtype=self.dtype,
+                kernel_init=conv_init,
+                name=f"position{stage}",
+            )(x)
+            x = apply_blocks(self, blocks, x, train, self.scan_blocks)
             if stage == len(self.widths) - 1:
                 x = layer_norm("norm", EPSILON, self.dtype)(x)
             out[f"stage{stage + 1}"] = x

@@ -8,6 +8,8 @@ distance, one table each for time, height and width. The MaskFeat form (Wei et a
 its channels in the MLP of the block before a stage rather than in the attention that opens it.
 """
 
+import itertools
+import logging
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from jaxvid.layers.conv import Conv, conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.pool import max_pool
 from jaxvid.layers.position import axis_one_hots, relative_embeddings
+from jaxvid.layers.vit import apply_blocks
 from jaxvid.rows import (
     CLASS_COUNTS,
     IMAGENET_MEAN,
@@ -187,18 +190,20 @@ class BlockPlan(NamedTuple):
 class Block(nn.Module):
     """Pooling attention and an MLP, each behind a layer norm and beside a shortcut.
 
-    Where channels change, the shortcut is a projection of the normalised tokens; where the grid
+    `size` is the grid (T, H, W) of the tokens that enter, behind a class token. Where channels
+    change, the shortcut is a projection of the normalised tokens; where the grid
     shrinks, a max-pool.
     """
 
     plan: BlockPlan
+    size: Triple
     mlp_ratio: int
     drop_path: float
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, size: Triple, train: bool) -> jax.Array:
-        """Maps tokens [B, 1 + T H W, dim_in] on grid `size` to [B, 1 + T' H' W', dim_out]."""
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps tokens [B, 1 + T H W, dim_in] to [B, 1 + T' H' W', dim_out]."""
         plan, drop_path = self.plan, DropPath(self.drop_path)
         grows_in_attention = plan.dim_attention != plan.dim_in
         grows_in_mlp = plan.dim_out != plan.dim_attention
@@ -206,7 +211,7 @@ class Block(nn.Module):
         y = layer_norm(self.dtype, "norm1")(x)
         shortcut = dense(plan.dim_attention, self.dtype, "proj")(y) if grows_in_attention else x
         if plan.stride_q != (1, 1, 1):
-            shortcut = _pool_shortcut(shortcut, size, plan.stride_q)
+            shortcut = _pool_shortcut(shortcut, self.size, plan.stride_q)
         y = Attention(
             plan.dim_attention,
             plan.heads,
@@ -215,7 +220,7 @@ class Block(nn.Module):
             plan.table_size,
             self.dtype,
             name="attn",
-        )(y, size)
+        )(y, self.size)
         x = shortcut + drop_path(y, train)
 
         y = layer_norm(self.dtype, "norm2")(x)
@@ -253,7 +258,7 @@ class MViT(nn.Module):
     `stride_kv` is the first stage's. `temporal_size` (frames) and `spatial_size` (pixels) are those
     of the clips trained on: they set the lengths of the tables of positions and nothing else, so
     clips of other sizes are welcome. `drop_path` is the last block's rate, zero at the first and
-    linear between.
+    linear between. With `scan_blocks` one block is compiled for all of a stage that are alike.
     """
 
     num_classes: int = 400
@@ -269,6 +274,7 @@ class MViT(nn.Module):
     drop_path: float = 0.0
     dropout: float = 0.5
     head_init_scale: float = 1.0
+    scan_blocks: bool = False
     dtype: Any = None
 
     def plans(self) -> list[BlockPlan]:
@@ -319,17 +325,25 @@ class MViT(nn.Module):
         token = jnp.broadcast_to(token.astype(grid.dtype), (batch, 1, self.dim))
         x = jnp.concatenate([token, grid.reshape(batch, -1, self.dim)], axis=1)
 
-        rates = np.linspace(0, self.drop_path, self.depth)
-        stages = {last - 1: f"stage{n}" for n, last in enumerate((*self.downscale, self.depth), 1)}
-        for i, plan in enumerate(self.plans()):
-            x = Block(plan, self.mlp_ratio, float(rates[i]), self.dtype, name=f"block{i}")(
-                x, size, train
+        rates, plans = np.linspace(0, self.drop_path, self.depth).tolist(), self.plans()
+        if size != plans[0].table_size:
+            logging.getLogger(__name__).info(
+                "tables of %s x %s x %s positions are interpolated to %s x %s x %s",
+                *plans[0].table_size,
+                *size,
             )
-            size = pooled(size, plan.stride_q)
-            if i == self.depth - 1:
+        starts = (0, *self.downscale, self.depth)
+        for stage, (start, end) in enumerate(itertools.pairwise(starts), 1):
+            blocks = {}
+            for i in range(start, end):
+                blocks[f"block{i}"] = Block(
+                    plans[i], size, self.mlp_ratio, rates[i], self.dtype, parent=None
+                )
+                size = pooled(size, plans[i].stride_q)
+            x = apply_blocks(self, blocks, x, train, self.scan_blocks)
+            if end == self.depth:
                 x = layer_norm(self.dtype, "norm")(x)
-            if i in stages:
-                out[stages[i]] = x[:, 1:].reshape(batch, *size, -1)
+            out[f"stage{stage}"] = x[:, 1:].reshape(batch, *size, -1)
 
         out["pre_logits"] = x[:, 0]
         y = nn.Dropout(self.dropout, deterministic=not train)(x[:, 0])

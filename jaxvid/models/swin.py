@@ -22,7 +22,8 @@ from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampl
 class VideoSwin(nn.Module):
     """Swin's trunk on patches of two frames, and a linear layer on the mean of its features.
 
-    `drop_path` is the last block's rate, zero at the first and linear between.
+    `drop_path` is the last block's rate, zero at the first and linear between. With `scan_blocks`
+    two blocks are compiled for all of a stage.
     """
 
     num_classes: int = 400
@@ -33,6 +34,7 @@ class VideoSwin(nn.Module):
     patch: tuple[int, int, int] = (2, 4, 4)
     drop_path: float = 0.0
     dropout: float = 0.5
+    scan_blocks: bool = False
     dtype: Any = None
 
     @nn.compact
@@ -50,6 +52,7 @@ class VideoSwin(nn.Module):
             self.window,
             self.patch,
             drop_path=self.drop_path,
+            scan_blocks=self.scan_blocks,
             dtype=self.dtype,
             name="backbone",
         )(video, train)

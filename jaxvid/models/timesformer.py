@@ -19,7 +19,7 @@ from jaxvid.layers import names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.position import nearest_rows, resize_grid
-from jaxvid.layers.vit import Block, Mlp, SelfAttention, dense_init, layer_norm, scan_blocks
+from jaxvid.layers.vit import Block, Mlp, SelfAttention, apply_blocks, dense_init, layer_norm
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 patch_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -129,12 +129,11 @@ class TimeSformer(nn.Module):
         samples = batch * frames if self.attention == "space" else batch
         token = jnp.broadcast_to(token, (samples, 1, self.dim))
         x = jnp.concatenate([token, grid.reshape(samples, -1, self.dim)], axis=1)
-        rates = [float(rate) for rate in np.linspace(0, self.drop_path, self.depth)]
-        if self.scan_blocks and not self.is_initializing():
-            x = scan_blocks(self, block, rates, x, train)
-        else:
-            for i, rate in enumerate(rates):
-                x = block.clone(parent=self, name=f"block{i}", drop_path=rate)(x, train)
+        blocks = {
+            f"block{i}": block.clone(drop_path=rate)
+            for i, rate in enumerate(np.linspace(0, self.drop_path, self.depth).tolist())
+        }
+        x = apply_blocks(self, blocks, x, train, self.scan_blocks)
         out["stage1"] = x[:, 1:].reshape(grid.shape)
 
         x = x[:, 0].reshape(batch, -1, self.dim).mean(1)

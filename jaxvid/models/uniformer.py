@@ -8,6 +8,7 @@ convolutions in each block know positions, so that clips of any length and size 
 shortens time; a stage begins by cutting its maps into patches of 2 x 2.
 """
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.norm import BatchNorm
-from jaxvid.layers.vit import Block, layer_norm
+from jaxvid.layers.vit import Block, apply_blocks, layer_norm
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 Triple = tuple[int, int, int]
@@ -135,7 +136,8 @@ class UniFormer(nn.Module):
     """Four stages of blocks, local in the first two and global in the others, and a linear head.
 
     `depths` and `dims` are blocks and channels of each stage; heads are `head_dim` channels wide.
-    `drop_path` is the last block's rate, zero at the first and linear between.
+    `drop_path` is the last block's rate, zero at the first and linear between. With `scan_blocks`
+    one global block is compiled for all of a stage.
     """
 
     num_classes: int = 400
@@ -145,6 +147,7 @@ class UniFormer(nn.Module):
     mlp_ratio: int = 4
     drop_path: float = 0.3
     dropout: float = 0.0
+    scan_blocks: bool = False
     dtype: Any = None
 
     @nn.compact
@@ -164,14 +167,16 @@ class UniFormer(nn.Module):
             x = PatchEmbed(dim, cut, self.dtype, name=f"patch_embed{stage}")(x)
             if stage == 1:
                 out["stem"] = x
-            for i in range(depth):
-                settings = (self.mlp_ratio, float(next(rates)), self.dtype)
-                name = f"stage{stage}_block{i}"
-                if stage <= 2:
-                    block = LocalBlock(*settings, name=name)
-                else:
-                    block = GlobalBlock(dim // self.head_dim, *settings, name=name)
-                x = block(x, train)
+            kind = LocalBlock
+            if stage > 2:
+                kind = functools.partial(GlobalBlock, dim // self.head_dim)
+            blocks = {
+                f"stage{stage}_block{i}": kind(
+                    self.mlp_ratio, float(next(rates)), self.dtype, parent=None
+                )
+                for i in range(depth)
+            }
+            x = apply_blocks(self, blocks, x, train, self.scan_blocks)
             if stage == len(self.depths):
                 x = BatchNorm(dtype=self.dtype, name="norm")(x, train)
             out[f"stage{stage}"] = x

@@ -22,7 +22,7 @@ from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.position import resize_grid
-from jaxvid.layers.vit import Block, dense_init, layer_norm, scan_blocks
+from jaxvid.layers.vit import Block, apply_blocks, dense_init, layer_norm
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 EPSILON = 1e-5
@@ -163,22 +163,20 @@ class UniFormerV2(nn.Module):
         token = self.param("video_token", zeros, (1, 1, self.dim), jnp.float32)
         token = jnp.broadcast_to(token.astype(x.dtype), (batch, 1, self.dim))
 
-        rates = np.linspace(0, self.drop_path, self.depth).tolist()
         global_rates = np.linspace(0, self.drop_path, len(self.global_at)).tolist()
-        block = Block(
-            self.heads,
-            self.mlp_ratio * self.dim,
-            epsilon=EPSILON,
-            activation=quick_gelu,
-            dtype=self.dtype,
-            parent=None,
-        )
-        alike = min(self.global_at) if self.scan_blocks and not self.is_initializing() else 0
-        if alike:
-            x = scan_blocks(self, block, rates[:alike], x, train)
-        for i in range(alike, self.depth):
-            x = block.clone(parent=self, name=f"block{i}", drop_path=rates[i])(x, train)
+        blocks = {}
+        for i, rate in enumerate(np.linspace(0, self.drop_path, self.depth).tolist()):
+            blocks[f"block{i}"] = Block(
+                self.heads,
+                self.mlp_ratio * self.dim,
+                drop_path=rate,
+                epsilon=EPSILON,
+                activation=quick_gelu,
+                dtype=self.dtype,
+                parent=None,
+            )
             if i in self.global_at:
+                x, blocks = apply_blocks(self, blocks, x, train, self.scan_blocks), {}
                 n = self.global_at.index(i)
                 out[f"stage{n + 1}"] = x[:, 1:].reshape(grid.shape)
                 token = GlobalBlock(
@@ -190,6 +188,7 @@ class UniFormerV2(nn.Module):
                     name=f"global{n}",
                 )(token, x, size, train)
 
+        x = apply_blocks(self, blocks, x, train, self.scan_blocks)
         balance = nn.sigmoid(self.param("balance", zeros, (self.dim,), jnp.float32))
         frames = x[:, 0].reshape(batch, -1, self.dim).mean(1)
         y = (1 - balance) * token[:, 0] + balance * frames

@@ -18,7 +18,7 @@ import numpy as np
 from jaxvid.layers import names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.position import resize_grid, sinusoids
-from jaxvid.layers.vit import Block, layer_norm, scan_blocks
+from jaxvid.layers.vit import Block, apply_blocks, layer_norm
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 # Uniform within 1 / sqrt(inputs): the cubes' embedding keeps PyTorch's own initialisation.
@@ -71,19 +71,12 @@ class VideoMAE(nn.Module):
         grid = grid + self.positions(grid.shape[1:4]).astype(grid.dtype)
         x = grid.reshape(grid.shape[0], -1, self.dim)
 
-        rates = [float(rate) for rate in np.linspace(0, self.drop_path, self.depth)]
-        block = Block(
-            self.heads,
-            round(self.dim * self.mlp_ratio),
-            key_bias=False,
-            dtype=self.dtype,
-            parent=None,
-        )
-        if self.scan_blocks and not self.is_initializing():
-            x = scan_blocks(self, block, rates, x, train)
-        else:
-            for i, rate in enumerate(rates):
-                x = block.clone(parent=self, name=f"block{i}", drop_path=rate)(x, train)
+        hidden = round(self.dim * self.mlp_ratio)
+        blocks = {
+            f"block{i}": Block(self.heads, hidden, False, rate, dtype=self.dtype, parent=None)
+            for i, rate in enumerate(np.linspace(0, self.drop_path, self.depth).tolist())
+        }
+        x = apply_blocks(self, blocks, x, train, self.scan_blocks)
         out["stage1"] = x.reshape(grid.shape)
 
         x = layer_norm("fc_norm", dtype=self.dtype)(x.mean(1))

@@ -82,17 +82,6 @@ def test_tables_fit_other_clips_and_crops():
     )
 
 
-def test_blocks_in_a_loop_give_the_same_logits():
-    name = KINDS[0]
-    video = draw(2, *CLIP)
-    np.testing.assert_allclose(
-        forward(name, scan_blocks=True)(variables(name), video)[0],
-        forward(name)(variables(name), video)[0],
-        rtol=1e-4,
-        atol=1e-4,
-    )
-
-
 def test_attention_over_time_adds_nothing_at_first():
     model = zoo.create_model(KINDS[0], 5, depth=1)
     start = jax.jit(model.init)(jax.random.key(0), draw(1, *CLIP))

@@ -1,7 +1,5 @@
 """UniFormerV2: what looks at one frame and what at all, where it starts from, other sizes."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,21 +91,3 @@ def test_frames_need_not_be_square(trained):
 def test_the_activation_is_clips():
     # The exact GELU is 0.8413 at 1, the usual approximation 0.8412.
     assert uniformerv2.quick_gelu(jnp.float32(1)) == pytest.approx(0.845796, abs=1e-6)
-
-
-def differentiate(params, scan_blocks):
-    model = build(depth=4, global_at=(3,), mlp_dropout=0.0, dropout=0.0, scan_blocks=scan_blocks)
-    return jax.value_and_grad(lambda p: model.apply({"params": p}, VIDEO)[0].std())(params)
-
-
-def test_a_loop_over_image_blocks_changes_nothing():
-    shapes = jax.eval_shape(build(depth=4, global_at=(3,)).init, jax.random.key(0), VIDEO)
-    rng = np.random.default_rng(2)
-    params = jax.tree.map(lambda a: rng.normal(0, 0.2, a.shape).astype(a.dtype), shapes["params"])
-    with use_lowering("native"):
-        looped = jax.jit(functools.partial(differentiate, scan_blocks=True))
-        assert "scan[" in str(jax.make_jaxpr(looped)(params))
-        loop = looped(params)
-        plain = jax.jit(functools.partial(differentiate, scan_blocks=False))(params)
-    for one, other in zip(jax.tree.leaves(loop), jax.tree.leaves(plain), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)

@@ -49,31 +49,6 @@ def test_place_and_time_count():
     assert np.abs(logits[0] - logits[1]).max() > 1e-2
 
 
-def differentiate(params, scan_blocks, remat):
-    model = build(drop_path=0.0, scan_blocks=scan_blocks)
-
-    def loss_of(params):
-        logits, out = model.apply({"params": params}, draw(2, *CLIP), train=True)
-        return (logits**2).sum(), out
-
-    with parts.recomputing({"block0", "block1"} if remat else set()):
-        return jax.value_and_grad(loss_of, has_aux=True)(params)
-
-
-def test_one_block_in_a_loop_gives_the_same_logits_and_gradients():
-    params = variables()["params"]
-    plain = jax.jit(functools.partial(differentiate, scan_blocks=False, remat=False))(params)
-    for remat in (False, True):
-        looped = functools.partial(differentiate, scan_blocks=True, remat=remat)
-        program = str(jax.make_jaxpr(looped)(params))
-        assert "scan[" in program and ("remat" in program) == remat
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max()),
-            plain,
-            jax.jit(looped)(params),
-        )
-
-
 def test_the_loop_starts_as_the_blocks_do_and_drops_samples_by_the_rate_of_each():
     clip = jnp.broadcast_to(draw(1, *CLIP), (32, *CLIP))
     looped = build(scan_blocks=True, drop_path=1.0)
