@@ -1,5 +1,6 @@
 """Starts a video network from an image classifier: 2-D weights, inflated where it looks in time."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from jaxvid.layers.mobilenet import (
 )
 from jaxvid.layers.mobileone import mobileone_names
 from jaxvid.layers.resnet import image_resnet_names
+from jaxvid.layers.swin import swin_names
 from jaxvid.models.uniformerv2 import clip_names
 
 # What CLIP has beside the image transformer: all about text, and what compares images with it.
@@ -39,6 +41,8 @@ STYLES = {
     "torchvision's MobileNetV2": torchvision_mobilenet_names(),
     "timm's MobileNetV2": timm_mobilenet_names(),
     "mmpretrain's MobileOne": mobileone_names(""),
+    "Swin": swin_names("conv2d", "norm", merge_closes_stage=True, prefix=""),
+    "timm's Swin": swin_names("conv2d", "norm", merge_closes_stage=False, prefix=""),
     "OpenAI's CLIP": [
         *clip_names("visual.", "conv2d"),
         *((key, None, "drop") for key in [*(f"visual.{key}" for key in _CLIP_HEAD), *_CLIP_TEXT]),
@@ -52,6 +56,8 @@ STYLES = {
 _CLASSIFIERS = ("fc.", "head.", "classifier.")
 _PREFIX = "backbone."
 _IMAGE_CHANNELS = 3
+# What ends the path of a table that knows distances inside the windows of Swin.
+_TABLE = "/position_bias"
 
 
 def inflate(
@@ -67,7 +73,8 @@ def inflate(
     kernel that spans frames gets the image's at each of them, divided by their number, so that a
     clip that stands still looks like its picture (Carreira and Zisserman, CVPR 2017); a stem that
     takes other than 3 channels gets their mean for each (Wang et al., "Temporal Segment Networks",
-    ECCV 2016).
+    ECCV 2016); a table of distances inside windows is the image's for each distance in time (Liu et
+    al., "Video Swin Transformer", CVPR 2022).
     Hooks, necks and the head are new and not among the variables. Raises `JaxvidError`, which lists
     every key of the trunk and every leaf that does not fit.
     """
@@ -102,7 +109,7 @@ def inflate_and_tell(
     leaves = checkpoints.leaves_of(name, row, row.num_classes, overrides)
     images = _images(names, trunk, leaves)
     arrays, dropped = names.to_ours(trunk, images)
-    inflated = averaged = 0
+    inflated = averaged = tiled = 0
     for path, array in arrays.items():
         wanted = leaves[path].shape
         array = np.array(array, leaves[path].dtype, order="C")
@@ -112,6 +119,17 @@ def inflate_and_tell(
         if array.ndim == 5 and wanted[0] > 1:
             array = np.repeat(array / wanted[0], wanted[0], 0)
             inflated += 1
+        if path.endswith(_TABLE) and array.shape != wanted:
+            times, rest = divmod(wanted[0], len(array))
+            # Moments of a window lie up to its length apart, before and behind: an odd number.
+            if rest or times % 2 == 0:
+                side = (math.isqrt(len(array)) + 1) // 2
+                raise JaxvidError(
+                    f"{path} is for windows of {side} x {side} in the image classifier, but {name} "
+                    "has others: take one trained with its windows"
+                )
+            array = np.tile(array, (times, 1))
+            tiled += 1
         arrays[path] = array
     new = sorted(leaves.keys() - arrays.keys())
     left = [key for key in tensors if key.startswith(_CLASSIFIERS)]
@@ -121,6 +139,8 @@ def inflate_and_tell(
         lines.append(f"{inflated} kernels repeated over the frames they span, and divided by those")
     if averaged:
         lines.append(f"{averaged} kernels of {_IMAGE_CHANNELS} channels averaged for each of ours")
+    if tiled:
+        lines.append(f"{tiled} tables of positions repeated for every distance in time")
     lines += [f"left out: {key}" for key in sorted(left)]
     lines += [f"new: {path} {leaves[path].shape}" for path in new] + remarks
     meta = {
@@ -167,5 +187,7 @@ def _images(
             tensor = trunk.get(key)
             stem = tensor is not None and tensor.ndim == 4 and tensor.shape[1] == _IMAGE_CHANNELS
             shape = (1, *shape[1:3], _IMAGE_CHANNELS if stem else shape[3], shape[4])
+        if path.endswith(_TABLE) and key in trunk and trunk[key].ndim == 2:
+            shape = (len(trunk[key]), shape[1])
         images[path] = np.broadcast_to(np.zeros((), leaf.dtype), shape)
     return images

@@ -40,6 +40,8 @@ def classifier(variant: str, style: str = "ResNet", **overrides) -> dict[str, np
             shape = leaf.shape
             if len(shape) == 5:
                 shape = (1, *shape[1:3], 3 if shape[3] == 10 else shape[3], shape[4])
+            if path.endswith("position_bias"):
+                shape = (25, shape[1])
             arrays[path] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
     tensors = names.to_torch(arrays)
     return {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
@@ -137,6 +139,44 @@ def test_other_trunks_are_filled_too(variant, style):
     _, meta, lines = images.inflate_and_tell(variant, classifier(variant, style))
     assert lines[0].startswith(f"{style}: ")
     assert meta["new"] == ["params/head/fc/bias", "params/head/fc/kernel"]
+
+
+def test_a_still_clip_has_the_features_of_its_picture_in_windows_over_time_too():
+    """Copies of a token share its attention, and where they stand in time changes nothing."""
+    overrides = {"patch": (2, 4, 4), "depths": (2, 1)}
+    tensors = classifier("swin_test", "Swin", **overrides)
+    assert tensors["layers.0.blocks.1.attn.relative_position_bias_table"].shape == (25, 1)
+    beside = {"layers.0.blocks.1.attn_mask": np.zeros(3), **head("head", 16)}
+    picture = np.random.default_rng(1).normal(size=(1, 1, 24, 32, 3)).astype(np.float32)
+    features = []
+    for name, frames, changed in (("tsn_swin_test", 1, {}), ("swin_test", 8, overrides)):
+        variables, meta, lines = images.inflate_and_tell(name, tensors | beside, overrides=changed)
+        assert meta["new"] == ["params/head/fc/bias", "params/head/fc/kernel"]
+        trunk = zoo.create_model(name, 400, **changed)
+        filled = {"head": {"fc": {"kernel": np.zeros((16, 400)), "bias": np.zeros(400)}}}
+        apply = jax.jit(lambda p, x, trunk=trunk: trunk.apply({"params": p}, x)[1]["stage2"])
+        features.append(apply(variables["params"] | filled, picture.repeat(frames, 1)))
+    assert "3 tables of positions repeated for every distance in time" in lines
+    assert features[1].shape == (1, 4, 3, 4, 16)
+    np.testing.assert_allclose(*np.broadcast_arrays(features[1], features[0]), atol=1e-4)
+
+
+@pytest.mark.parametrize("style, merge", [("Swin", 0), ("timm's Swin", 1)])
+def test_both_places_of_patch_merging_are_known(style, merge):
+    overrides = {"depths": (1, 1, 1, 1), "heads": (1, 1, 1, 1)}
+    tensors = classifier("swin_test", style, **overrides)
+    assert f"layers.{merge}.downsample.reduction.weight" in tensors
+    _, meta, lines = images.inflate_and_tell("swin_test", tensors, overrides=overrides)
+    assert lines[0].startswith(f"{style}: ")
+    assert meta["new"] == ["params/head/fc/bias", "params/head/fc/kernel"]
+
+
+def test_other_windows_than_the_networks_are_refused():
+    tensors = classifier("swin_test", "Swin")
+    key = "layers.0.blocks.0.attn.relative_position_bias_table"
+    tensors[key] = np.zeros((49, 1), np.float32)
+    with pytest.raises(JaxvidError, match="layer1_0/attn/position_bias is for windows of 4 x 4"):
+        converters.inflate("swin_test", tensors)
 
 
 @pytest.mark.parametrize(
