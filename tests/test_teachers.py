@@ -1,5 +1,9 @@
 """Token labelling: what a teacher asks of each token, and how a network learns it."""
 
+import json
+import pathlib
+import runpy
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,9 +12,11 @@ import optax
 import pytest
 
 import converters
-from jaxvid import checkpoint, config, losses, step, teachers, zoo
+from jaxvid import checkpoint, config, losses, step, teachers, train, zoo
+from jaxvid.data import build, toy
 from jaxvid.errors import JaxvidError
 
+ROOT = pathlib.Path(__file__).parent.parent
 CLASSES = 7
 SHALLOW = {"widths": (8,), "depths": (1,)}
 
@@ -155,3 +161,35 @@ def test_the_token_head_answers_in_training_and_has_its_keys():
     keys = converters.to_torch("dualformer_test", zeros)
     shapes = [keys[f"cls_head.token_linear.{i}.weight"].shape for i in (0, 3, 6)]
     assert shapes == [(32, 16), (64, 32), (CLASSES, 64)]
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_a_run_learns_what_its_teacher_says_of_tokens(taught, tmp_path):
+    toy.make(tmp_path, toy.Settings(train=2, test=1, height=48, width=48, frames=(4, 6)))
+    for split in ("train", "test"):
+        build.build(tmp_path / "videos", tmp_path / f"{split}.csv", tmp_path, workers=1)
+    config_file = runpy.run_path(str(ROOT / "configs" / "dualformer_tokens.py"))
+    arguments = f"runlocal,teacher={tmp_path}/teacher,dataset=mini,data_dir={tmp_path}"
+    c = config_file["get_config"](arguments)
+    # A teacher that is as sure of every token: of one class alone.
+    _, variables = taught
+    head = {"kernel": np.zeros((8, 8), np.float32), "bias": np.eye(8, dtype=np.float32)[3] * 20}
+    variables = variables | {"params": variables["params"] | {"head": {"fc": head}}}
+    checkpoint.save(tmp_path / "teacher", variables, meta_of(c, classes=list(toy.CLASSES)))
+    c.model.overrides.update(SHALLOW)
+    c.data.update({"crop": 32, "random_erasing": 0.0})
+    c.data.sampling.clip_len = 4
+    c.test.update({"crop": 32, "short_side": 32, "batch_size": 4})
+    c.test.sampling.clip_len = 4
+    c.train.update({"batch_size": 8, "epochs": 20.0, "eval_epochs": 20.0, "log_steps": 5})
+    c.optim.update({"lr": 0.01, "schedule": "constant", "warmup_epochs": 0.0})
+    train.train(c, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    fallen = [line["loss"] for line in lines if "loss" in line]
+    # Half of it is that of tokens, and starts at log(8).
+    assert len(fallen) == 8 and fallen[0] > 1.5 and fallen[-1] < fallen[0] - 0.5, fallen
+    model = zoo.create_model("dualformer_test", 8, token_labels=True, **SHALLOW)
+    variables, video = checkpoint.load(tmp_path / "run"), draw(5, 2, 4, 32, 32, 3)
+    rngs = {"dropout": jax.random.key(0)}
+    (_, out), _ = model.apply(variables, video, train=True, mutable=["batch_stats"], rngs=rngs)
+    assert (out["token_logits"].argmax(-1) == 3).all()

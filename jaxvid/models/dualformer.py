@@ -332,7 +332,7 @@ _K400 = Recipe(
     schedule="cosine",
     warmup_epochs=2.5,
     head_lr_scale=10.0,
-    lr_scales=(("position*", 10.0),),
+    lr_scales=(("position*", 10.0), ("token_head/*", 10.0)),
     no_decay=("position*",),
 )
 _K400_BASE = replace(_K400, weight_decay=0.05)

@@ -108,11 +108,11 @@ def test_too_small_a_clip_is_refused():
 
 def test_the_trunk_learns_at_a_tenth_of_the_rate_but_for_its_positions():
     config = configs.from_row("dualformer_t_32x2_k400")
-    model = zoo.create_model("dualformer_test")
+    model = zoo.create_model("dualformer_test", token_labels=True)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3)))["params"]
     decays = optim.decay_mask(shapes, config.optim.no_decay)
     for path, decay in flax.traverse_util.flatten_dict(decays, sep="/").items():
         scales = [s for pattern, s in config.optim.lr_scales if fnmatch.fnmatch(path, pattern)]
-        new = path.startswith(("head/", "position"))
+        new = path.startswith(("head/", "token_head/", "position"))
         assert config.optim.lr * math.prod(scales) == pytest.approx(1e-3 if new else 1e-4), path
         assert decay == (not path.startswith("position")), path
