@@ -86,8 +86,14 @@ class Predictor:
             raise JaxvidError(f"views={views!r} is unknown: take {' or '.join(VIEWS)}")
         meta = checkpoint.load_meta(path)
         self.config = make_config(meta, model, path)
+        row = zoo.starting_row(self.config.model.name)
+        if row.modality != "rgb":
+            raise JaxvidError(
+                f"{row.name} takes {row.modality}, not the RGB frames of a video file: take an RGB "
+                "model"
+            )
         if views == "one":
-            _keep_one_view(self.config)
+            keep_one_view(self.config)
         self.protocol = pipeline.make_protocol(self.config)
         self.classes = class_names(meta, self.config)
         self._one = views == "one"
@@ -98,7 +104,7 @@ class Predictor:
         _, clips = pipeline.plan_test(self.protocol, 1, None)
         size = self.protocol.crop
         self._clip_shape = (clips.shape[1], size, size, 3)
-        _check_variables(self._network, variables, self._clip_shape, path)
+        check_variables(self._network, variables, self._clip_shape, path)
         self._variables = jax.device_put(variables)
         default = max(STORED_SHORT_SIDE, self.protocol.short_side)
         self.short_side = meta.get("short_side", default)
@@ -199,8 +205,7 @@ def make_config(
     """The config of a checkpoint's network and test, from what it says of itself and its row.
 
     Raises:
-      JaxvidError: `model` and the checkpoint contradict each other, neither names a row, or the
-        row takes other input than RGB frames.
+      JaxvidError: `model` and the checkpoint contradict each other, or neither names a row.
     """
     said = meta.get("row") or meta.get("variant")
     if not said and not model:
@@ -213,11 +218,6 @@ def make_config(
                 "--model out, or give another --checkpoint"
             )
     name = said or model
-    row = zoo.starting_row(name)
-    if row.modality != "rgb":
-        raise JaxvidError(
-            f"{name} takes {row.modality}, not the RGB frames of a video file: take an RGB model"
-        )
     config = configs.from_row(name)
     if "overrides" in meta:
         config.model.overrides = ml_collections.ConfigDict(meta["overrides"])
@@ -254,7 +254,7 @@ def _middle_clip(numbers: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np
     return numbers, places.reshape(1, -1)
 
 
-def _keep_one_view(config: ml_collections.ConfigDict) -> None:
+def keep_one_view(config: ml_collections.ConfigDict) -> None:
     """Takes the protocol's central crop, and of spread clips the middle one."""
     if config.test.crops != "whole":
         config.test.crops = "center"
@@ -265,7 +265,7 @@ def _keep_one_view(config: ml_collections.ConfigDict) -> None:
         sampling.num_clips = 1
 
 
-def _check_variables(
+def check_variables(
     network: Any, variables: dict, clip_shape: tuple[int, ...], path: str | os.PathLike
 ) -> None:
     """Says in one sentence that a checkpoint is another network's."""

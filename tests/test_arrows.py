@@ -67,6 +67,13 @@ ARROWS = {
         *TOOLS,
     },
     "jaxvid.predict": {"jaxvid.predictor", "jaxvid.stream", "jaxvid.data"},
+    "jaxvid.export": {
+        "jaxvid.predictor",
+        "jaxvid.layers",
+        "jaxvid.zoo",
+        "jaxvid.data",
+        *TOOLS,
+    },
     "jaxvid.explain": set(),
     "jaxvid.features": set(),
     "jaxvid.fuse": {"jaxvid.evaluate"},

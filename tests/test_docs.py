@@ -110,6 +110,7 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"python -m jaxvid\.data\.bench ", "--batches=2 --batch_size=4"),
     (r"python -m jaxvid\.predict ", ""),
     (r"python -m jaxvid\.fuse ", ""),
+    (r"python -m jaxvid\.export ", ""),
     (r"python -m jaxvid\.zoo (list|show)", ""),
     (r"python -m converters --model=\S+ --out=\S+$", f"--checkpoint={PUBLISHED}"),
     (r"python -m converters ", ""),

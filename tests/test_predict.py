@@ -232,7 +232,7 @@ def test_one_view_is_the_shown_view_alone(trained, predictor, videos):
 def test_one_view_of_every_sampler_is_a_middle_one(trained, sampling, numbers):
     config = predict.make_config(checkpoint.load_meta(trained), None, trained)
     config.test.sampling.update({"twice_sample": False} | sampling)
-    predictor_room._keep_one_view(config)
+    predictor_room.keep_one_view(config)
     plan = pipeline.plan_test(pipeline.make_protocol(config), 100, 25.0)
     found, clips = predictor_room._middle_clip(*plan)
     assert clips.shape == (1, 4)

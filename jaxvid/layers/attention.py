@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvid.errors import JaxvidError
+from jaxvid.layers.backend import backend as traced_backend
 
 IMPLEMENTATIONS = ("cudnn", "splash", "xla")
 FLASH_KEYS = 128
@@ -149,7 +150,7 @@ def _check_shapes(q, k, v, bias, mask):
 
 def _backend() -> str:
     """Names the backend, telling NVIDIA's GPUs from AMD's."""
-    name = jax.default_backend()
+    name = traced_backend()
     if name != "gpu":
         return name
     return "cuda" if "cuda" in jax.devices()[0].client.platform_version else "rocm"

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxvid.errors import JaxvidError
+from jaxvid.layers.backend import backend as traced_backend
 
 Triple = tuple[int, int, int]
 
@@ -117,7 +118,7 @@ def chosen(geometry: Geometry, lowering: str | None = None, backend: str | None 
     _check_name(asked)
     if asked and LOWERINGS[asked].handles(geometry):
         return asked
-    return TABLE.get(backend or jax.default_backend(), _UNMEASURED)[geometry.kind]
+    return TABLE.get(backend or traced_backend(), _UNMEASURED)[geometry.kind]
 
 
 def _check_name(name: str | None) -> None:
