@@ -8,7 +8,7 @@ import ml_collections
 
 from jaxvid import zoo
 from jaxvid.errors import JaxvidError
-from jaxvid.rows import CROP_COUNTS, Recipe, Row
+from jaxvid.rows import CROP_COUNTS, Recipe, Row, Sampling
 
 ARGUMENTS = {"dataset": "toy", "data_dir": "", "init": "", "classes": 0, "runlocal": False}
 """What every front door takes, with defaults; see `from_row`."""
@@ -246,9 +246,4 @@ def local_run(config: ml_collections.ConfigDict) -> None:
 
 def views(config: ml_collections.ConfigDict) -> int:
     """Number of views of one video under `config.test`."""
-    sampling = config.test.sampling
-    clips = 1 if sampling.clip_len == 1 else sampling.num_clips
-    clips *= 2 if sampling.twice_sample else 1
-    if sampling.sampler == "dense":
-        clips *= sampling.num_sample_positions
-    return clips * CROP_COUNTS[config.test.crops]
+    return Sampling(**config.test.sampling).views * CROP_COUNTS[config.test.crops]

@@ -16,12 +16,9 @@ from jaxvid import config as configs
 from jaxvid.data import decode, pipeline
 from jaxvid.errors import JaxvidError
 from jaxvid.preprocess import normalizer
+from jaxvid.rows import RECORD_SIDE
 
 VIEWS = ("protocol", "one")
-STORED_SHORT_SIDE = 320
-"""Larger videos are shrunk to it while decoding, as `jaxvid.data.build` does by default. Where the
-protocol asks for more, to that; where a checkpoint says what its records had, to that."""
-
 _CENTER_CROP = {"whole": 0, "center": 0, "three": 2, "ten": 8}
 
 
@@ -106,7 +103,8 @@ class Predictor:
         self._clip_shape = (clips.shape[1], size, size, 3)
         check_variables(self._network, variables, self._clip_shape, path)
         self._variables = jax.device_put(variables)
-        default = max(STORED_SHORT_SIDE, self.protocol.short_side)
+        # Larger videos are shrunk while decoding, as for records.
+        default = max(RECORD_SIDE, self.protocol.short_side)
         self.short_side = meta.get("short_side", default)
         self._score = evaluate.make_scorer(self._network, self.config)
 

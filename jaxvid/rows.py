@@ -51,6 +51,8 @@ TEST_VIDEOS = {
     "sthv2": 24_777,
     "ucf101": 3_783,
 }
+# The shorter side in pixels of the frames that records hold, unless a build says otherwise.
+RECORD_SIDE = 320
 OPENMMLAB_V0 = "https://download.openmmlab.com/mmaction/recognition"
 OPENMMLAB_V1 = "https://download.openmmlab.com/mmaction/v1.0/recognition"
 # Labels of Something-Something that a mirror image swaps: left and right change places.
@@ -85,6 +87,13 @@ class Sampling:
     def clips(self) -> int:
         """Clips of one video: what a table prints before "clips x crops"."""
         return self.num_clips * (2 if self.twice_sample else 1)
+
+    @property
+    def views(self) -> int:
+        """Views of one video before it is cropped; single frames make one view together."""
+        clips = 1 if self.clip_len == 1 else self.num_clips
+        clips *= 2 if self.twice_sample else 1
+        return clips * (self.num_sample_positions if self.sampler == "dense" else 1)
 
     @property
     def frames(self) -> str:
@@ -199,6 +208,10 @@ class Row:
     `pretrained` the table's word on what training started from, `note` what the printed figures or
     the original config leave unsaid or get wrong. `overrides` are fields of the family's `Model` in
     which the row differs from its variant.
+
+    A row without weights of its own names in `members` the rows that it is made of: the two streams
+    whose scores it adds, or the one whose weights it tests otherwise. `train_short_side` is what
+    pictures are resized to before `train_crop` is cut.
     """
 
     name: str
@@ -223,6 +236,7 @@ class Row:
     config: str = ""
     pretrained: str = ""
     note: str = ""
+    members: tuple[str, ...] = ()
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -230,3 +244,32 @@ class Row:
         """Name of the published checkpoint; None if there is none, or only a page to click on."""
         name = (self.source or "").rsplit("/", 1)[-1]
         return name if name.endswith((".pth", ".pyth", ".pkl")) else None
+
+    @property
+    def view(self) -> tuple[int, int, int, int]:
+        """Shape [T, H, W, C] of one view of the test."""
+        sampling, flow = self.test.sampling, self.modality == "flow"
+        # A clip of flow is the stack that stands for one frame, in channels for both directions.
+        frames = sampling.num_clips if flow or sampling.clip_len == 1 else sampling.clip_len
+        channels = 2 * sampling.clip_len if flow else 3
+        return frames, self.test.crop, self.test.crop, channels
+
+    @property
+    def num_views(self) -> int:
+        """Views of one video in the test: how often the network runs."""
+        sampling = self.test.sampling
+        if self.modality == "flow":
+            sampling = dataclasses.replace(sampling, clip_len=1)
+        return sampling.views * CROP_COUNTS[self.test.crops]
+
+    @property
+    def short_side(self) -> int:
+        """The shorter side in pixels that frames need for training and test not to enlarge them."""
+        return max(self.train_short_side, self.test.short_side)
+
+    @property
+    def weights(self) -> str:
+        """How `source` is to be had: `file` by an address, from a `page` by hand, or `none`."""
+        if self.source is None:
+            return "none"
+        return "file" if self.file else "page"

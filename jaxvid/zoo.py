@@ -7,16 +7,18 @@ and `starting_row` lends it its family's first protocol for a config to override
 """
 
 import argparse
+import csv
 import dataclasses
 import difflib
 import fnmatch
 import functools
 import importlib
 import json
+import math
 import pathlib
 import pkgutil
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -24,9 +26,23 @@ from flax import linen as nn
 
 from jaxvid import models
 from jaxvid.errors import JaxvidError, exit_on_error
-from jaxvid.rows import CLASS_COUNTS, SHORT_NAMES, Row
+from jaxvid.rows import CLASS_COUNTS, RECORD_SIDE, SHORT_NAMES, Row
 
 _LABELS = pathlib.Path(__file__).parent / "labels"
+_COSTS = pathlib.Path(models.__path__[0]) / "costs.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a row's network takes; the tables call multiply-accumulates FLOPs.
+
+    `params` are its parameters, `macs` the multiply-accumulates of the convolutions and matrix
+    products of one view, and `total_macs` those of all views of a video in its test.
+    """
+
+    params: int
+    macs: int
+    total_macs: int
 
 
 @functools.cache
@@ -183,13 +199,12 @@ def dataset(name: str) -> str:
     Raises:
       JaxvidError: no such dataset; the message lists all, with their short names.
     """
-    plain = re.sub(r"[\W_]", "", name.lower())
-    known = {re.sub("_", "", full): full for full in CLASS_COUNTS} | SHORT_NAMES
-    if plain not in known:
+    known = {_plain(full): full for full in CLASS_COUNTS} | SHORT_NAMES
+    if _plain(name) not in known:
         short = {full: f" ({brief})" for brief, full in SHORT_NAMES.items()}
         listed = ", ".join(full + short.get(full, "") for full in CLASS_COUNTS)
         raise JaxvidError(f"No labels of a dataset {name!r}; there are {listed}.")
-    return known[plain]
+    return known[_plain(name)]
 
 
 def labels(name: str) -> list[str]:
@@ -221,7 +236,7 @@ def channel_map(source: str, target: str) -> list[int | None]:
     source, target = dataset(source), dataset(target)
     keys, wanted = _kinetics_channels(source), _kinetics_channels(target)
     if keys is None or wanted is None:
-        keys, wanted = _plain_labels(source), _plain_labels(target)
+        keys, wanted = (list(map(_plain, labels(name))) for name in (source, target))
     places = {key: place for place, key in enumerate(keys)}
     found = [places.get(key) for key in wanted]
     if all(place is None for place in found):
@@ -237,25 +252,143 @@ def _kinetics_channels(name: str) -> list[int] | None:
     return json.loads(published.read_text(encoding="utf-8")) if published.is_file() else None
 
 
-def _plain_labels(name: str) -> list[str]:
-    """Class names without what datasets write differently: case, spaces and signs."""
-    return [re.sub(r"[\W_]", "", label.lower()) for label in labels(name)]
+def _plain(text: str) -> str:
+    """The text without what people write differently: case, spaces and signs."""
+    return re.sub(r"[\W_]", "", text.lower())
 
 
-def _accuracy(value: float | None) -> str:
+@functools.cache
+def _costs() -> dict[tuple[str, int, int], dict[str, int]]:
+    """By variant, frames and side of a view: what `jaxvid/models/costs.csv` says of it."""
+    found = {}
+    with _COSTS.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            name, _ = line.pop("variant"), line.pop("counted_on")
+            numbers = {key: int(text) for key, text in line.items()}
+            found[name, numbers["frames"], numbers["side"]] = numbers
+    return found
+
+
+def cost(name: str) -> Cost:
+    """What the network of a row takes: counted on the published models, not as tables print it.
+
+    Where several networks answer together, as two streams, it is what they all take.
+
+    Raises:
+      JaxvidError: no row has that name, or nothing was counted of such a view.
+    """
+    row = get_row(name)
+    if len(row.members) > 1:
+        parts = [dataclasses.astuple(cost(member)) for member in row.members]
+        return Cost(*map(sum, zip(*parts, strict=True)))
+    line = _costs().get((row.variant, *row.view[:2]))
+    if line is None:
+        raise JaxvidError(f"{row.name}: {_COSTS} has no line of {row.variant} at {row.view}.")
+    more_classes = row.num_classes - line["num_classes"]
+    params = line["params"] + more_classes * line["params_per_class"]
+    return Cost(params, line["macs"], line["macs"] * row.num_views)
+
+
+def family_name(variant: str) -> str:
+    """The family of `variant` as papers call it, such as `MViTv2`.
+
+    Raises:
+      JaxvidError: no family has such a variant.
+    """
+    title = family(variant).FAMILY
+    return title[variant.split("_")[0]] if isinstance(title, dict) else title
+
+
+def summary(name: str) -> dict[str, Any]:
+    """What a table says of a row, by column: plain values, None where nothing is published.
+
+    `gflops` are 10**9 multiply-accumulates of one view, `total_gflops` those of a video's test.
+    `weights` are `Row.weights`, or `members` where those of other rows are tested.
+
+    Raises:
+      JaxvidError: no row has that name.
+    """
+    row = get_row(name)
+    taken = cost(row.name)
+    modalities = {get_row(member).modality for member in row.members}
+    return {
+        "name": row.name,
+        "family": family_name(row.variant),
+        "variant": row.variant,
+        "dataset": row.dataset,
+        "classes": row.num_classes,
+        "modality": "two-stream" if len(modalities) > 1 else row.modality,
+        "frames": row.train.frames,
+        "test": row.test.views,
+        "views": row.num_views,
+        "side": row.test.crop,
+        "gflops": round(taken.macs / 1e9, 2),
+        "total_gflops": round(taken.total_macs / 1e9, 1),
+        "params": round(taken.params / 1e6, 2),
+        "top1": row.top1,
+        "top5": row.top5,
+        "map": row.mean_ap,
+        "weights": "members" if row.members else row.weights,
+        "source": row.source,
+        "config": row.config,
+        "pretrained": row.pretrained,
+        "note": row.note,
+    }
+
+
+# Columns of the list: what heads them, and what each says of a `summary`.
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "name": lambda row: row["name"],
+    "dataset": lambda row: row["dataset"],
+    "frames": lambda row: row["frames"],
+    "test": lambda row: row["test"],
+    "GFLOPs x views": lambda row: f"{row['gflops']:.1f} x {row['views']}",
+    "params": lambda row: f"{row['params']:.1f}M",
+    "top-1": lambda row: _figure(row["top1"]),
+    "top-5": lambda row: _figure(row["top5"]),
+    "mAP": lambda row: _figure(row["map"]),
+    "weights": lambda row: row["weights"],
+}
+_FALLING = ("top1", "top5", "map")
+_SORTS = ("name", "dataset", "family", *_FALLING, "gflops", "total_gflops", "params")
+
+
+def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    cells = [("name", "dataset", "frames", "test", "top-1", "top-5")]
-    for row in rows:
-        top1, top5 = _accuracy(row.top1), _accuracy(row.top5)
-        cells.append((row.name, row.dataset, row.train.frames, row.test.views, top1, top5))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """A line a row under a header; a column of which nothing is known is left out."""
+    cells = [tuple(_COLUMNS), *(tuple(say(row) for say in _COLUMNS.values()) for row in rows)]
+    columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
+        for line in zip(*columns, strict=True)
     )
+
+
+def _selected(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The summaries that pass the filters of `list`, sorted; what lacks the figure comes last."""
+    titles = sorted({family_name(row.variant) for row in _rows().values()}, key=str.lower)
+    by_plain_name = {_plain(title): title for title in titles}
+    if args.family and _plain(args.family) not in by_plain_name:
+        raise JaxvidError(f"Unknown family {args.family!r}; there are {', '.join(titles)}.")
+    wanted = {
+        "dataset": args.dataset and dataset(args.dataset),
+        "family": args.family and by_plain_name[_plain(args.family)],
+        "modality": args.modality,
+    }
+    rows = [
+        row
+        for row in map(summary, list_models(args.pattern))
+        if all(value in (None, row[key]) for key, value in wanted.items())
+        and (row["weights"] != "none" or not args.weights)
+        and row["gflops"] <= args.max_gflops
+        and row["params"] <= args.max_params
+    ]
+    rows.sort(key=lambda row: row[args.sort] or 0, reverse=args.sort in _FALLING)
+    return sorted(rows, key=lambda row: row[args.sort] is None)
 
 
 def _fields(value: Any, indent: str = "") -> list[str]:
@@ -270,45 +403,107 @@ def _fields(value: Any, indent: str = "") -> list[str]:
     return lines
 
 
-def _commands(row: Row) -> list[str]:
-    """What to type to convert, test and fine-tune the row, or to train it."""
+def commands(name: str) -> list[str]:
+    """Lines that say what to type to convert, test and fine-tune a row, or to train it.
+
+    Raises:
+      JaxvidError: no row has that name.
+    """
+    row = get_row(name)
     run = f"  python -m jaxvid.main --config=configs/zoo_row.py:name={row.name}"
+    build = "  python -m jaxvid.data.build"
+    side = f" --short-side={row.short_side}" if row.short_side > RECORD_SIDE else ""
+    classes = f"--classes=jaxvid/labels/{row.dataset}.txt{side}"
     published = f"dataset={row.dataset},data_dir=DATA"
-    built = "written by `python -m jaxvid.data.build`"
-    if row.source is None:
+    test = [
+        f"To test it on {row.dataset}, of which val.csv lists path,label of the files in VIDEOS:",
+        f"{build} --videos=VIDEOS --labels=val.csv --split=test {classes} --out=DATA",
+        f"{run},{published},init=WEIGHTS --mode=eval --workdir=TESTED",
+    ]
+    if len(row.members) > 1:
+        streams = len({get_row(member).dataset for member in row.members}) == 1
+        scores = " ".join(f"{member}/eval/scores.npz" for member in row.members)
         return [
-            f"No checkpoint is published. To train it on DATA, {built}:",
+            "It has no weights of its own. To convert and test what it is made of, see",
+            *(f"  python -m jaxvid.zoo show {member}" for member in row.members),
+            *(["and then fuse their tests:"] * streams),
+            *([f"  python -m jaxvid.fuse --average=score {scores} --out=FUSED"] * streams),
+        ]
+    if row.weights == "none" and not row.members:
+        return [
+            f"No weights are published. To train it on {row.dataset}, of which train.csv and "
+            "val.csv list path,label of the files in VIDEOS:",
+            f"{build} --videos=VIDEOS --labels=train.csv {classes} --out=DATA",
+            f"{build} --videos=VIDEOS --labels=val.csv --split=test {classes} --out=DATA",
             f"{run},{published} --workdir=RUN",
         ]
-    flag = "" if row.file else " --checkpoint=FILE"
-    where = "" if row.file else f" (FILE comes by hand from {row.source}, a web page)"
+    owner = get_row(row.members[0]) if row.members else row
+    if owner.weights == "page":
+        convert = [
+            f"To convert its weights, fetched by hand as FILE from {owner.source}:",
+            f"  python -m converters --model={owner.name} --checkpoint=FILE --out=WEIGHTS",
+        ]
+    else:
+        convert = [
+            "To fetch and convert its weights:",
+            f"  python -m converters --model={owner.name} --out=WEIGHTS",
+        ]
+    if row.modality == "flow":
+        return [*convert, "The data pipeline reads RGB only so far, so it cannot be tested here."]
     return [
-        f"To convert its checkpoint{where}, test it on DATA and fine-tune it on CLIPS, "
-        f"both {built}:",
-        f"  python -m converters --model={row.name}{flag} --out=WEIGHTS",
-        f"{run},{published},init=WEIGHTS --mode=eval --workdir=RUN",
-        f"{run},dataset=mine,data_dir=CLIPS,init=WEIGHTS --workdir=RUN",
+        *convert,
+        *test,
+        "To fine-tune it on your own videos, of which train.csv and test.csv list path,label:",
+        f"{build} --videos=CLIPS --labels=train.csv{side} --out=MINE",
+        f"{build} --videos=CLIPS --labels=test.csv{side} --out=MINE",
+        f"{run},dataset=mine,data_dir=MINE,init=WEIGHTS --workdir=RUN",
     ]
+
+
+def _cost_line(row: Row) -> str:
+    taken = cost(row.name)
+    total = f", {taken.total_macs / 1e9:.1f} in {row.num_views} views" if row.num_views > 1 else ""
+    return (
+        f"takes: {taken.params / 1e6:.2f}M parameters, "
+        f"{taken.macs / 1e9:.2f} GFLOPs (multiply-accumulates) a view{total}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m jaxvid.zoo", description="What models there are, and how each was tested."
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("list", help="a table of the rows whose name matches")
-    listing.add_argument("pattern", nargs="?", default="*", help="as in a shell, e.g. 'tsm*'")
-    show = commands.add_parser("show", help="all that is known of a row, and the commands for it")
+    parsers = parser.add_subparsers(dest="command", required=True)
+    listing = parsers.add_parser(
+        "list",
+        help="a table of the rows whose name matches",
+        epilog="GFLOPs are 10**9 multiply-accumulates of one view, as the tables count them, but "
+        "measured. weights: a file to download, a page to fetch one from by hand, those of the "
+        "members that the row is made of, or none.",
+    )
+    add = listing.add_argument
+    add("pattern", nargs="?", default="*", help="as in a shell, e.g. 'tsm*'")
+    add("--dataset", help="only rows of it; short names such as k400 and ssv2 do")
+    add("--family", help="only rows of it, e.g. tsm or MViTv2")
+    add("--modality", choices=("rgb", "flow", "two-stream"), help="only rows of it")
+    add("--weights", action="store_true", help="only rows of which a checkpoint is published")
+    add("--max-gflops", type=float, default=math.inf, metavar="N", help="at most N a view")
+    add("--max-params", type=float, default=math.inf, metavar="N", help="at most N million")
+    add("--sort", choices=_SORTS, default="name", help="accuracies fall, all else rises")
+    add("--json", action="store_true", help="one object a line in place of a table")
+    show = parsers.add_parser("show", help="all that is known of a row, and the commands for it")
     show.add_argument("name", help="a name of the list, a table's own name, or a variant")
     args = parser.parse_args(argv)
     if args.command == "list":
-        names = list_models(args.pattern)
-        if not names:
-            raise JaxvidError(f"No row matches {args.pattern!r}; without a pattern all are listed.")
-        print(_table([get_row(name) for name in names]))
+        rows = _selected(args)
+        if not rows:
+            raise JaxvidError(
+                f"No row matches {args.pattern!r} and all filters; without them all are listed."
+            )
+        print("\n".join(json.dumps(row) for row in rows) if args.json else _table(rows))
     else:
         row = get_row(args.name)
-        print("\n".join([*_fields(row), "", *_commands(row)]))
+        print("\n".join([*_fields(row), _cost_line(row), "", *commands(row.name)]))
 
 
 if __name__ == "__main__":

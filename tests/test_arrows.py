@@ -37,6 +37,7 @@ ARROWS = {
     "jaxvid.parts": {"jaxvid.layers"},
     "jaxvid.models": {"jaxvid.layers"},
     "jaxvid.zoo": {"jaxvid.models"},
+    "jaxvid.zoo_page": {"jaxvid.zoo"},
     "jaxvid.config": {"jaxvid.zoo"},
     "jaxvid.data": {"jaxvid.data"},
     "jaxvid.evaluate": {"jaxvid.zoo", "jaxvid.config", "jaxvid.fields", "jaxvid.data", *TOOLS},

@@ -1,5 +1,6 @@
 """Every command and every Python snippet of the documents, run in order or checked."""
 
+import collections
 import configparser
 import os
 import pathlib
@@ -112,6 +113,7 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"python -m jaxvid\.fuse ", ""),
     (r"python -m jaxvid\.export ", ""),
     (r"python -m jaxvid\.zoo (list|show)", ""),
+    (r"python -m jaxvid\.zoo_page ", ""),
     (r"python -m converters --model=\S+ --out=\S+$", f"--checkpoint={PUBLISHED}"),
     (r"python -m converters ", ""),
 ]
@@ -261,6 +263,16 @@ def test_the_table_of_families_is_complete():
     table = README.read_text("utf-8").partition("| family |")[2].partition("\n\n")[0]
     published = {zoo.get_row(name).variant for name in zoo.list_models()}
     assert set(re.findall(r"`(\w+)`", table)) == published
+
+
+def test_the_numbers_of_rows_are_true():
+    text = README.read_text("utf-8").partition("## The zoo")[2].partition("\n## ")[0]
+    held = collections.Counter(zoo.summary(name)["weights"] for name in zoo.list_models())
+    pattern = r"All (\d+) rows .* Of (\d+) the .* of (\d+) lie .*; (\d+) test .*; of (\d+) none"
+    said = re.search(pattern, text.replace("\n", " "))
+    assert list(map(int, said.groups())) == [
+        held.total(), *(held[kind] for kind in ("file", "page", "members", "none"))
+    ]  # fmt: skip
 
 
 def has_field(fields, name: str) -> bool:

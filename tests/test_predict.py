@@ -1,6 +1,5 @@
 """Prediction: the same scores as evaluation, every file answered or named, output to rely on."""
 
-import inspect
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from jaxvid import config as configs
 from jaxvid import predictor as predictor_room
 from jaxvid.data import build, datasets, decode, pipeline
 from jaxvid.errors import JaxvidError, exit_on_error
-from jaxvid.rows import CROP_COUNTS, Protocol, Sampling
+from jaxvid.rows import CROP_COUNTS, RECORD_SIDE, Protocol, Sampling
 
 CLASSES = ["left", "right", "up"]
 CLIPS = ("a.mp4", "b.mp4", "inner/c.avi")
@@ -135,11 +134,6 @@ def test_the_records_own_frames_score_exactly_as_in_evaluation(predictor, evalua
         np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
-def test_files_are_shrunk_as_build_shrinks_them():
-    default = inspect.signature(build.build).parameters["short_side"].default
-    assert default == predictor_room.STORED_SHORT_SIDE
-
-
 def test_a_file_scores_as_its_frames(predictor, videos):
     path = videos / CLIPS[0]
     frames = np.stack(list(decode.read_frames(path)))
@@ -157,7 +151,7 @@ def test_only_sampled_frames_are_taken(predictor, videos, monkeypatch):
     monkeypatch.setattr(decode, "frames_at", watch)
     prediction = predictor.predict(videos / CLIPS[0])
     # 20 frames: the middles and the beginnings of 4 parts.
-    assert asked == [([0, 2, 5, 7, 10, 12, 15, 17], predictor_room.STORED_SHORT_SIDE)]
+    assert asked == [([0, 2, 5, 7, 10, 12, 15, 17], RECORD_SIDE)]
     assert prediction.num_frames == 20 and prediction.fps == 10 and prediction.seconds == 2
     np.testing.assert_array_equal(prediction.numbers, [2, 7, 12, 17])
 

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import json
 import pathlib
 import re
 
@@ -48,11 +49,51 @@ def test_rows_say_what_the_tables_print():
         row = served()[key(printed)]
         assert row.variant == printed["variant"]
         assert row.num_classes == int(printed["num_classes"] or row.num_classes)
+        hvu = row.dataset.startswith("hvu_")
+        assert (
+            printed["dataset"] == "HVU" if hvu else zoo.dataset(printed["dataset"]) == row.dataset
+        )
+        modality = zoo.summary(row.name)["modality"]
+        assert modality.replace("-", "") == printed["modality"]
+        assert row.pretrained == printed["pretrained"] or not printed["pretrained"]
         assert row.recipe.loss == ("sigmoid" if printed["mAP"] else "softmax")
+        schedules = {"": row.recipe.schedule, "MultiStep": "step", "Cosine": "cosine"}
+        assert row.recipe.schedule == schedules[printed["scheduler"].removeprefix("Linear+")]
+        assert (
+            bool(row.recipe.warmup_epochs) == ("Linear" in printed["scheduler"])
+            or not (printed["scheduler"])
+        )
         assert row.top5 == (float(printed["top5"]) if printed["top5"] else None)
         assert row.config == printed["config"]
         if row.test.views != printed["protocol"] and printed["protocol"]:
             assert printed["protocol"] in row.note, row.name
+
+
+def test_costs_are_those_printed_or_the_note_says_otherwise():
+    """FLOPs are printed of a view at the test's or training's size, or of all views."""
+    checked = 0
+    for printed in table():
+        row = served()[key(printed)]
+        cost = zoo.cost(row.name)
+        # The two streams and six networks have no line of their own in the tables.
+        if printed["params"]:
+            # What was counted of DualFormer had no classifier.
+            headless = row.num_classes * 1025 if row.variant.startswith("dualformer") else 0
+            assert 0 <= cost.params - int(printed["params"]) <= headless, row.name
+        flops, _, _ = printed["flops"].partition("x")
+        views = [cost.macs, cost.total_macs, cost.macs * (row.train_crop / row.test.crop) ** 2]
+        for text, counted in ((flops, views), (printed["params_printed"], [cost.params])):
+            found = re.fullmatch(r"(\d+)(?:\.(\d+))?([TGM]?)", text)
+            if not found:
+                assert text in ("", "N/A")
+                continue
+            unit = {"T": 1e12, "G": 1e9, "M": 1e6, "": 1e9}[found[3]]
+            value = float(text.rstrip("TGM"))
+            rounding = 0.5 * 10 ** -len(found[2] or "") * unit
+            near = [abs(value * unit - c) <= max(rounding, 0.05 * c) for c in counted]
+            assert any(near) or found[0].rstrip("TGM") in row.note or "all views" in row.note, row
+            checked += 1
+    assert checked > 290
 
 
 def test_names_are_unique_and_snake_case():
@@ -193,33 +234,125 @@ def test_unknown_fields_list_the_known():
         zoo.create_model("tsm_r50_8f", shift_div=4)
 
 
+def listed(capsys, *arguments: str) -> list[dict]:
+    zoo.main(["list", *arguments, "--json"])
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
 def test_list_prints_a_line_a_row(capsys):
     zoo.main(["list", "tsm_r50_1x1x8_k400*"])
     header, first, second = capsys.readouterr().out.splitlines()
-    assert header.split() == ["name", "dataset", "frames", "test", "top-1", "top-5"]
-    assert first.split() == ["tsm_r50_1x1x8_k400", "kinetics400", "1x1x8", "8x10", "73.18", "90.56"]
+    assert re.split(r"  +", header) == [
+        "name", "dataset", "frames", "test", "GFLOPs x views", "params", "top-1", "top-5", "weights"
+    ]  # fmt: skip
+    assert re.split(r"  +", first) == [
+        "tsm_r50_1x1x8_k400", "kinetics400", "1x1x8", "8x10", "32.7 x 10", "24.3M", "73.18",
+        "90.56", "file",
+    ]  # fmt: skip
     assert second.startswith("tsm_r50_1x1x8_k400_100e")
-    with pytest.raises(JaxvidError, match="'qqq'"):
-        zoo.main(["list", "qqq"])
+    zoo.main(["list", "tsn_r18_1x1x8_hvu_scene"])
+    header, _ = capsys.readouterr().out.splitlines()
+    assert header.split()[-2:] == ["mAP", "weights"] and "top-1" not in header
+
+
+def test_list_filters(capsys):
+    everything = listed(capsys)
+    assert [row["name"] for row in everything] == zoo.list_models()
+    for arguments, passes in [
+        (["--dataset=k400"], lambda row: row["dataset"] == "kinetics400"),
+        (["--dataset=ssv2"], lambda row: row["dataset"] == "sthv2"),
+        (["--family=mvitv2"], lambda row: row["family"] == "MViTv2"),
+        (["--family=r2+1d"], lambda row: row["family"] == "R(2+1)D"),
+        (["--modality=flow"], lambda row: row["modality"] == "flow"),
+        (["--modality=two-stream"], lambda row: "twostream" in row["name"]),
+        (["--weights"], lambda row: row["source"] is not None or row["weights"] == "members"),
+        (["--max-gflops=10"], lambda row: row["gflops"] <= 10),
+        (["--max-params=5"], lambda row: row["params"] <= 5),
+    ]:
+        expected = [row for row in everything if passes(row)]
+        assert 0 < len(expected) < len(everything)
+        assert listed(capsys, *arguments) == expected, arguments
+    both = listed(capsys, "tsm*", "--dataset=sthv2", "--max-gflops=50")
+    assert [row["name"] for row in both] == ["tsm_r50_1x1x8_sthv2"]
+
+
+def test_list_sorts(capsys):
+    best = listed(capsys, "--dataset=k400", "--sort=top1")
+    figures = [row["top1"] for row in best if row["top1"] is not None]
+    assert figures == sorted(figures, reverse=True)
+    assert best[0]["name"] == "uniformerv2_l14_336_u32_k400"
+    assert (
+        [row["top1"] for row in best[len(figures) :]] == [None] * (len(best) - len(figures)) != []
+    )
+    cheap = [row["gflops"] for row in listed(capsys, "--sort=gflops")]
+    assert cheap == sorted(cheap)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["qqq"], "'qqq' and all filters"),
+        (["tsm*", "--max-params=1"], "No row matches"),
+        (["--dataset=k402"], r"'k402'; there are .*kinetics600 \(k600\).*ucf101 \(ucf\)"),
+        (["--family=tsw"], "'tsw'; there are C2D, .*X3D"),
+    ],
+)
+def test_list_says_what_there_is(arguments, message):
+    with pytest.raises(JaxvidError, match=message):
+        zoo.main(["list", *arguments])
+
+
+def shown(capsys, name: str) -> str:
+    zoo.main(["show", name])
+    return capsys.readouterr().out
 
 
 def test_show_prints_every_field_and_the_commands(capsys):
     row = zoo.get_row("tsm_r50_1x1x8_k400")
-    zoo.main(["show", row.upstream])
-    text = capsys.readouterr().out
+    text = shown(capsys, row.upstream)
     for field in dataclasses.fields(row):
         value = getattr(row, field.name)
-        assert value in (None, "", {}) or f"{field.name}:" in text
-    assert f"python -m converters --model={row.name} --out=" in text
+        assert value in (None, "", {}, ()) or f"{field.name}:" in text
+    assert "takes: 24.33M parameters, 32.70 GFLOPs (multiply-accumulates) a view, 327.0 in" in text
+    assert f"python -m converters --model={row.name} --out=WEIGHTS" in text
     arguments = f"name={row.name},dataset=kinetics400,data_dir=DATA,init=WEIGHTS"
     assert f"--config=configs/zoo_row.py:{arguments} --mode=eval" in text
-    zoo.main(["show", "mvitv2_s_16x4_k400_norepeat"])
-    assert "No checkpoint is published" in capsys.readouterr().out
-    row = zoo.get_row("dualformer_s_32x4_hmdb51")
-    zoo.main(["show", row.name])
-    text = capsys.readouterr().out
-    assert f"FILE comes by hand from {row.source}" in text
-    assert f"--model={row.name} --checkpoint=FILE --out=" in text
+    assert "--short-side" not in text
+
+
+def test_show_builds_records_as_large_as_the_row_needs(capsys):
+    assert "--short-side=384 --out=DATA" in shown(capsys, "uniformerv2_l14_336_u32_k400")
+
+
+def test_show_says_what_a_row_without_weights_is_made_of(capsys):
+    assert "No weights are published" in shown(capsys, "mvitv2_s_16x4_k400_norepeat")
+    page = shown(capsys, "dualformer_t_32x2_k400")
+    assert "fetched by hand as FILE from https://drive" in page and "--checkpoint=FILE" in page
+    three = shown(capsys, "tsn_r50_1x1x3_k400_320p_msc_3crop")
+    assert "--model=tsn_r50_1x1x3_k400_320p_msc --out=WEIGHTS" in three
+    assert "name=tsn_r50_1x1x3_k400_320p_msc_3crop,dataset=kinetics400" in three
+    streams = shown(capsys, "tsn_r50_1x1x3_k400_twostream")
+    assert "python -m jaxvid.zoo show tsn_r50_flow_5x1x3_k400" in streams
+    assert "python -m jaxvid.fuse --average=score tsn_r50_1x1x3_k400_320p/eval/scores" in streams
+    assert "fuse" not in shown(capsys, "tsn_r18_1x1x8_hvu")
+    assert "RGB only" in shown(capsys, "tsn_r50_flow_5x1x3_k400")
+
+
+def test_members_have_weights_and_answer_together():
+    for row in rows():
+        members = [zoo.get_row(name) for name in row.members]
+        assert (row.source is None) or not members
+        assert all(member.weights == "file" for member in members)
+        if len(members) == 1:
+            assert members[0].variant == row.variant and members[0].num_classes == row.num_classes
+    streams = zoo.get_row("tsn_r50_1x1x8_k400_twostream")
+    rgb, flow = map(zoo.cost, streams.members)
+    assert zoo.cost(streams.name).total_macs == rgb.total_macs + flow.total_macs
+
+
+def test_every_family_has_a_name():
+    names = {zoo.family_name(row.variant) for row in rows()}
+    assert len(names) == 25 and {"TSN", "VideoMAE", "VideoMAE V2", "R(2+1)D"} <= names
 
 
 def test_published_files_are_named_once():

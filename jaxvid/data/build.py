@@ -32,10 +32,9 @@ import numpy as np
 from jaxvid.data import decode, records, table
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
+from jaxvid.rows import RECORD_SIDE
 
 MAX_SHARDS = 1024
-SHORT_SIDE = 320
-"""Larger frames are shrunk to this shorter side, unless a build says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +116,7 @@ def build(
     *,
     split: str | None = None,
     shards: int | None = None,
-    short_side: int = SHORT_SIDE,
+    short_side: int = RECORD_SIDE,
     quality: int = 95,
     workers: int | None = None,
     classes: str | os.PathLike | None = None,
@@ -558,8 +557,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--split", metavar="NAME", help="name of the split (default: that of the CSV)")
     add("--shards", type=int, metavar="N", help="number of files (default: the square root of "
         "the number of videos)")  # fmt: skip
-    add("--short-side", type=int, default=SHORT_SIDE, metavar="PIXELS", help="shrink larger frames "
-        "to this shorter side; none is enlarged (default: %(default)s)")  # fmt: skip
+    add("--short-side", type=int, default=RECORD_SIDE, metavar="PIXELS", help="shrink larger "
+        "frames to this shorter side; none is enlarged (default: %(default)s)")  # fmt: skip
     add("--quality", type=int, default=95, metavar="1..100", help="of the JPEGs (default: 95)")
     add("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     add("--classes", metavar="FILE", help="class names, one a line, in the order of their numbers "

@@ -20,8 +20,9 @@ import numpy as np
 from jaxvid.data import build, decode, records, table
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
+from jaxvid.rows import RECORD_SIDE
 
-_VERSION = f"probed by jaxvid, version 1, frames of at most {build.SHORT_SIDE} pixels"
+_VERSION = f"probed by jaxvid, version 1, frames of at most {RECORD_SIDE} pixels"
 _Key = tuple[str, int, int]  # path as written, size, time of the last change
 _Found = decode.Info | str  # or why it cannot be read
 
@@ -85,7 +86,7 @@ class Files:
         """Decodes the frames `indices`: uint8 `[N, H, W, 3]`."""
         if number in self.bad:
             raise JaxvidError(self.bad[number])
-        frames = decode.frames_at(self._folder / self.path[number], indices, build.SHORT_SIDE)
+        frames = decode.frames_at(self._folder / self.path[number], indices, RECORD_SIDE)
         if frames.shape[1:3] != (self.height[number], self.width[number]):
             raise JaxvidError(
                 f"{self.name(number)} has changed since it was probed: delete {_notes(self._csv)}"
@@ -133,7 +134,7 @@ def _key(folder: pathlib.Path, path: str) -> _Key:
 
 def _probe(path: pathlib.Path) -> _Found:
     try:
-        with decode.Video(path, build.SHORT_SIDE) as video:
+        with decode.Video(path, RECORD_SIDE) as video:
             for _ in video.frames(wanted=()):
                 pass
             return video.info()

@@ -99,6 +99,7 @@ class C3D(nn.Module):
 
 Model = C3D
 
+FAMILY = "C3D"
 VARIANTS = {
     "c3d": {},
     "c3d_test": {"stages": ((8,), (8,), (8, 8)), "hidden": 16},

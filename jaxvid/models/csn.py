@@ -98,6 +98,7 @@ Model = CSN
 
 _TINY = {"blocks": (1, 1), "width": 8}
 
+FAMILY = "CSN"
 VARIANTS = {
     "csn_ir_r152": {"depth": 152},
     "csn_ir_r50": {"depth": 50},

@@ -280,6 +280,7 @@ def _divided(size, counts):
 
 Model = DualFormer
 
+FAMILY = "DualFormer"
 VARIANTS = {
     "dualformer_t": {"drop_path": 0.1},
     "dualformer_s": {"widths": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "drop_path": 0.2},

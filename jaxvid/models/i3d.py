@@ -65,6 +65,7 @@ class I3D(nn.Module):
 
 Model = I3D
 
+FAMILY = "I3D"
 VARIANTS = {
     "i3d_r50": {"depth": 50},
     "i3d_r50_heavy": {"depth": 50, "heavy": True},

@@ -359,6 +359,7 @@ class MViT(nn.Module):
 
 Model = MViT
 
+FAMILY = "MViTv2"
 VARIANTS = {
     "mvitv2_s": {"drop_path": 0.2},
     "mvitv2_s_maskfeat": {

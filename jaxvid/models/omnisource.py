@@ -128,6 +128,7 @@ def image_variables(variables: Any) -> Any:
     return jax.tree.map(lambda a: a.sum(0, keepdims=True) if a.ndim == 5 else a, variables)
 
 
+FAMILY = "OmniSource"
 VARIANTS = {
     "omni_slowonly_r50": {},
     "omnisource_test": {"blocks": (1, 1, 1), "width": 8, "image_classes": 7},

@@ -114,6 +114,7 @@ class R2Plus1D(nn.Module):
 
 Model = R2Plus1D
 
+FAMILY = "R(2+1)D"
 VARIANTS = {
     "r2plus1d_r34_8f": {"depth": 34},
     "r2plus1d_r34_32f": {"depth": 34},

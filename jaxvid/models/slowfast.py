@@ -155,6 +155,7 @@ _8X8 = {"alpha": 4, "lateral_kernel": 7}
 _PYSLOWFAST = {**_8X8, "lateral_norm": True, "pyslowfast": True}
 _TINY = {"blocks": (1, 1), "width": 16, "alpha": 2, "lateral_kernel": 5}
 
+FAMILY = "SlowFast"
 VARIANTS = {
     "slowfast_r50_4x16": {},
     "slowfast_r50_8x8": _8X8,

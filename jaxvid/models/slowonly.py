@@ -58,6 +58,7 @@ class SlowOnly(nn.Module):
 
 Model = SlowOnly
 
+FAMILY = "SlowOnly"
 VARIANTS = {
     "slowonly_r50_4f": {"depth": 50},
     "slowonly_r50_8f": {"depth": 50},

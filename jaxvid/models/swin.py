@@ -65,6 +65,7 @@ Model = VideoSwin
 
 _DEEP = {"depths": (2, 2, 18, 2)}
 
+FAMILY = "VideoSwin"
 VARIANTS = {
     "swin_t": {"drop_path": 0.1},
     "swin_s": {**_DEEP, "drop_path": 0.2},

@@ -124,6 +124,7 @@ class TANet(nn.Module):
 
 Model = TANet
 
+FAMILY = "TANet"
 VARIANTS = {
     "tanet_r50_8f": {"depth": 50},
     "tanet_r50_16f": {"depth": 50, "dropout": 0.6},

@@ -161,6 +161,7 @@ class TEA(nn.Module):
 
 Model = TEA
 
+FAMILY = "TEA"
 VARIANTS = {
     "tea_r50_8f": {"depth": 50},
     "tea_r50_16f": {"depth": 50},

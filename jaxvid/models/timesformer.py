@@ -171,6 +171,7 @@ class TimeSformer(nn.Module):
 
 Model = TimeSformer
 
+FAMILY = "TimeSformer"
 VARIANTS = {
     "timesformer_divst": {},
     "timesformer_jointst": {"attention": "joint"},

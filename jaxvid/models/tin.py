@@ -144,6 +144,7 @@ class TIN(nn.Module):
 
 Model = TIN
 
+FAMILY = "TIN"
 VARIANTS = {
     "tin_r50": {"depth": 50, "dropout": 0.8},
     "tin_r50_k400": {"depth": 50},

@@ -177,6 +177,7 @@ class TPN(nn.Module):
 
 Model = TPN
 
+FAMILY = "TPN"
 VARIANTS = {
     "tpn_slowonly_r50": {"depth": 50, "inflate": (1, 1, 3, 3)},
     "tpn_tsm_r50": {"depth": 50, "shifted": True},

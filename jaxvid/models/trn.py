@@ -147,6 +147,7 @@ class TRN(nn.Module):
 
 Model = TRN
 
+FAMILY = "TRN"
 VARIANTS = {
     "trn_r50": {"depth": 50},
     "trn_test": {"depth": 18, "blocks": (1, 1), "width": 8, "hidden": 16},

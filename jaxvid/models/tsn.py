@@ -78,6 +78,7 @@ _TINY_MOBILEONE = functools.partial(
 )
 _SWIN = functools.partial(Swin, window=(1, 7, 7), patch=(1, 4, 4))
 
+FAMILY = "TSN"
 VARIANTS = {
     "tsn_r50": {"depth": 50},
     "tsn_r50_flow": {"depth": 50},
@@ -271,8 +272,11 @@ def _benchmark_rows(
     return [
         _row(name, section, 3, _TEN, recipe, *ten, upstream, date, weights, config,
              note=f"{stored}; the table tests these weights with ten crops and with three"),
-        _row(f"{name}_3crop", section, 3, _THREE, recipe, *three, f"{upstream}__25x3", "",
-             config=config, note=f"{stored}; the weights of {name}, tested with three crops"),
+        replace(
+            _row(f"{name}_3crop", section, 3, _THREE, recipe, *three, f"{upstream}__25x3", "",
+                 config=config, note=f"{stored}; its member's weights, tested with three crops"),
+            members=(name,),
+        ),
     ]  # fmt: skip
 
 
@@ -292,12 +296,20 @@ def _two_stream_row(segments: int, top1: float, top5: float) -> Row:
     recipe = _RESIZED if segments == 3 else _RESIZED_96
     row = _row(f"tsn_r50_1x1x{segments}_k400_twostream", "K400", segments, _THREE, recipe, top1,
                top5, f"tsn_r50_320p_1x1x{segments}_kinetics400_twostream", "",
-               note=f"the scores before the softmax of {rgb}, whose test this is, and {flow}, "
-                    "added 1:1: test both, then python -m jaxvid.fuse --average=score")  # fmt: skip
-    return replace(row, config="")
+               note="the scores before the softmax of both members, added 1:1; the test is that of "
+                    "the first")  # fmt: skip
+    return replace(row, config="", members=(rgb, flow))
 
 
 # fmt: off
+_HVU_ROWS = [
+    _hvu_row("action", 57.5, "20201027-011b282b"),
+    _hvu_row("scene", 55.2, "20201027-00e5748d"),
+    _hvu_row("object", 45.7, "20201102-24a22f30"),
+    _hvu_row("event", 63.7, "20201027-dea8cd71"),
+    _hvu_row("concept", 47.5, "20201027-fc1dd8e3"),
+    _hvu_row("attribute", 46.1, "20201027-0b3b49d2"),
+]
 ROWS = [
     _row("tsn_r50_1x1x3_k400", "Kinetics-400", 3, _TEN, _SGD, 72.83, 90.65,
          "tsn_imagenet-pretrained-r50_8xb32-1x1x3-100e_kinetics400-rgb", "20220906-cd10898e"),
@@ -492,16 +504,12 @@ ROWS = [
     _two_stream_row(3, 72.76, 90.52),
     _two_stream_row(8, 74.64, 91.77),
 
-    _hvu_row("action", 57.5, "20201027-011b282b"),
-    _hvu_row("scene", 55.2, "20201027-00e5748d"),
-    _hvu_row("object", 45.7, "20201102-24a22f30"),
-    _hvu_row("event", 63.7, "20201027-dea8cd71"),
-    _hvu_row("concept", 47.5, "20201027-fc1dd8e3"),
-    _hvu_row("attribute", 46.1, "20201027-0b3b49d2"),
+    *_HVU_ROWS,
     replace(
         _hvu_row("action", 52.6, ""), name="tsn_r18_1x1x8_hvu",
         upstream="tsn_r18_hvu_all_tags_average", config="",
-        note="no network: the mean of the six networks' figures, each for its kind of label",
+        note="no network: the mean of its members' figures, each for its kind of label",
+        members=tuple(row.name for row in _HVU_ROWS),
     ),
 ]
 # fmt: on

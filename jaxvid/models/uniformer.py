@@ -187,6 +187,7 @@ class UniFormer(nn.Module):
 
 Model = UniFormer
 
+FAMILY = "UniFormer"
 VARIANTS = {
     "uniformer_s": {"depths": (3, 4, 8, 3), "drop_path": 0.1},
     "uniformer_b_16f": {},

@@ -220,6 +220,7 @@ class UniFormerV2(nn.Module):
 Model = UniFormerV2
 
 _LARGE = {"dim": 1024, "depth": 24, "heads": 16, "global_at": (20, 21, 22, 23), "patch_size": 14}
+FAMILY = "UniFormerV2"
 VARIANTS = {
     "uniformerv2_b16_8f": {},
     "uniformerv2_l14_8f": _LARGE,

@@ -105,6 +105,7 @@ def published_positions(model: VideoMAE, shape: tuple[int, ...]) -> np.ndarray:
 
 Model = VideoMAE
 
+FAMILY = {"videomae": "VideoMAE", "videomaev2": "VideoMAE V2"}
 VARIANTS = {
     "videomae_vit_b": {},
     "videomae_vit_l": {"dim": 1024, "depth": 24, "heads": 16},

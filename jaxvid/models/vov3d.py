@@ -149,6 +149,7 @@ Model = VoV3D
 _MEDIUM = {"depths": (1, 1, 2, 2), "chain": 4}
 _LARGE = {"depths": (1, 2, 5, 3), "chain": 5}
 
+FAMILY = "VoV3D"
 VARIANTS = {
     "vov3d_m": _MEDIUM,
     "vov3d_m_32f": _MEDIUM,

@@ -116,6 +116,7 @@ Model = X3D
 _LARGE = (5, 10, 25, 15)
 _TINY = {"width": 8, "hidden": 16}
 
+FAMILY = "X3D"
 VARIANTS = {
     "x3d_s": {},
     "x3d_m": {},
