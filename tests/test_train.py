@@ -7,7 +7,7 @@ import flax
 import numpy as np
 import pytest
 
-from jaxvid import checkpoint, config, evaluate, metrics, train
+from jaxvid import checkpoint, config, evaluate, metrics, optim, train
 from jaxvid.data import build, datasets, pipeline, toy
 from jaxvid.errors import JaxvidError
 
@@ -62,11 +62,16 @@ def last(workdir):
     return checkpoints.folder(checkpoints.latest_step())
 
 
-def test_a_run_leaves_everything_it_promises(trained):
+def test_a_run_leaves_everything_it_promises(trained, records):
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [5, 10, 15, 20]
     assert [line["step"] for line in lines if "test_top1" in line] == [12, 20]
     assert all(0 <= line["input_wait"] <= 1 for line in lines if "loss" in line)
+    # The rate is that of the last step before the line: half an epoch of warm-up, then a cosine.
+    schedule = optim.make_schedule(make_config(records).optim, 20, 5.0)
+    rates = [line["lr"] for line in lines if "loss" in line]
+    np.testing.assert_allclose(rates, [schedule(step) for step in (4, 9, 14, 19)], rtol=1e-6)
+    assert rates == sorted(rates, reverse=True) and rates[0] > 2 * rates[-1]
     result = json.loads((trained / "eval" / "result.json").read_text())
     assert result["videos"] == 8 and result["views"] == 1
     scores = np.load(trained / "eval" / "scores.npz")
@@ -216,15 +221,20 @@ def test_a_run_with_many_knobs_goes_on_exactly(records, tmp_path, capsys, costly
 
 
 @pytest.mark.slow
-def test_a_run_in_half_precision_lowers_the_loss(records, tmp_path):
-    c = make_config(records)
-    c.model.dtype = "bfloat16"
-    c.optim.lr = 5e-3
-    train.train(c, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines if "loss" in line]
-    assert losses[-1] < 0.8 * losses[0], losses
-    assert all(value.dtype == np.float32 for value in flat(tmp_path).values())
+def test_a_run_in_half_precision_learns_as_one_in_single(records, tmp_path):
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        c = make_config(records)
+        c.model.dtype = dtype
+        c.optim.lr = 5e-3
+        train.train(c, tmp_path / dtype)
+        text = (tmp_path / dtype / "metrics.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        losses[dtype] = [line["loss"] for line in lines if "loss" in line]
+        assert all(value.dtype == np.float32 for value in flat(tmp_path / dtype).values())
+    assert losses["bfloat16"][-1] < losses["bfloat16"][0]
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.02)
+    assert losses["bfloat16"] != losses["float32"]
 
 
 def test_a_batch_that_does_not_divide_into_its_parts_is_refused(records, tmp_path):
