@@ -15,10 +15,20 @@ import numpy as np
 import pytest
 
 from jaxvid import losses, zoo
+from jaxvid.errors import JaxvidError
+from jaxvid.layers.conv import use_lowering
 from tests.models.test_arch import SERVED
 
 NAMES = [name for name in zoo.variants() if name.endswith("_test")]
+TRANSFORMERS = [
+    name
+    for name in NAMES
+    if name.startswith(("dualformer", "mvit", "swin", "timesformer", "uniformer", "videomae"))
+    or name == "tsn_swin_test"
+]
 CLASSES = 5
+# Of the deviation of the logits: how far bfloat16 may be from float32.
+HALF = 0.05
 # Frames, height and width where (4, 32, 32) does not enter, or of a published architecture not its
 # own number of frames at 64 x 64.
 VIEWS: dict[str, tuple[int, int, int]] = {
@@ -152,3 +162,49 @@ def test_half_precision_computes_in_it_and_answers_in_float32(name):
     logits, out = jax.eval_shape(model.apply, variables, jnp.asarray(video(name), jnp.bfloat16))
     assert logits.dtype == jnp.float32
     assert out["stage1"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_half_precision_gives_the_same_answers(name):
+    """Up to a twentieth of the logits' deviation; a class that is ahead by more stays the best."""
+    whole = np.asarray(forward(name)(video(name))[0])
+    model = zoo.create_model(name, CLASSES, jnp.bfloat16, dropout=0.0)
+    # Compiling is nearly all the time that this takes.
+    quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    with use_lowering("native"):
+        half = np.asarray(quick(model.apply)(network(name)[1], video(name))[0])
+    tolerance = HALF * whole.std()
+    assert 0 < np.abs(half - whole).max() <= tolerance
+    best = np.sort(whole)
+    ahead = best[:, -1] - best[:, -2] > tolerance
+    assert (half.argmax(-1) == whole.argmax(-1))[ahead].all()
+
+
+@pytest.mark.parametrize("view", [(2, 32, 32), (6, 32, 32), (4, 48, 64)])
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_other_lengths_and_sizes_enter_a_transformer(name, view, caplog):
+    """And the log says where a learnt table of positions is interpolated for them."""
+    family = name.partition("_")[0]
+    made_for = {"img_size": 32} if family in ("timesformer", "videomae") else {}
+    model = zoo.create_model(name, CLASSES, **made_for)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), video(name))
+    usual = jax.eval_shape(model.apply, shapes, video(name))[1]["stage1"].shape
+    caplog.set_level("INFO")
+    clip = jax.ShapeDtypeStruct((2, *view, 3), jnp.float32)
+    if family == "dualformer" and view[0] == 2:  # Its kernels pool over all of four frames.
+        with pytest.raises(JaxvidError, match="use a longer or larger clip"):
+            jax.eval_shape(model.apply, shapes, clip)
+        return
+    logits, out = jax.eval_shape(model.apply, shapes, clip)
+    assert logits.shape == (2, CLASSES)
+    grid = [n * new // old for n, new, old in zip(usual[1:4], view, (4, 32, 32), strict=True)]
+    assert list(out["stage1"].shape[1:4]) == grid
+    larger, other_length = view[1:] != (32, 32), view[0] != 4
+    resized = {
+        "mvit": larger or other_length,
+        "timesformer": larger or (other_length and name != "timesformer_space_test"),
+        "uniformerv2": larger,
+        "videomae": larger,
+    }
+    said = [message for message in caplog.messages if message.startswith(("the table", "tables"))]
+    assert bool(said) == resized.get(family, False), said
