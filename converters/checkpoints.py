@@ -1,7 +1,6 @@
 """PyTorch's checkpoints to ours and back: reads a row's network, its name map and the tensors."""
 
 import base64
-import hashlib
 import math
 import zlib
 from collections import Counter
@@ -14,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from converters import files, spellings
-from converters.mapped import forget
+from converters.mapped import Mapped, forget
 from converters.names import NameMap
 from converters.report import STEP_COUNTER, Report
 from jaxvid import zoo
@@ -61,10 +60,10 @@ def convert_and_tell(
     """
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
-    from_file = isinstance(source, str | Path)
-    if ema and not from_file:
+    file = Mapped(source) if isinstance(source, str | Path) else None
+    if ema and file is None:
         raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
-    tensors, remarks = files.read_and_tell(source, ema=ema) if from_file else (source, [])
+    tensors, remarks = files.read_and_tell(file, ema=ema) if file else (source, [])
     names = NameMap(zoo.names(row.variant))
     reading = spellings.read(names, tensors)
     remarks += reading.remarks()
@@ -124,7 +123,7 @@ def convert_and_tell(
         "std": list(row.std),
         "channel_order": row.channel_order,
         "overrides": overrides,
-        "source": describe_file(Path(source)) if from_file else None,
+        "source": describe_file(file) if file else None,
         "report": report.lines(),
         "cast": cast,
         "prefix": reading.prefix,
@@ -302,10 +301,8 @@ def _labels(row: Row, count: int) -> list[str]:
     return labels if len(labels) == count else []
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+def describe_file(file: Mapped) -> dict[str, Any]:
+    return {"file": file.path.name, "bytes": file.size, "sha256": file.sha256()}
 
 
 def _pack(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:

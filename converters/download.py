@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from converters.mapped import sum_in
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
 
@@ -40,8 +41,6 @@ DELAY = 1.0  # Seconds before the second attempt; each further one waits twice a
 _MAX_DELAY = 60.0
 _BLOCK = 1 << 20
 _MEGABYTE = 1_000_000
-# Eight digits of a sum, as OpenMMLab and torchvision write it; dates look like it, but are dates.
-_SUM = re.compile(r"[-_]((?!20[0-3]\d[01]\d[0-3]\d\.)[0-9a-f]{8})\.\w+$")
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _NO_RANGE = 416
 _EARLY = "the connection ended early"
@@ -86,12 +85,6 @@ def cache() -> Path:
     # The standard says that a relative one is none.
     root = Path(root) if os.path.isabs(root) else Path("~/.cache").expanduser()
     return root / "jaxvid" / "checkpoints"
-
-
-def sum_in(name: str) -> str | None:
-    """Returns the first digits of a file's sha256 that its name ends with, or None."""
-    found = _SUM.search(name)
-    return found[1] if found else None
 
 
 def _at_mirror(address: str, mirror: str) -> str:

@@ -40,14 +40,17 @@ def read(path: str | Path, *, ema: bool = False) -> dict[str, np.ndarray]:
 
 
 def read_and_tell(
-    path: str | Path, *, ema: bool = False
+    file: str | Path | Mapped, *, ema: bool = False
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Reads as `read` does; returns (tensors, sentences on what was left out)."""
-    file = Mapped(path)
-    content, scripted = _content(file), []
+    """Reads as `read` does; returns (tensors, sentences on what was left out or is unusual)."""
+    file = file if isinstance(file, Mapped) else Mapped(file)
+    path = file.path
+    content, first = _content(file), []
+    if file.is_as_named() is False:
+        first.append("the file has not the sum that its name says: it is not the published one")
     if isinstance(content, Module):
         content = content.tensors(file)
-        scripted = ["the program of this TorchScript archive is left unread"]
+        first.append("the program of this TorchScript archive is left unread")
     if not isinstance(content, dict):
         raise JaxvidError(f"{path} holds {_name(content)} where a dict of tensors should be")
     where, remarks = _choose(file, content, ema)
@@ -58,7 +61,7 @@ def read_and_tell(
     if where not in AVERAGES:
         found, more = _choose_copy(file, found, ema and _SWAPPED not in content)
         remarks += more
-    return _tensors(file, place, found), scripted + remarks
+    return _tensors(file, place, found), first + remarks
 
 
 def _content(file: Mapped) -> Any:

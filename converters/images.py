@@ -9,6 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from converters import checkpoints, files, spellings
+from converters.mapped import Mapped
 from converters.names import NameMap
 from jaxvid import zoo
 from jaxvid.errors import JaxvidError
@@ -94,10 +95,10 @@ def inflate_and_tell(
     """
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
-    from_file = isinstance(source, str | Path)
-    if ema and not from_file:
+    file = Mapped(source) if isinstance(source, str | Path) else None
+    if ema and file is None:
         raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
-    tensors, remarks = files.read_and_tell(source, ema=ema) if from_file else (source, [])
+    tensors, remarks = files.read_and_tell(file, ema=ema) if file else (source, [])
     wrapper = spellings.prefixes(tensors)[-1]
     tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
     trunk = {
@@ -152,7 +153,7 @@ def inflate_and_tell(
         "std": list(row.std),
         "channel_order": row.channel_order,
         "overrides": overrides,
-        "source": checkpoints.describe_file(Path(source)) if from_file else None,
+        "source": checkpoints.describe_file(file) if file else None,
         "report": lines,
         "new": new,
     }

@@ -1,8 +1,10 @@
 """A file as memory: arrays are views of the mapped file, so nothing is allocated on its word."""
 
+import hashlib
 import math
 import mmap
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,9 @@ MAX_DIMENSIONS = 32
 # more than that points at the same bytes over and over.
 _MAX_COPIES = 2
 _SMALL = 64 << 20
+_CHUNK = 16 << 20
+# Eight digits of a sum, as OpenMMLab and torchvision write it; dates look like it, but are dates.
+_SUM = re.compile(r"[-_]((?!20[0-3]\d[01]\d[0-3]\d\.)[0-9a-f]{8})\.\w+$")
 
 
 class Mapped:
@@ -35,6 +40,22 @@ class Mapped:
         self.memory = memoryview(self._map)
         self.size = len(self.memory)
         self._copied = 0
+        self._sha256 = ""
+
+    def sha256(self) -> str:
+        """Returns the sum of the whole file, in hexadecimal digits."""
+        if not self._sha256:
+            digest = hashlib.sha256()
+            for start in range(0, self.size, _CHUNK):
+                digest.update(self.memory[start : start + _CHUNK])
+                self.forget()
+            self._sha256 = digest.hexdigest()
+        return self._sha256
+
+    def is_as_named(self) -> bool | None:
+        """Says whether the file has the sum that its name says; None where it says none."""
+        named = sum_in(self.path.name)
+        return None if named is None else self.sha256().startswith(named)
 
     def damaged(self, reason: str) -> JaxvidError:
         """Returns the error for a file that contradicts itself."""
@@ -94,6 +115,12 @@ class Mapped:
     def forget(self) -> None:
         """Gives back the memory of all that was read so far; what is read again comes back."""
         _forget(self._map)
+
+
+def sum_in(name: str) -> str | None:
+    """Returns the first digits of a file's sha256 that its name ends with, or None."""
+    found = _SUM.search(name)
+    return found[1] if found else None
 
 
 def forget(array: np.ndarray) -> None:

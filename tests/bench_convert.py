@@ -10,6 +10,7 @@ the whole processes, imports included, their medians, and ours over each of the 
 """
 
 import argparse
+import hashlib
 import os
 import shutil
 import statistics
@@ -56,6 +57,9 @@ def main() -> None:
 def run(args: argparse.Namespace, folder: Path) -> None:
     file, out, saved = folder / "net.pth", folder / "out", folder / "saved.pth"
     write_weights(args.model, file)
+    with file.open("rb") as opened:
+        digits = hashlib.file_digest(opened, "sha256").hexdigest()[:8]
+    file = file.rename(folder / f"net-{digits}.pth")  # As published files are called.
     print(f"{args.model}: {file.stat().st_size >> 20} MiB, {args.repeats} turns")
     ours = [sys.executable, "-m", "converters", f"--model={args.model}", f"--checkpoint={file}"]
     commands = {

@@ -1,5 +1,6 @@
 """Whole conversions: every small network there and back, and the command line on top."""
 
+import itertools
 import json
 import pickle
 import subprocess
@@ -17,10 +18,12 @@ from converters import __main__ as cli
 from converters import checkpoints, files, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.errors import JaxvidError
+from tests.converters.test_files import WRITERS
 
 ROOT = Path(converters.__file__).parents[1]
 NAME = "tsm_test"
 SMALL = [name for name in zoo.variants() if name.endswith("_test")]
+LAYOUTS = ["zip.pth", "legacy.pth", "weights.safetensors", "weights.npz", "protocol2.pkl"]
 
 
 def random_variables(name, **settings):
@@ -45,17 +48,46 @@ def head_of(tensors):
     return [key for key in tensors if key.startswith("cls_head.") and key.endswith(".weight")][0]
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_every_small_network_goes_to_torch_and_back(name):
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+# Every small network in one layout, and one of them in all.
+@pytest.mark.parametrize(
+    "name, layout",
+    [
+        *zip(SMALL, itertools.cycle(LAYOUTS), strict=False),
+        *((NAME, layout) for layout in LAYOUTS if layout != LAYOUTS[SMALL.index(NAME) % 5]),
+    ],
+)
+def test_files_of_every_layout_return_through_orbax_bit_for_bit(tmp_path, name, layout):
     variables = random_variables(name)
     tensors = converters.to_torch(name, variables)
-    assert equal(converters.convert(name, tensors), variables)
-    means = {key for key in tensors if key.endswith(".running_mean")}
+    for key in tensors:
+        if key.endswith("num_batches_tracked"):
+            tensors[key] = np.array(len(key))
+    contiguous = {key: np.array(tensor, order="C") for key, tensor in tensors.items()}
+    if layout == "zip.pth":
+        torch_write.write(tmp_path / layout, contiguous, {})
+    else:
+        WRITERS[layout](tmp_path / layout, contiguous)
+    run(f"--model={name}", f"--checkpoint={tmp_path / layout}", f"--out={tmp_path / 'a'}")
+    assert equal(checkpoint.load(tmp_path / "a"), variables)
+    run("--to=torch", f"--checkpoint={tmp_path / 'a'}", f"--out={tmp_path / 'b.pth'}")
+    back = files.read(tmp_path / "b.pth")
+    assert back.keys() == tensors.keys()
+    for key, tensor in contiguous.items():
+        assert (back[key].dtype, back[key].shape) == (tensor.dtype, tensor.shape), key
+        assert back[key].tobytes() == tensor.tobytes(), key
+
+
+def test_without_a_source_the_step_counters_are_0():
+    tensors = converters.to_torch(NAME, random_variables(NAME))
+    means = [key for key in tensors if key.endswith(".running_mean")]
+    assert means
     for key in means:
         counter = tensors[key.replace("running_mean", "num_batches_tracked")]
-        assert counter.dtype == np.int64
-        assert counter.shape == ()
-        assert counter == 0
+        assert (counter.dtype, counter.shape, counter) == (np.int64, (), 0)
 
 
 def test_a_file_returns_with_every_key_and_bit(tmp_path):
@@ -159,10 +191,6 @@ def test_dropped_tensors_of_any_kind_come_back_and_too_many_are_refused(monkeypa
     monkeypatch.setattr(checkpoints, "MAX_DROPPED_BYTES", 1000)
     with pytest.raises(JaxvidError, match="would be dropped"):
         checkpoints._pack(dropped)
-
-
-def run(*arguments):
-    return cli.main([str(argument) for argument in arguments])
 
 
 def test_the_command_line_goes_both_ways(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The `.pth` reader: exact on what PyTorch writes, inert and brief on anything else."""
 
+import hashlib
 import os
 import pickle
 import random
@@ -286,6 +287,22 @@ def test_a_flipped_bit_in_a_tensor_is_noticed(tmp_path):
     data[data.index(arrays["conv.weight"].tobytes()) + 5] ^= 1
     (tmp_path / "a.pth").write_bytes(data)
     raises(tmp_path / "a.pth", "sum of 'data/0' is wrong")
+
+
+def test_a_sum_in_the_name_stands_in_for_those_within(tmp_path):
+    arrays = good(tmp_path / "a.pth")
+    data = bytearray((tmp_path / "a.pth").read_bytes())
+    data[data.index(arrays["conv.weight"].tobytes()) + 5] ^= 1
+    named = tmp_path / f"a-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    named.write_bytes(data)
+    tensors, remarks = files.read_and_tell(named)
+    assert tensors.keys() == arrays.keys() and remarks == []
+    data[-1] ^= 1
+    named.write_bytes(data)
+    raises(named, "sum of 'data/0' is wrong|cut off")
+    other = tmp_path / "a-00000000.pth"
+    good(other)
+    assert "has not the sum that its name says" in files.read_and_tell(other)[1][0]
 
 
 def test_members_that_overlap_are_refused(tmp_path):
