@@ -82,7 +82,7 @@ def convert_and_tell(
             remarks.append(f"the classifier has {count} classes, not the row's {row.num_classes}")
     if classes is None:
         classes = _labels(row, count)
-        if not classes:
+        if count and not classes:
             remarks.append(f"the {count} classes have no names: give them with --classes=FILE")
 
     try:
@@ -123,6 +123,7 @@ def convert_and_tell(
         "std": list(row.std),
         "channel_order": row.channel_order,
         "overrides": overrides,
+        "new": [f"params/{path}" for path in row.new],
         "source": describe_file(file) if file else None,
         "report": report.lines(),
         "cast": cast,

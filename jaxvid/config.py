@@ -124,6 +124,8 @@ def from_row(
         "mixup": recipe.mixup,
         "cutmix": recipe.cutmix,
         "mixup_switch_prob": 0.5,
+        "mask_ratio": recipe.mask_ratio,
+        "decoder_mask_ratio": recipe.decoder_mask_ratio,
         "accumulate_steps": 1,
         "ema_decay": 0.0,
         "freeze_norm": recipe.freeze_norm,
@@ -184,7 +186,7 @@ def shrink(row: Row) -> Row:
     of a second on a laptop.
     """
     family = zoo.family(row.variant).__name__.rsplit(".", 1)[-1]
-    tiny = f"{family}_test"
+    tiny = f"{family}_pretrain_test" if zoo.pretrains(row.variant) else f"{family}_test"
     train = _fewer_frames(row.train)
     test = dataclasses.replace(
         row.test, sampling=_fewer_frames(row.test.sampling), short_side=64, crops="center", crop=64

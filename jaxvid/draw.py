@@ -80,6 +80,34 @@ def strip(
     picture.save(path, format="PNG")
 
 
+_SMALL_TILE = 96
+
+
+def reconstructions(pictures: np.ndarray, captions: Sequence[str], path: pathlib.Path) -> None:
+    """Draws clips, each in several versions below one another, to a PNG.
+
+    `pictures` are uint8 [clips, versions, frames, H, W, 3]; a caption stands above each clip.
+    """
+    from PIL import Image, ImageDraw
+
+    clips, versions, count, height, width = pictures.shape[:5]
+    tile = (max(1, round(_SMALL_TILE * width / height)), _SMALL_TILE)
+    block = _ROW + versions * (_SMALL_TILE + _GAP)
+    total = max(count * (tile[0] + _GAP) - _GAP, _MIN_WIDTH)
+    size = (total + 2 * _MARGIN, clips * block + 2 * _MARGIN - _GAP)
+    picture = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(picture), _font(12)
+    for i, caption in enumerate(captions):
+        top = _MARGIN + i * block
+        pen.text((_MARGIN, top + _ROW / 2), _fitted(caption, total, font), _INK, font, anchor="lm")
+        for version, column in np.ndindex(versions, count):
+            image = Image.fromarray(np.ascontiguousarray(pictures[i, version, column]))
+            left = _MARGIN + column * (tile[0] + _GAP)
+            place = (left, top + _ROW + version * (_SMALL_TILE + _GAP))
+            picture.paste(image.resize(tile, Image.Resampling.BICUBIC), place)
+    picture.save(path, format="PNG")
+
+
 _COLORS = ("#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#6b46c1", "#b7791f", "#0e7490", "#97266d")
 
 

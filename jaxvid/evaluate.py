@@ -1,11 +1,15 @@
-"""A row's published test: every view of every video, scores to disk, accuracies with errors."""
+"""A row's published test: every view of every video, scores to disk, accuracies with errors.
+
+A network that pretrains is tested by how well it fills in masked cubes of videos held out.
+"""
 
 import csv
+import itertools
 import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,7 +17,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, draw, fields, losses, metrics, rows, sharding, zoo
+from jaxvid import checkpoint, draw, fields, losses, metrics, reconstruct, rows, sharding, zoo
 from jaxvid import config as configs
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
@@ -21,6 +25,80 @@ from jaxvid.preprocess import normalizer
 from jaxvid.progress import Progress
 
 Scorer = Callable[[Any, jax.Array], jax.Array]
+
+
+class Outcome(NamedTuple):
+    """What a test found: its figures, the line that reports them, and what writes all of it."""
+
+    result: metrics.Result
+    line: str
+    write: Callable[[pathlib.Path], None]
+
+
+Test = Callable[[Any, Iterable[dict[str, np.ndarray]], str], Outcome]
+"""From variables, the pipeline's test batches and what to call it on the progress bar."""
+
+
+def make_test(
+    model: nn.Module,
+    config: ml_collections.ConfigDict,
+    split: datasets.Split,
+    mesh: jax.sharding.Mesh,
+) -> Test:
+    """The test that the loss of `config` calls for, over the videos of `split`."""
+    make = _reconstruction_test if config.train.loss == "pixels" else _class_test
+    return make(model, config, split, mesh)
+
+
+def _class_test(
+    model: nn.Module,
+    config: ml_collections.ConfigDict,
+    split: datasets.Split,
+    mesh: jax.sharding.Mesh,
+) -> Test:
+    scorer = make_scorer(model, config)
+    classes, paths = list(split.classes), list(split.paths)
+
+    def test(variables: Any, batches: Iterable[dict[str, np.ndarray]], what: str) -> Outcome:
+        scores, labels = score_batches(scorer, variables, batches, len(split), mesh, what)
+        result = metrics.measure(scores, labels)
+
+        def write(folder: pathlib.Path) -> None:
+            write_results(folder, config, classes, paths, scores, labels)
+
+        return Outcome(result, report_line(config, result), write)
+
+    return test
+
+
+def _reconstruction_test(
+    model: nn.Module,
+    config: ml_collections.ConfigDict,
+    split: datasets.Split,
+    mesh: jax.sharding.Mesh,
+) -> Test:
+    scorer = jax.jit(reconstruct.make_scorer(model, config))
+    fill_in = jax.jit(
+        reconstruct.make_filler(model, config), out_shardings=sharding.replicated(mesh)
+    )
+
+    def test(variables: Any, batches: Iterable[dict[str, np.ndarray]], what: str) -> Outcome:
+        batches = iter(batches)
+        first = next(batches)
+        there = sharding.put_batch(first, mesh)
+        pictures = np.asarray(fill_in(variables, there["video"], there["index"]))
+        pictures = pictures[: len(split)]
+        scores, _ = score_batches(
+            scorer, variables, itertools.chain([first], batches), len(split), mesh, what, True
+        )
+        result = metrics.reconstruction(scores[:, 0])
+
+        def write(folder: pathlib.Path) -> None:
+            write_reconstructions(folder, config, split.paths, scores[:, 0], pictures)
+
+        return Outcome(result, report_line(config, result), write)
+
+    return test
 
 
 def make_scorer(model: nn.Module, config: ml_collections.ConfigDict) -> Scorer:
@@ -67,10 +145,12 @@ def score_batches(
     count: int,
     mesh: jax.sharding.Mesh,
     what: str = "test",
+    by_number: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores [count, classes] and labels [count] of all videos, in the order of the dataset.
 
-    Where a video may have several, labels are [count, classes] of zeros and ones.
+    Where a video may have several, labels are [count, classes] of zeros and ones. `score` is given
+    the videos' numbers too, if it goes `by_number`.
 
     Raises:
       JaxvidError: a video came twice or not at all.
@@ -82,7 +162,8 @@ def score_batches(
     for batch in batches:
         there = sharding.put_batch(batch, mesh)
         answer = {name: there[name] for name in ("label", "index", "weight")}
-        answer["scores"] = score(variables, there["video"])
+        numbers = (there["index"],) if by_number else ()
+        answer["scores"] = score(variables, there["video"], *numbers)
         answer = jax.tree.map(np.asarray, everywhere(answer))
         real = answer["weight"] > 0
         index = answer["index"][real]
@@ -119,14 +200,18 @@ def write_results(
 
     See `write_scores`; `result.json` also says the protocol.
     """
-    about = {
+    return write_scores(folder, classes, paths, scores, labels, _protocol(config))
+
+
+def _protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What `result.json` says of a test besides its figures."""
+    return {
         "model": config.model.name,
         "dataset": config.data.dataset,
         "split": config.data.test_split,
         "views": configs.views(config),
         "test": config.test.to_dict(),
     }
-    return write_scores(folder, classes, paths, scores, labels, about)
 
 
 def write_scores(
@@ -169,6 +254,36 @@ def write_scores(
         _write_classes(folder / "classes.csv", classes, result.confusion)
         draw.confusion_matrix(result.confusion, classes, folder / "confusion.png")
     return result
+
+
+def write_reconstructions(
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    paths: list[str],
+    losses: np.ndarray,
+    pictures: np.ndarray,
+) -> None:
+    """Writes what can be said of filled-in videos into `folder`; only process 0 does.
+
+    `losses.csv` holds the loss of each video, `result.json` their mean and the protocol,
+    `reconstructions.png` some clips, what was seen of them, and what was made of that; the mean
+    colour of each cube is the clip's own, as it is no part of the answer.
+    """
+    if jax.process_index() != 0:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "losses.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "loss"])
+        writer.writerows([path, f"{loss:.4f}"] for path, loss in zip(paths, losses, strict=True))
+    about = _protocol(config) | {"mask_ratio": config.train.mask_ratio}
+    text = json.dumps(about | metrics.reconstruction(losses).figures, indent=1)
+    (folder / "result.json").write_text(text + "\n")
+    captions = [
+        f"{path}: clip, what was seen of it, detail filled in (loss {loss:.3f})"
+        for path, loss in zip(paths, losses, strict=True)
+    ]
+    draw.reconstructions(pictures, captions[: len(pictures)], folder / "reconstructions.png")
 
 
 def _answered(
@@ -227,15 +342,21 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     workdir = pathlib.Path(workdir)
     path = config.init or workdir / "checkpoints"
     meta = checkpoint.load_meta(path)
-    split = datasets.open_split(config.data, config.data.test_split)
+    pixels = config.train.loss == "pixels"
+    split = datasets.open_split(config.data, config.data.test_split, labelled=not pixels)
     classes = split.classes
+    if pixels != zoo.pretrains(meta.get("variant", "")):
+        raise JaxvidError(
+            f"{path} is a checkpoint of {meta.get('variant')}, which "
+            + ("does not pretrain" if pixels else "has no classes: fine-tune from it, with init=")
+        )
     if meta.get("classes") and list(meta["classes"]) != list(classes):
         raise JaxvidError(
             f"{path} answers {len(meta['classes'])} classes that are not those of "
             f"{config.data.dataset} ({len(classes)}): test on the dataset it was trained for, or "
             "fine-tune it with --mode=train"
         )
-    if meta.get("new"):
+    if meta.get("new") and not pixels:
         raise JaxvidError(
             f"{path} holds an image classifier's trunk and no head: train from it first, with "
             "init= and --mode=train"
@@ -254,18 +375,13 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     )
     variables = checkpoint.load(path, config.test.weights)
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    scores, labels = score_batches(
-        make_scorer(model, config),
-        variables,
-        pipeline.test_batches(split, config),
-        len(split),
-        mesh,
-    )
-    result = write_results(workdir / "eval", config, classes, list(split.paths), scores, labels)
+    test = make_test(model, config, split, mesh)
+    outcome = test(variables, pipeline.test_batches(split, config), "test")
+    outcome.write(workdir / "eval")
     if jax.process_index() == 0:
-        print(report_line(config, result))
+        print(outcome.line)
         print(f"scores, answers and pictures are in {workdir / 'eval'}")
-    return result
+    return outcome.result
 
 
 def compute_dtype(config: ml_collections.ConfigDict) -> Any:

@@ -12,6 +12,7 @@ from jaxvid.data.augment import CROP_MODES
 from jaxvid.data.sampling import SAMPLERS
 from jaxvid.errors import JaxvidError
 from jaxvid.losses import KINDS
+from jaxvid.masking import DECODER_RATIOS
 from jaxvid.parts import FREEZE_NORM
 from jaxvid.rows import CROP_COUNTS
 
@@ -117,7 +118,7 @@ RULES = {
     "data.workers": at_least(0),
     "train.batch_size": at_least(1),
     "train.epochs": above(0),
-    "train.loss": one_of(*KINDS),
+    "train.loss": one_of(*KINDS, "pixels"),
     "train.loss_weight": above(0),
     "train.aux_weight": at_least(0),
     "train.token_weight": between(0, 1),
@@ -125,6 +126,10 @@ RULES = {
     "train.mixup": at_least(0),
     "train.cutmix": at_least(0),
     "train.mixup_switch_prob": between(0, 1),
+    "train.mask_ratio": below_one(),
+    "train.decoder_mask_ratio": Rule(
+        lambda value: value in DECODER_RATIOS, f"one of {', '.join(map(str, DECODER_RATIOS))}"
+    ),
     "train.accumulate_steps": at_least(1),
     "train.ema_decay": below_one(),
     "train.freeze_norm": one_of(*FREEZE_NORM),
@@ -162,6 +167,17 @@ RULES = {
 """Fields whose type does not say all. Files, patterns and names of data are checked where they are
 read, and `model.overrides` where the network is made."""
 
+# What says nothing to a network that fills in masked cubes, and what says nothing to the others.
+_OF_CLASSES = (
+    "train.aux_weight",
+    "train.cutmix",
+    "train.label_smoothing",
+    "train.loss_weight",
+    "train.mixup",
+    "train.teacher",
+)
+_OF_MASKS = ("train.mask_ratio", "train.decoder_mask_ratio")
+
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses a config with a field that is unknown, missing, of the wrong type or out of range.
@@ -187,6 +203,18 @@ def check(config: ml_collections.ConfigDict) -> None:
         rule = RULES.get(field)
         if rule and value is not None and not rule.accepts(value):
             raise JaxvidError(f"config.{field}={value!r} must be {rule.words}")
+    pixels = known["train.loss"] == "pixels"
+    if pixels != (given["train.loss"] == "pixels"):
+        raise JaxvidError(
+            f"config.train.loss={given['train.loss']!r} is not for {name}: the loss pixels is for "
+            "networks that pretrain, such as videomae_pretrain_vit_b, and the only one for them"
+        )
+    for field in _OF_CLASSES if pixels else _OF_MASKS:
+        if given[field] != known[field]:
+            raise JaxvidError(
+                f"config.{field}={given[field]!r} has no use with the loss "
+                f"{given['train.loss']}: leave it {known[field]!r}"
+            )
 
 
 def unknown(field: str, known: Iterable[str]) -> str:

@@ -88,7 +88,38 @@ class MultiLabel:
         return f"{self.count} videos, mAP {100 * self.mean_ap:.2f} %, hit@1 {100 * self.hit1:.2f} %"
 
 
-Result = Accuracy | MultiLabel
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """How well masked cubes of `count` videos were filled in.
+
+    `loss` is the mean over videos of their mean squared errors, in units of each cube's own
+    deviation: answering a cube's mean colour costs 1. `loss_error` is its standard error.
+    """
+
+    count: int
+    loss: float
+    loss_error: float
+
+    @property
+    def main(self) -> float:
+        """What the best checkpoint has most of."""
+        return -self.loss
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """What a log of training shows."""
+        return {"loss": self.loss}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All figures by the names that files have for them."""
+        return {"videos": self.count, "loss": self.loss, "loss_standard_error": self.loss_error}
+
+    def __str__(self) -> str:
+        return f"{self.count} videos, loss {self.loss:.4f} ± {self.loss_error:.4f}"
+
+
+Result = Accuracy | MultiLabel | Reconstruction
 
 
 def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
@@ -143,6 +174,13 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     """Mean of the classes' average precisions; classes that are in no video are left out."""
     return _mean(average_precisions(scores, targets))
+
+
+def reconstruction(losses: np.ndarray) -> Reconstruction:
+    """What there is to say of the losses [N] of videos."""
+    return Reconstruction(
+        len(losses), float(losses.mean()), float(losses.std() / np.sqrt(len(losses)))
+    )
 
 
 def measure(scores: np.ndarray, labels: np.ndarray) -> Result:

@@ -216,6 +216,10 @@ def make_config(
                 "--model out, or give another --checkpoint"
             )
     name = said or model
+    if zoo.pretrains(name):
+        raise JaxvidError(
+            f"{path} is a checkpoint of {name}, which has no classes: fine-tune from it, with init="
+        )
     config = configs.from_row(name)
     if "overrides" in meta:
         config.model.overrides = ml_collections.ConfigDict(meta["overrides"])

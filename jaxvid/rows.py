@@ -149,6 +149,8 @@ class Recipe:
     `loss` is `softmax`, or `sigmoid` where a video may have several labels, a mean over classes;
     `loss_weight` is what it is multiplied by, and `aux_weight` what the loss of the network's
     auxiliary classifier is multiplied by before it is added.
+    A network that pretrains has the loss `pixels`: `mask_ratio` is the share of cubes that the
+    encoder does not see, `decoder_mask_ratio` the share that the decoder is not asked for.
     `rand_augment` is `m<magnitude>-n<operations>`. `initial_weights` names the row that training
     starts from, where it is one of ours.
 
@@ -194,6 +196,8 @@ class Recipe:
     rand_augment: str = ""
     random_erasing: float = 0.0
     repeated_augmentation: int = 1
+    mask_ratio: float = 0.0
+    decoder_mask_ratio: float = 0.0
     initial_weights: str = ""
 
 
@@ -211,7 +215,8 @@ class Row:
 
     A row without weights of its own names in `members` the rows that it is made of: the two streams
     whose scores it adds, or the one whose weights it tests otherwise. `train_short_side` is what
-    pictures are resized to before `train_crop` is cut.
+    pictures are resized to before `train_crop` is cut. Of a network that pretrains, `new` are the
+    paths of the parameters that the one fine-tuned from it has beyond it.
     """
 
     name: str
@@ -238,6 +243,7 @@ class Row:
     note: str = ""
     members: tuple[str, ...] = ()
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    new: tuple[str, ...] = ()
 
     @property
     def file(self) -> str | None:

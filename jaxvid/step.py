@@ -11,7 +11,7 @@ import ml_collections
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxvid import losses, mixing, parts
+from jaxvid import losses, masking, mixing, parts
 from jaxvid.errors import JaxvidError
 from jaxvid.preprocess import normalizer
 
@@ -119,7 +119,8 @@ def make_update(
     """
     loss_fn = losses.make_loss(kind, label_smoothing, loss_weight)
 
-    def run(params: Any, stats: Any, video: jax.Array, rng: jax.Array):
+    def loss_of(params: Any, stats: Any, part: dict[str, Any], rng: jax.Array, taught: Any):
+        video, labels = prepare(part["video"]), part["label"]
         with parts.holding_norms(frozen), parts.recomputing(recomputed):
             (logits, out), updated = model.apply(
                 {"params": params, "batch_stats": stats},
@@ -139,7 +140,19 @@ def make_update(
                 "network needs a teacher: set both or neither, the network by the field "
                 "`token_labels` in config.model.overrides"
             )
-        return logits, out, updated.get("batch_stats", {})
+        loss = loss_fn(logits, labels)
+        if aux_weight:
+            loss += aux_weight * loss_fn(out["aux_logits"], labels)
+        if teacher is not None:
+            token_labels = losses.token_labels(teacher(taught, video))
+            tokens = _token_loss(out["token_logits"], token_labels)
+            loss = (1 - token_weight) * loss + token_weight * tokens
+        top1 = losses.hits(logits, labels, kind).mean()
+        return loss, (updated.get("batch_stats", {}), {"top1": top1})
+
+    descend = make_descent(
+        loss_of, optimizer, frozen=frozen, accumulate=accumulate, ema_decay=ema_decay
+    )
 
     def update(
         state: TrainState,
@@ -148,31 +161,81 @@ def make_update(
         rng: jax.Array,
         taught: Any = None,
     ):
+        return descend(state, {"video": video, "label": labels}, rng, taught)
+
+    return update
+
+
+def make_reconstruction_update(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    frozen: Set[str] = frozenset(),
+    recomputed: Set[str] = frozenset(),
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    prepare: Callable[[jax.Array], jax.Array],
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """One step of filling in: (state, video, masks, rng) -> (state, {loss, grad_norm}).
+
+    `video` is uint8 [B, T, H, W, C], which `prepare` normalises, `masks` a `masking.Masks`. The
+    loss is the mean squared error over the cubes that count. For the rest see `make_update`.
+    """
+    cube = masking.cube_of(model)
+
+    def loss_of(params: Any, stats: Any, part: dict[str, Any], rng: jax.Array, _: Any):
+        masks = part["masks"]
+        with parts.recomputing(recomputed):
+            pixels, _ = model.apply(
+                {"params": params},
+                prepare(part["video"]),
+                train=True,
+                visible=masks.visible,
+                decoded=masks.decoded,
+                rngs={"dropout": rng},
+            )
+        sums, counts = masking.errors(pixels, masking.targets(part["video"], masks, cube), masks)
+        return sums.sum() / counts.sum(), (stats, {})
+
+    descend = make_descent(
+        loss_of, optimizer, frozen=frozen, accumulate=accumulate, ema_decay=ema_decay
+    )
+
+    def update(state: TrainState, video: jax.Array, masks: masking.Masks, rng: jax.Array):
+        return descend(state, {"video": video, "masks": masks}, rng)
+
+    return update
+
+
+def make_descent(
+    loss_of: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]],
+    optimizer: optax.GradientTransformation,
+    *,
+    frozen: Set[str],
+    accumulate: int,
+    ema_decay: float,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """One step down any loss: (state, batch, rng, beside) -> (state, {loss, grad_norm, ...}).
+
+    `batch` is a pytree of arrays [B, ...], and `beside` what is not a batch's. The loss is a
+    function (params, batch_stats, part of the batch, rng, beside) -> (loss, (batch_stats, what else
+    was measured)). See `make_update` for the other arguments.
+    """
+
+    def descend(state: TrainState, batch: Any, rng: jax.Array, beside: Any = None):
         trained, held = _split(state.params, frozen)
 
-        def differentiate(stats: Any, video: jax.Array, labels: jax.Array, rng: jax.Array):
-            token_labels = None
-            if teacher is not None:
-                token_labels = losses.token_labels(teacher(taught, prepare(video)))
-
-            def loss_of(trained):
-                logits, out, updated = run(_join(trained, held), stats, prepare(video), rng)
-                loss = loss_fn(logits, labels)
-                if aux_weight:
-                    loss += aux_weight * loss_fn(out["aux_logits"], labels)
-                if token_labels is not None:
-                    tokens = _token_loss(out["token_logits"], token_labels)
-                    loss = (1 - token_weight) * loss + token_weight * tokens
-                return loss, (logits, updated)
-
-            (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
-            top1 = losses.hits(logits, labels, kind).mean()
-            return gradients, stats, {"loss": loss, "top1": top1}
+        def differentiate(stats: Any, part: Any, rng: jax.Array):
+            (loss, (stats, measured)), gradients = jax.value_and_grad(
+                lambda trained: loss_of(_join(trained, held), stats, part, rng, beside),
+                has_aux=True,
+            )(trained)
+            return gradients, stats, {"loss": loss, **measured}
 
         if accumulate == 1:
-            gradients, stats, measured = differentiate(state.batch_stats, video, labels, rng)
+            gradients, stats, measured = differentiate(state.batch_stats, batch, rng)
         else:
-            pieces = (_cut(video, accumulate), _cut(labels, accumulate))
+            pieces = jax.tree.map(lambda array: _cut(array, accumulate), batch)
             rngs = jax.random.split(jax.random.fold_in(rng, 2), accumulate)
 
             def add(carried, piece):
@@ -181,9 +244,7 @@ def make_update(
                 return (jax.tree.map(jnp.add, total, gradients), stats), measured
 
             zeros = jax.tree.map(jnp.zeros_like, trained)
-            (total, stats), measured = jax.lax.scan(
-                add, (zeros, state.batch_stats), (*pieces, rngs)
-            )
+            (total, stats), measured = jax.lax.scan(add, (zeros, state.batch_stats), (pieces, rngs))
             gradients = jax.tree.map(lambda x: x / accumulate, total)
             measured = jax.tree.map(lambda x: x.mean(0), measured)
 
@@ -201,7 +262,7 @@ def make_update(
             new = new.replace(ema=ema)
         return new, measured
 
-    return update
+    return descend
 
 
 def make_train_step(
@@ -216,22 +277,40 @@ def make_train_step(
 
     With a teacher its variables are in the batch too, as `teacher`.
     """
-    seed = config.seed
-    update = make_update(
-        model,
-        optimizer,
-        config.train.label_smoothing,
-        config.train.loss,
-        loss_weight=config.train.loss_weight,
-        aux_weight=config.train.aux_weight,
-        frozen=frozen,
-        recomputed=recomputed,
-        accumulate=config.train.accumulate_steps,
-        ema_decay=config.train.ema_decay,
-        teacher=teacher,
-        token_weight=config.train.token_weight if teacher else 0.0,
-        prepare=normalizer(config.data, jnp.dtype(config.model.dtype)),
-    )
+    shared = {
+        "frozen": frozen,
+        "recomputed": recomputed,
+        "accumulate": config.train.accumulate_steps,
+        "ema_decay": config.train.ema_decay,
+        "prepare": normalizer(config.data, jnp.dtype(config.model.dtype)),
+    }
+    if config.train.loss == "pixels":
+        update = make_reconstruction_update(model, optimizer, **shared)
+        make = _make_filling(update, masking.cube_of(model), config)
+    else:
+        update = make_update(
+            model,
+            optimizer,
+            config.train.label_smoothing,
+            config.train.loss,
+            loss_weight=config.train.loss_weight,
+            aux_weight=config.train.aux_weight,
+            teacher=teacher,
+            token_weight=config.train.token_weight if teacher else 0.0,
+            **shared,
+        )
+        make = _make_classifying(update, model, config)
+
+    def step(state: TrainState, batch: dict[str, Any]):
+        return make(state, batch, jax.random.fold_in(jax.random.key(config.seed), state.step))
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _make_classifying(
+    update: Callable[..., Any], model: nn.Module, config: ml_collections.ConfigDict
+) -> Callable[..., Any]:
+    """A step of `make_update` on a batch, whose clips and labels are blended before."""
     blend = mixing.Mixing(
         config.train.mixup,
         config.train.cutmix,
@@ -239,15 +318,30 @@ def make_train_step(
         config.data.repeats,
     )
 
-    def step(state: TrainState, batch: dict[str, Any]):
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    def make(state: TrainState, batch: dict[str, Any], rng: jax.Array):
         video, labels = batch["video"], batch["label"]
         if blend:
             key = jax.random.fold_in(rng, 1)
             video, labels = mixing.mix(blend, key, video, labels, model.num_classes)
         return update(state, video, labels, rng, batch.get("teacher"))
 
-    return jax.jit(step, donate_argnums=0)
+    return make
+
+
+def _make_filling(
+    update: Callable[..., Any], cube: masking.Cube, config: ml_collections.ConfigDict
+) -> Callable[..., Any]:
+    """A step of `make_reconstruction_update` on a batch, whose masks are drawn before."""
+    train = config.train
+
+    def make(state: TrainState, batch: dict[str, Any], rng: jax.Array):
+        video = batch["video"]
+        keys = jax.random.split(jax.random.fold_in(rng, 3), len(video))
+        grid = masking.grid_of(video.shape[1:], cube)
+        masks = masking.draw(keys, grid, train.mask_ratio, train.decoder_mask_ratio)
+        return update(state, video, masks, rng)
+
+    return make
 
 
 def _token_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -69,26 +69,20 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     )
 
     # ---- data
-    train_split = datasets.open_split(config.data, config.data.train_split)
-    test_split = datasets.open_split(config.data, config.data.test_split)
-    classes = list(train_split.classes)
-    if list(test_split.classes) != classes:
-        raise JaxvidError(
-            f"{config.data.dataset}: the splits {config.data.train_split} and "
-            f"{config.data.test_split} name different classes: build both with the same labels"
-        )
-    if config.model.num_classes not in (0, len(classes)):
-        raise JaxvidError(
-            f"config.model.num_classes={config.model.num_classes} but {config.data.dataset} has "
-            f"{len(classes)} classes: leave it 0"
-        )
+    labelled = config.train.loss != "pixels"
+    train_split, test_split = (
+        datasets.open_split(config.data, split, labelled=labelled)
+        for split in (config.data.train_split, config.data.test_split)
+    )
+    classes = common_classes(config, train_split, test_split) if labelled else []
     per_epoch = pipeline.steps_per_epoch(
         len(train_split), config.train.batch_size, config.data.repeats
     )
     total_steps = max(round(config.train.epochs * per_epoch), 1)
     log(
         f"{config.data.dataset}: {len(train_split)} videos to train, {len(test_split)} to test, "
-        f"{len(classes)} classes; {per_epoch} steps an epoch, {total_steps} in all"
+        + (f"{len(classes)} classes; " if labelled else "without their labels; ")
+        + f"{per_epoch} steps an epoch, {total_steps} in all"
     )
 
     # ---- model and optimizer
@@ -144,7 +138,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
         donate_argnums=0,
         out_shardings=(placed, sharding.replicated(mesh)),
     )
-    scorer = evaluate.make_scorer(model, config)
+    test = evaluate.make_test(model, config, test_split, mesh)
     meta = describe(config, classes, train_split.short_side)
     batches = pipeline.train_batches(train_split, config, start_step=start)
     eval_steps = max(round(config.train.eval_epochs * per_epoch), 1)
@@ -157,7 +151,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
         with journal.writing(workdir):
             journal.replace(workdir / "config.json", config.to_json(indent=1) + "\n")
         writer = journal.Journal(workdir, start, tested)
-    scores = labels = accuracy = None
+    outcome = None
     window = Window(start)
     signals = stopping.Signals(sharding.largest(mesh))
 
@@ -165,11 +159,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
         if writer is not None:
             writer.write(step, values)
 
-    def run_test(step: int) -> tuple[np.ndarray, np.ndarray]:
+    def run_test(step: int) -> evaluate.Outcome:
         batches = unless_asked(step, pipeline.test_batches(test_split, config))
-        what = f"test at step {step}"
-        variables = state.tested(config.test.weights)
-        return evaluate.score_batches(scorer, variables, batches, len(test_split), mesh, what)
+        return test(state.tested(config.test.weights), batches, f"test at step {step}")
 
     def unless_asked(step: int, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
@@ -195,11 +187,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
                 saved = step
                 window = Window(step)
             if to_test and (step > start or not tested):
-                scores, labels = run_test(step)
-                accuracy = metrics.measure(scores, labels)
-                log(evaluate.report_line(config, accuracy))
-                note(step, {f"test_{name}": value for name, value in accuracy.logged.items()})
-                checkpoints.measure(step, accuracy.main)
+                outcome = run_test(step)
+                log(outcome.line)
+                figures = outcome.result.logged
+                note(step, {f"test_{name}": value for name, value in figures.items()})
+                checkpoints.measure(step, outcome.result.main)
                 window = Window(step)
             if step == end:
                 break
@@ -221,14 +213,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
                     values["bad_records"] = len(batches.bad)
                 note(step + 1, values)
                 left = (end - step - 1) * config.train.batch_size / values["clips_per_second"]
+                top1 = f"top-1 {values['top1']:.3f} " if "top1" in values else ""
                 log(
-                    f"step {step + 1}/{end} loss {values['loss']:.4f} top-1 {values['top1']:.3f} "
+                    f"step {step + 1}/{end} loss {values['loss']:.4f} {top1}"
                     f"lr {values['lr']:.2e} {values['clips_per_second']:.1f} clips/s "
                     f"waiting {100 * values['input_wait']:.0f}% {duration(left)} left"
                 )
                 window = Window(step + 1)
-        if scores is None:  # A run that was already complete: test what it left.
-            scores, labels = run_test(start)
+        if outcome is None:  # A run that was already complete: test what it left.
+            outcome = run_test(start)
     batches.close()
     for reason in batches.bad.values():
         log(f"bad record: {reason}")
@@ -237,12 +230,28 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
 
     # ---- the result
     with journal.writing(workdir):
-        accuracy = evaluate.write_results(
-            workdir / "eval", config, classes, list(test_split.paths), scores, labels
+        outcome.write(workdir / "eval")
+    log(f"done: {outcome.line}")
+    log(f"checkpoints, logs and pictures in eval are in {workdir}")
+    return outcome.result
+
+
+def common_classes(
+    config: ml_collections.ConfigDict, train_split: datasets.Split, test_split: datasets.Split
+) -> list[str]:
+    """The classes of both splits, which must be the same and as many as `config` says."""
+    classes = list(train_split.classes)
+    if list(test_split.classes) != classes:
+        raise JaxvidError(
+            f"{config.data.dataset}: the splits {config.data.train_split} and "
+            f"{config.data.test_split} name different classes: build both with the same labels"
         )
-    log(f"done: {evaluate.report_line(config, accuracy)}")
-    log(f"checkpoints, logs and eval/confusion.png are in {workdir}")
-    return accuracy
+    if config.model.num_classes not in (0, len(classes)):
+        raise JaxvidError(
+            f"config.model.num_classes={config.model.num_classes} but {config.data.dataset} has "
+            f"{len(classes)} classes: leave it 0"
+        )
+    return classes
 
 
 class Knobs(NamedTuple):
@@ -278,13 +287,17 @@ def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     """Puts a checkpoint's parameters into a fresh state and says which ones stay new.
 
     The classifier is new where its shape or its class names differ; so is what an image classifier
-    did not have, where the checkpoint was made of one. Raises `JaxvidError` where anything else
-    differs: then the checkpoint is another network's.
+    or a network that pretrains did not have, where the checkpoint is of such a one. Of the latter
+    the decoder is left out. Raises `JaxvidError` where anything else differs: then the checkpoint
+    is another network's.
     """
     loaded = flax.traverse_util.flatten_dict(checkpoint.load(path), sep="/")
     meta = checkpoint.load_meta(path)
     known, missing = meta.get("classes"), set(meta.get("new", ())) - loaded.keys()
     own = flax.traverse_util.flatten_dict(state.variables, sep="/")
+    decoder = [name for name in loaded if name.startswith("params/decoder/") and name not in own]
+    for name in decoder:
+        del loaded[name]
     other_classes = bool(known) and list(known) != classes
 
     def is_new(name: str) -> bool:
@@ -316,6 +329,8 @@ def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     log(f"started from {path}: {len(own) - len(new)} arrays taken, {len(new)} new")
     for name in new:
         log(f"  new: {name} {own[name].shape}")
+    if decoder:
+        log(f"  left out: {len(decoder)} arrays of the decoder, which only pretraining needs")
     return state.started_from(tree)
 
 
@@ -339,6 +354,7 @@ def describe(
         "loss": config.train.loss,
         "test": config.test.to_dict(),
         "short_side": short_side,
+        "new": [f"params/{path}" for path in row.new],
     }
 
 

@@ -58,6 +58,13 @@ def _variants() -> dict[str, ModuleType]:
 
 
 @functools.cache
+def _pretraining() -> dict[str, tuple[ModuleType, Row]]:
+    """The networks that pretrain, which no results table has: variant, and row of that name."""
+    modules = [module for module in _families() if hasattr(module, "PRETRAINING_ROWS")]
+    return {row.variant: (module, row) for module in modules for row in module.PRETRAINING_ROWS}
+
+
+@functools.cache
 def _rows() -> dict[str, Row]:
     return {row.name: row for module in _families() for row in module.ROWS}
 
@@ -80,8 +87,13 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def variants() -> list[str]:
-    """Names of all architectures, those made for tests included."""
+    """Names of all architectures, those made for tests included, that classify."""
     return sorted(_variants())
+
+
+def pretrains(variant: str) -> bool:
+    """Whether `variant` has no classes but fills in masked cubes, for another to start from."""
+    return variant in _pretraining()
 
 
 def family(variant: str) -> ModuleType:
@@ -90,6 +102,8 @@ def family(variant: str) -> ModuleType:
     Raises:
       JaxvidError: no family has such a variant.
     """
+    if pretrains(variant):
+        return _pretraining()[variant][0]
     if variant not in _variants():
         raise JaxvidError(f"Unknown variant {variant!r}: {_nearest(variant, variants())}.")
     return _variants()[variant]
@@ -115,9 +129,13 @@ def list_models(pattern: str = "*") -> list[str]:
 def get_row(name: str) -> Row:
     """The row called `name`: our name, the table's own name, or a variant (its first row).
 
+    A network that pretrains has a row called as itself, which `list_models` does not know.
+
     Raises:
       JaxvidError: no row has that name; the message gives the nearest ones.
     """
+    if pretrains(name):
+        return _pretraining()[name][1]
     row = _rows().get(_aliases().get(name, name))
     if row is not None:
         return row
@@ -126,9 +144,9 @@ def get_row(name: str) -> Row:
             f"{name!r} is a variant without a published row, so it has no test protocol: "
             "name a row, or let a config say the protocol."
         )
+    known = [*_rows(), *_aliases(), *_variants(), *_pretraining()]
     raise JaxvidError(
-        f"Unknown model {name!r}: {_nearest(name, [*_rows(), *_aliases(), *_variants()])}; "
-        "`python -m jaxvid.zoo list` shows all."
+        f"Unknown model {name!r}: {_nearest(name, known)}; `python -m jaxvid.zoo list` shows all."
     )
 
 
@@ -172,7 +190,7 @@ def create_model(
 
     Args:
       name: anything `get_row` takes, or a bare variant such as `tsm_test`.
-      num_classes: width of the classifier; the row's own number if None.
+      num_classes: width of the classifier, where there is one; the row's own number if None.
       dtype: compute dtype; None follows inputs and parameters.
       **overrides: fields of the family's `Model` that differ from the row's.
 
@@ -181,16 +199,21 @@ def create_model(
     """
     row = starting_row(name)
     module = family(row.variant)
-    fields = [f.name for f in dataclasses.fields(module.Model) if f.name not in ("parent", "name")]
+    if pretrains(row.variant):
+        network, settings = module.PretrainingModel, module.PRETRAINING_VARIANTS[row.variant]
+    else:
+        network, settings = module.Model, module.VARIANTS[row.variant]
+    fields = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
     for field in overrides:
         if field not in fields:
             raise JaxvidError(
                 f"{name!r} has no field {field!r}: {_nearest(field, fields)}; "
                 f"the fields are {', '.join(fields)}."
             )
-    settings = {**module.VARIANTS[row.variant], **row.overrides, **overrides}
-    settings["num_classes"] = row.num_classes if num_classes is None else num_classes
-    return module.Model(**{**settings, "dtype": dtype})
+    settings = {**settings, **row.overrides, **overrides, "dtype": dtype}
+    if "num_classes" in fields:
+        settings["num_classes"] = row.num_classes if num_classes is None else num_classes
+    return network(**settings)
 
 
 def dataset(name: str) -> str:
@@ -415,6 +438,17 @@ def commands(name: str) -> list[str]:
     side = f" --short-side={row.short_side}" if row.short_side > RECORD_SIDE else ""
     classes = f"--classes=jaxvid/labels/{row.dataset}.txt{side}"
     published = f"dataset={row.dataset},data_dir=DATA"
+    if pretrains(row.variant):
+        mine = f"{run},dataset=mine,data_dir=MINE"
+        return [
+            "To pretrain it on your own videos, of which train.csv and test.csv list the path:",
+            f"{build} --videos=CLIPS --labels=train.csv --out=MINE",
+            f"{build} --videos=CLIPS --labels=test.csv --out=MINE",
+            f"{mine} --workdir=RUN",
+            f"To see what its weights, fetched by hand as FILE from {row.source}, fill in:",
+            f"  python -m converters --model={row.name} --checkpoint=FILE --out=WEIGHTS",
+            f"{mine},init=WEIGHTS --mode=eval --workdir=SEEN",
+        ]
     test = [
         f"To test it on {row.dataset}, of which val.csv lists path,label of the files in VIDEOS:",
         f"{build} --videos=VIDEOS --labels=val.csv --split=test {classes} --out=DATA",
@@ -503,7 +537,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\n".join(json.dumps(row) for row in rows) if args.json else _table(rows))
     else:
         row = get_row(args.name)
-        print("\n".join([*_fields(row), _cost_line(row), "", *commands(row.name)]))
+        taken = [] if pretrains(row.variant) else [_cost_line(row)]
+        print("\n".join([*_fields(row), *taken, "", *commands(row.name)]))
 
 
 if __name__ == "__main__":

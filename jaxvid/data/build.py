@@ -546,7 +546,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Turns a folder of videos and a CSV of labels into sharded TFRecords in "
         "DMVR's layout, with an index, frame rates and class names beside them. A build that was "
         "killed goes on where it was when the same command is run again.",
-        epilog="The CSV begins with the line path,label; paths start from --videos; labels are "
+        epilog="The CSV begins with the line path,label, or with path alone for videos without "
+        "labels, which pretraining takes; paths start from --videos; labels are "
         "names or class numbers, several of one video with | between. Videos that cannot be read "
         "are left out and listed with the reason in bad_videos.csv in --out.",
     )

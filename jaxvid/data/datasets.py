@@ -65,34 +65,37 @@ class Split:
         return [str(path) for path in self.source.path]
 
 
-def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
+def open_split(data: ml_collections.ConfigDict, split: str, *, labelled: bool = True) -> Split:
     """Opens a split of the dataset that `data.dataset` and `data.data_dir` name.
 
     The dataset `toy` is generated where it is missing. `files` are the video files of `data_dir`
     that `<split>.csv` in there lists, or, where the split's name ends in .csv, that file. A name
     with a colon, `module:function` or `tfds:name`, is imported into `data_dir` on first use; see
     `jaxvid.data.imports`. Any other lies in `data_dir`, or in the folder of its name in there, as
-    `python -m jaxvid.data.build` wrote it.
+    `python -m jaxvid.data.build` wrote it. Unless the videos are to be `labelled`, they need no
+    labels.
     """
     if data.dataset == "files":
-        return check_split(_files(data, split), split)
-    if ":" in data.dataset:
-        return check_split(_imported(data.dataset, split, data.data_dir), split)
-    return check_split(Records(_folder(data.dataset, data.data_dir), split), split)
+        source = _files(data, split)
+    elif ":" in data.dataset:
+        source = _imported(data.dataset, split, data.data_dir)
+    else:
+        source = Records(_folder(data.dataset, data.data_dir), split)
+    return check_split(source, split, labelled=labelled)
 
 
-def check_split(source: Source, split: str) -> Split:
+def check_split(source: Source, split: str, *, labelled: bool = True) -> Split:
     """Refuses a source that cannot be trained or tested on, and names its classes."""
     where = f"split {split!r}"
     if not len(source):
         raise JaxvidError(f"{where} holds no videos: build the records again")
     for number, labels in enumerate(source.labels):
-        if not labels or min(labels) < 0:
+        if labelled and not labels or min(labels, default=0) < 0:
             raise JaxvidError(f"{where}: {source.name(number)} has no label: build with labels")
     if (np.asarray(source.num_frames) < 1).any():
         number = int(np.argmax(np.asarray(source.num_frames) < 1))
         raise JaxvidError(f"{where}: {source.name(number)} has no frames: leave it out")
-    largest = [max(labels) for labels in source.labels]
+    largest = [max(labels, default=-1) for labels in source.labels]
     number = int(np.argmax(largest))
     limit = len(source.classes) or table.MAX_CLASSES
     if largest[number] >= limit:

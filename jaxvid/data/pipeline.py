@@ -407,19 +407,20 @@ def _nothing(spec: Any) -> np.ndarray:
 class _Labels:
     """The labels of an example as the loss takes them, described by `spec`.
 
-    A number, or with the loss `sigmoid` a 1 at each class that the video has.
+    A number, or with the loss `sigmoid` a 1 at each class that the video has. With the loss
+    `pixels` all are 0, and videos need none.
     """
 
     def __init__(self, split: Split, loss: str):
         self._labels, self._classes = split.source.labels, len(split.classes)
-        self._several = loss == "sigmoid"
+        self._several, self._none = loss == "sigmoid", loss == "pixels"
         if self._several:
             self.spec = tf.TensorSpec([self._classes], tf.uint8)
             return
         self.spec = tf.TensorSpec([], tf.int32)
         several = (number for number, labels in enumerate(self._labels) if len(labels) > 1)
         number = next(several, None)
-        if number is not None:
+        if number is not None and not self._none:
             raise JaxvidError(
                 f"{split.source.name(number)} has {len(self._labels[number])} labels: set"
                 " config.train.loss=sigmoid, or keep one for each video"
@@ -427,6 +428,8 @@ class _Labels:
 
     def __call__(self, video: int, mirrored: dict[int, int] | None = None) -> np.ndarray:
         """The labels of a video, changed as `mirrored` says."""
+        if self._none:
+            return np.zeros((), np.int32)
         labels = [(mirrored or {}).get(label, label) for label in self._labels[video]]
         if not self._several:
             return np.array(labels[0], np.int32)

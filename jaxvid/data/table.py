@@ -1,6 +1,7 @@
 """The CSV that says which videos there are and what is in them: columns `path` and `label`.
 
-Labels are names or class numbers; several of one video stand in its one cell, as `run|jump`.
+Labels are names or class numbers; several of one video stand in its one cell, as `run|jump`. A CSV
+whose only column is `path` lists videos without labels, as pretraining takes them.
 """
 
 import csv
@@ -25,14 +26,15 @@ class Row:
 
 
 def read(path: pathlib.Path) -> list[Row]:
-    """Reads a CSV with the columns `path` and `label`; others are ignored."""
+    """Reads a CSV with the columns `path` and `label`, or `path` alone; others are ignored."""
     if not path.is_file():
         raise JaxvidError(f"{path} is not a file; give a CSV with the header path,label")
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file, strict=True)
             header = [name.strip().lower() for name in next(lines, [])]
-            missing = [name for name in ("path", "label") if name not in header]
+            labelled = header != ["path"]
+            missing = [name for name in ("path", "label") if name not in header and labelled]
             if missing:
                 raise JaxvidError(
                     f"{path} has no column {' and no column '.join(missing)} in its first line "
@@ -44,7 +46,7 @@ def read(path: pathlib.Path) -> list[Row]:
                     continue
                 cells = dict(zip(header, (cell.strip() for cell in cells), strict=False))
                 row = Row(lines.line_num, cells.get("path", ""), cells.get("label", ""))
-                if not row.path or not row.label:
+                if not row.path or labelled and not row.label:
                     raise JaxvidError(
                         f"{path} line {row.line} has no {'label' if row.path else 'path'}; each "
                         "line must have both"
@@ -64,11 +66,13 @@ def number_labels(
 
     With `names` a label is one of them, or its number; without, the names are the labels sorted,
     or, where all labels are integers, `0` to the largest. `way_out` is what to do about a label
-    that is none of them.
+    that is none of them. Rows without a label have no class.
 
     Returns:
         All class names, and a map from each row's label as written to its class numbers.
     """
+    if not any(row.label for row in rows):
+        return names, {"": ()}
     parts: dict[str, tuple[str, ...]] = {}
     first: dict[str, int] = {}
     for row in rows:

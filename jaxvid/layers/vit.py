@@ -18,6 +18,7 @@ from jaxvid.layers.attention import attend
 from jaxvid.layers.drop import DropPath
 
 Activation = Callable[[jax.Array], jax.Array]
+Initializer = Callable[..., jax.Array]
 
 # Cut two deviations out, as nearly all published vision transformers start.
 dense_init = nn.initializers.truncated_normal(0.02)
@@ -34,15 +35,15 @@ class SelfAttention(nn.Module):
 
     heads: int
     key_bias: bool = True
+    kernel_init: Initializer = dense_init
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens [B, L, C] to [B, L, C]."""
         batch, length, width = x.shape
-        qkv = nn.Dense(
-            3 * width, self.key_bias, dtype=self.dtype, kernel_init=dense_init, name="qkv"
-        )(x)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
+        qkv = dense(3 * width, self.key_bias, name="qkv")(x)
         if not self.key_bias:
             q_bias, v_bias = (
                 self.param(name, nn.initializers.zeros, (width,), jnp.float32).astype(qkv.dtype)
@@ -54,7 +55,7 @@ class SelfAttention(nn.Module):
             for part in jnp.split(qkv, 3, axis=-1)
         )
         y = attend(q, k, v).reshape(batch, length, width)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=dense_init, name="proj")(y)
+        return dense(width, name="proj")(y)
 
 
 class Mlp(nn.Module):
@@ -62,22 +63,21 @@ class Mlp(nn.Module):
 
     hidden: int
     activation: Activation = exact_gelu
+    kernel_init: Initializer = dense_init
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., C] to [..., C]."""
-        width = x.shape[-1]
-        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=dense_init, name="fc1")(x)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=dense_init, name="fc2")(
-            self.activation(x)
-        )
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
+        return dense(x.shape[-1], name="fc2")(self.activation(dense(self.hidden, name="fc1")(x)))
 
 
 class Block(nn.Module):
     """Self-attention and an MLP of `hidden` channels, each behind a norm and beside a shortcut.
 
-    `drop_path` is the rate at which samples skip either (see `layers.drop.DropPath`).
+    `drop_path` is the rate at which samples skip either (see `layers.drop.DropPath`), `kernel_init`
+    what the linear layers start from.
     """
 
     heads: int
@@ -86,6 +86,7 @@ class Block(nn.Module):
     drop_path: float = 0.0
     epsilon: float = 1e-6
     activation: Activation = exact_gelu
+    kernel_init: Initializer = dense_init
     dtype: Any = None
 
     @nn.compact
@@ -93,10 +94,10 @@ class Block(nn.Module):
         """Maps tokens [B, L, C] to [B, L, C]."""
         drop_path = DropPath(self.drop_path)
         y = layer_norm("norm1", self.epsilon, self.dtype)(x)
-        y = SelfAttention(self.heads, self.key_bias, self.dtype, name="attn")(y)
+        y = SelfAttention(self.heads, self.key_bias, self.kernel_init, self.dtype, name="attn")(y)
         x = x + drop_path(y, train)
         y = layer_norm("norm2", self.epsilon, self.dtype)(x)
-        y = Mlp(self.hidden, self.activation, self.dtype, name="mlp")(y)
+        y = Mlp(self.hidden, self.activation, self.kernel_init, self.dtype, name="mlp")(y)
         return x + drop_path(y, train)
 
 

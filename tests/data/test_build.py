@@ -218,10 +218,19 @@ def test_a_bar_may_be_part_of_a_class_name(videos, tmp_path):
     assert records.Records(tmp_path / "out", "train").labels == [(0,), (2, 1)]
 
 
+def test_a_list_of_paths_alone_gives_videos_without_labels(videos, tmp_path):
+    table = tmp_path / "train.csv"
+    table.write_text("path\n0.mp4\n1.mp4\n")
+    build(videos, table, tmp_path / "out", workers=1)
+    built = records.Records(tmp_path / "out", "train")
+    assert built.labels == [(), ()] and built.classes == ()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "no column path and no column label"),
+        ("path,class\n0.mp4,wave\n", "has no column label"),
         ("0.mp4,wave\n1.mp4,clap\n", "header path,label"),
         ("path,label\n", "lists no video"),
         ("path,label\n0.mp4,wave\n1.mp4\n", "line 3 has no label"),

@@ -48,6 +48,11 @@ def test_refused(source, words):
         datasets.check_split(source, "train")
 
 
+def test_videos_need_no_labels_where_nothing_asks_for_them():
+    split = datasets.check_split(Fake(label=((), (), ()), classes=()), "train", labelled=False)
+    assert len(split) == 3 and split.classes == ()
+
+
 @pytest.mark.parametrize("inner", [False, True])
 def test_where_records_are_looked_for(tmp_path, monkeypatch, inner):
     opened = []

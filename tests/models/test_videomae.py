@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import converters
-from jaxvid import parts, zoo
+from converters import checkpoints
+from jaxvid import config, fields, parts, zoo
 from jaxvid.errors import JaxvidError
 from jaxvid.layers.position import resize_grid, sinusoids
 from jaxvid.models import videomae
@@ -98,3 +99,121 @@ def test_other_positions_than_ours_are_refused():
         tensors["backbone.pos_embed"] = positions
         with pytest.raises(JaxvidError, match="'backbone.pos_embed' does not hold what"):
             converters.convert("videomae_test", tensors)
+
+
+# ---- pretraining
+
+
+def autoencoder(**overrides):
+    return zoo.create_model("videomae_pretrain_test", **overrides)
+
+
+@functools.cache
+def drawn():
+    """Variables of the network that pretrains, whose encoder is that of `variables`."""
+    shapes = jax.eval_shape(autoencoder().init, jax.random.key(0), draw(1, *CLIP))
+    leaves, structure = jax.tree.flatten(shapes)
+    leaves = [draw(*leaf.shape, seed=i + 100) for i, leaf in enumerate(leaves)]
+    params = structure.unflatten(leaves)["params"]
+    return {"params": params | {k: v for k, v in variables()["params"].items() if k in params}}
+
+
+def test_the_encoder_that_sees_all_cubes_is_the_fine_tuned_networks():
+    clips = draw(2, *CLIP)
+    shapes = jax.tree.map(jnp.shape, drawn()["params"])
+    own = jax.tree.map(jnp.shape, variables()["params"])
+    assert own.keys() - shapes.keys() == {"fc_norm", "head"} and shapes.keys() - own == {"decoder"}
+    row = zoo.get_row("videomae_pretrain_test")
+    assert {path.split("/")[0] for path in row.new} == {"fc_norm", "head"}
+    _, out = jax.jit(autoencoder().apply)(drawn(), clips)
+    _, expected = jax.jit(build().apply)(variables(), clips)
+    for name in ("stem", "stage1"):
+        np.testing.assert_allclose(out[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_visible_cubes_are_encoded_in_any_order_at_their_places():
+    clips, places = draw(1, *CLIP), jnp.array([[3, 17, 8, 4]])
+    asked, order = jnp.array([[0, 5, 9]]), jnp.array([2, 0, 3, 1])
+    apply = jax.jit(autoencoder().apply)
+    pixels, out = apply(drawn(), clips, visible=places, decoded=asked)
+    other, swapped = apply(drawn(), clips, visible=places[:, order], decoded=asked)
+    assert pixels.shape == (1, 3, 128, 3) and out["stage1"].shape == (1, 4, 8)
+    np.testing.assert_allclose(out["stage1"][:, order], swapped["stage1"], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(pixels, other, rtol=1e-3, atol=1e-4 * np.abs(pixels).max())
+    moved, _ = apply(drawn(), clips, visible=places, decoded=asked[:, ::-1])
+    np.testing.assert_allclose(pixels[:, ::-1], moved, rtol=1e-3, atol=1e-4 * np.abs(pixels).max())
+    looped, _ = jax.jit(autoencoder(scan_blocks=True).apply)(
+        drawn(), clips, visible=places, decoded=asked
+    )
+    np.testing.assert_allclose(pixels, looped, rtol=1e-3, atol=1e-4 * np.abs(pixels).max())
+
+
+def published_tensors(dim, depth, decoder_dim, decoder_depth, cube):
+    """Keys and shapes of a pretraining checkpoint of the authors, filled with noise."""
+    shapes = {
+        "mask_token": (1, 1, decoder_dim),
+        "encoder.patch_embed.proj.weight": (dim, 3, *cube),
+        "encoder.patch_embed.proj.bias": (dim,),
+        "encoder_to_decoder.weight": (decoder_dim, dim),
+        "decoder.head.weight": (3 * np.prod(cube), decoder_dim),
+        "decoder.head.bias": (3 * np.prod(cube),),
+    }
+    for part, width, blocks in (("encoder", dim, depth), ("decoder", decoder_dim, decoder_depth)):
+        norms = [f"{part}.norm"]
+        for block in (f"{part}.blocks.{i}" for i in range(blocks)):
+            norms += [f"{block}.norm1", f"{block}.norm2"]
+            shapes |= {
+                f"{block}.attn.q_bias": (width,),
+                f"{block}.attn.v_bias": (width,),
+                f"{block}.attn.qkv.weight": (3 * width, width),
+                f"{block}.attn.proj.weight": (width, width),
+                f"{block}.attn.proj.bias": (width,),
+                f"{block}.mlp.fc1.weight": (4 * width, width),
+                f"{block}.mlp.fc1.bias": (4 * width,),
+                f"{block}.mlp.fc2.weight": (width, 4 * width),
+                f"{block}.mlp.fc2.bias": (width,),
+            }
+        shapes |= {f"{norm}.{kind}": (width,) for norm in norms for kind in ("weight", "bias")}
+    return {key: draw(*shape, seed=i) for i, (key, shape) in enumerate(shapes.items())}
+
+
+def test_published_pretraining_checkpoints_convert_and_return():
+    tensors = published_tensors(8, 2, 12, 1, (2, 8, 8))
+    converted, meta, _ = checkpoints.convert_and_tell("videomae_pretrain_test", tensors.copy())
+    assert meta["classes"] == [] and len(meta["new"]) == 4
+    kernel = converted["params"]["decoder"]["head"]["kernel"]
+    np.testing.assert_array_equal(kernel, tensors["decoder.head.weight"].T)
+    scale = converted["params"]["decoder"]["encoder_norm"]["scale"]
+    np.testing.assert_array_equal(scale, tensors["encoder.norm.weight"])
+    back = converters.to_torch("videomae_pretrain_test", converted, meta)
+    assert back.keys() == tensors.keys()
+    assert all((back[key] == tensors[key]).all() for key in tensors)
+
+
+@pytest.mark.parametrize(
+    "size, shape", [("s", (384, 12, 192, 4)), ("b", (768, 12, 384, 4)), ("l", (1024, 24, 512, 12))]
+)
+def test_networks_that_pretrain_have_the_published_shapes(size, shape):
+    name = f"videomae_pretrain_vit_{size}"
+    model = zoo.create_model(name)
+    assert (model.dim, model.depth, model.decoder_dim, model.decoder_depth) == shape
+    assert model.dim // model.heads == model.decoder_dim // model.decoder_heads == 64
+    fine_tuned = zoo.create_model(f"videomae{'v2' * (size == 's')}_vit_{size}")
+    assert all(
+        getattr(model, field) == getattr(fine_tuned, field)
+        for field in ("dim", "depth", "heads", "mlp_ratio", "patch", "tubelet", "img_size")
+    )
+
+
+def test_every_network_that_pretrains_has_a_recipe_and_commands(capsys):
+    assert {row.name for row in videomae.PRETRAINING_ROWS} == set(videomae.PRETRAINING_VARIANTS)
+    assert not set(zoo.variants()) & set(videomae.PRETRAINING_VARIANTS)
+    for name in videomae.PRETRAINING_VARIANTS:
+        fields.check(config.from_row(name))
+        zoo.main(["show", name])
+        said = capsys.readouterr().out
+        assert f"--config=configs/zoo_row.py:name={name},dataset=mine,data_dir=MINE --" in said
+        assert f"python -m converters --model={name} --checkpoint=FILE --out=WEIGHTS" in said
+    c = config.from_row("videomae_pretrain_vit_b")
+    assert (c.train.batch_size, c.train.epochs, c.train.mask_ratio) == (2048, 800, 0.9)
+    assert (c.optim.lr, c.optim.betas, c.optim.warmup_epochs) == (1.2e-3, (0.9, 0.95), 40)
