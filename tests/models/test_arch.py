@@ -24,7 +24,7 @@ import converters
 from jaxvid import config, models, zoo
 from jaxvid.layers.conv import use_lowering
 from jaxvid.models import mvit
-from tests.test_zoo import served, table
+from tests.test_zoo import served
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEYS = ROOT / "tests" / "golden" / "keys"
@@ -119,7 +119,6 @@ def test_every_row_of(name):
     get_config = runpy.run_path(str(ROOT / "configs" / "zoo_row.py"))["get_config"]
     page = (ROOT / "docs" / "zoo.md").read_text("utf-8")
     shapes, line = variables_of(name), ARCHITECTURES[name]
-    measured = {(line["name"], line["source"] or None): line["params"] for line in table()}
     for row in (row for row in served().values() if row.variant == name):
         fields = get_config(f"name={row.name}")
         assert fields.model.name == row.name
@@ -134,8 +133,6 @@ def test_every_row_of(name):
             count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
             more = (row.num_classes - int(line["num_classes"])) * int(line["params_per_class"])
             assert cost.params == count + more
-        if printed := measured[row.upstream, row.source]:
-            assert cost.params == int(printed), row.name
         assert cost.total_macs >= cost.macs > 0
         assert f"`{row.name}`" in page
 
