@@ -272,7 +272,8 @@ def our_turns(name: str) -> tuple[dict[str, Turn], int]:
     rng = np.random.default_rng(0)
     video = rng.normal(size=(1, frames, size, size, 3)).astype(np.float32)
     # Weights as training starts from them: others may make numbers that processors are slow at.
-    variables = jax.jit(model.init)(jax.random.key(0), video)
+    fast = {"xla_backend_optimization_level": 0}  # to compile
+    variables = jax.jit(model.init, compiler_options=fast)(jax.random.key(0), video)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     forward = jax.jit(lambda v, x: model.apply(v, x)[0])
     settings = {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.0}
