@@ -5,6 +5,7 @@ stands in `VIEWS`. What sets a family apart is tested in its own file. The slow 
 training step of every published architecture, too.
 """
 
+import dataclasses
 import fnmatch
 import functools
 
@@ -72,7 +73,9 @@ def video(name: str) -> np.ndarray:
 
 def make_network(name: str):
     """A network with weights that let signals through to every part, and its variables."""
-    model = zoo.create_model(name, CLASSES, dropout=0.0)
+    fields = {field.name for field in dataclasses.fields(zoo.family(name).Model)}
+    # What chance leaves out of two samples would have no gradient.
+    model = zoo.create_model(name, CLASSES, **dict.fromkeys(fields & {"dropout", "drop_path"}, 0.0))
     shapes = jax.eval_shape(model.init, jax.random.key(0), video(name))
     rng = np.random.default_rng(1)
 
@@ -147,11 +150,15 @@ def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name):
     for path, value in new.items():
         assert (np.abs(value - old[path]).max() > 0) != is_idle(name, path), path
 
-    # A step that lowers the loss by a hundredth of itself, as far as the gradient foretells.
+    # A step lowers the loss: by a hundredth of itself, as far as the gradient foretells, or by less
+    # in a deep network with the statistics of two small maps, whose loss is far from straight.
     square = sum(float((value**2).sum()) for value in jax.tree.leaves(gradients))
-    rate = 0.01 * float(loss) / square
-    stepped = jax.tree.map(lambda p, g: p - rate * g, variables["params"], gradients)
-    (lower, _), _ = differentiate(stepped)
+    for share in (1e-2, 1e-3):
+        rate = share * float(loss) / square
+        stepped = jax.tree.map(lambda p, g, r=rate: p - r * g, variables["params"], gradients)
+        (lower, _), _ = differentiate(stepped)
+        if lower < loss:
+            break
     assert lower < loss
 
 
