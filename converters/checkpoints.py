@@ -60,10 +60,7 @@ def convert_and_tell(
     """
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
-    file = Mapped(source) if isinstance(source, str | Path) else None
-    if ema and file is None:
-        raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
-    tensors, remarks = files.read_and_tell(file, ema=ema) if file else (source, [])
+    file, tensors, remarks = open_source(source, ema)
     names = NameMap(zoo.names(row.variant))
     reading = spellings.read(names, tensors)
     remarks += reading.remarks()
@@ -300,6 +297,18 @@ def _labels(row: Row, count: int) -> list[str]:
     except JaxvidError:
         return []
     return labels if len(labels) == count else []
+
+
+def open_source(
+    source: Mapping[str, Any] | str | Path, ema: bool
+) -> tuple[Mapped | None, Mapping[str, Any], list[str]]:
+    """Returns the file that `source` is a path of, if it is, its tensors and remarks on them."""
+    if isinstance(source, str | Path):
+        file = Mapped(source)
+        return file, *files.read_and_tell(file, ema=ema)
+    if ema:
+        raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
+    return None, source, []
 
 
 def describe_file(file: Mapped) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from converters import checkpoints, files, spellings
-from converters.mapped import Mapped
+from converters import checkpoints, spellings
 from converters.names import NameMap
 from jaxvid import zoo
 from jaxvid.errors import JaxvidError
@@ -95,10 +94,7 @@ def inflate_and_tell(
     """
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
-    file = Mapped(source) if isinstance(source, str | Path) else None
-    if ema and file is None:
-        raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
-    tensors, remarks = files.read_and_tell(file, ema=ema) if file else (source, [])
+    file, tensors, remarks = checkpoints.open_source(source, ema)
     wrapper = spellings.prefixes(tensors)[-1]
     tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
     trunk = {

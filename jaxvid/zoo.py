@@ -367,16 +367,17 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "test": lambda row: row["test"],
     "GFLOPs x views": lambda row: f"{row['gflops']:.1f} x {row['views']}",
     "params": lambda row: f"{row['params']:.1f}M",
-    "top-1": lambda row: _figure(row["top1"]),
-    "top-5": lambda row: _figure(row["top5"]),
-    "mAP": lambda row: _figure(row["map"]),
+    "top-1": lambda row: percent(row["top1"]),
+    "top-5": lambda row: percent(row["top5"]),
+    "mAP": lambda row: percent(row["map"]),
     "weights": lambda row: row["weights"],
 }
 _FALLING = ("top1", "top5", "map")
 _SORTS = ("name", "dataset", "family", *_FALLING, "gflops", "total_gflops", "params")
 
 
-def _figure(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A published accuracy as tables print it, and nothing where there is none."""
     return "" if value is None else f"{value:.2f}"
 
 

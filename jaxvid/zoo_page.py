@@ -76,10 +76,6 @@ def markdown() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     heads = ["model", "family", "frames", "test", "GFLOPs x views", "params"]
     heads += ["top-1", "top-5", "weights", "note"]
@@ -92,8 +88,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
             row["test"],
             f"{row['gflops']} x {row['views']}",
             f"{row['params']}M",
-            _percent(row["top1"]) if row["map"] is None else f"{_percent(row['map'])} mAP",
-            _percent(row["top5"]),
+            zoo.percent(row["top1"]) if row["map"] is None else f"{zoo.percent(row['map'])} mAP",
+            zoo.percent(row["top5"]),
             f"[{row['weights']}]({row['source']})" if row["source"] else row["weights"],
             row["note"].replace("|", "\\|"),
         ]
