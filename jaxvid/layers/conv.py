@@ -263,22 +263,38 @@ def _depthwise(x, kernel, geometry):
 
 
 def _sum_of_shifts(x, kernel, geometry):
+    """Convolves padded x [B, T, H, W, C] with kernel [kt, kh, kw, C].
+
+    What spans time is a loop, one frame of the output after the other. As a single expression XLA's
+    CPU backend would fuse it into everything that uses it and compute it there again: on a path of
+    shortcuts, in every later block.
+    """
+
     def add_taps(total, x, kernel, geometry):
         for tap, part in _slices(x, geometry):
             total = total + part.astype(total.dtype) * kernel[tap].astype(total.dtype)
         return total
 
     size = _output_size(x.shape[1:4], geometry.kernel, geometry.stride, (0, 0, 0))
+    length, stride = geometry.kernel[0], geometry.stride[0]
     total = jnp.zeros((x.shape[0], *size, x.shape[-1]), _sum_dtype(x))
-    if math.prod(geometry.kernel) <= FUSED_TAPS:
+    if length == 1:
         return add_taps(total, x, kernel, geometry).astype(x.dtype)
-    flat = dataclasses.replace(geometry, kernel=(1, *geometry.kernel[1:]))
+
+    def set_frame(t, out):
+        frames = lax.dynamic_slice_in_dim(x, t * stride, length, axis=1)
+        frame = add_taps(jnp.zeros_like(total[:, :1]), frames, kernel, geometry)
+        return lax.dynamic_update_slice_in_dim(out, frame.astype(x.dtype), t, axis=1)
+
+    if math.prod(geometry.kernel) <= FUSED_TAPS:
+        return lax.fori_loop(0, size[0], set_frame, total.astype(x.dtype))
+    plane = dataclasses.replace(geometry, kernel=(1, *geometry.kernel[1:]))
 
     def add_plane(t, total):
-        frames = lax.dynamic_slice_in_dim(x, t, (size[0] - 1) * geometry.stride[0] + 1, axis=1)
-        return add_taps(total, frames, lax.dynamic_slice_in_dim(kernel, t, 1), flat)
+        frames = lax.dynamic_slice_in_dim(x, t, (size[0] - 1) * stride + 1, axis=1)
+        return add_taps(total, frames, lax.dynamic_slice_in_dim(kernel, t, 1), plane)
 
-    return lax.fori_loop(0, geometry.kernel[0], add_plane, total).astype(x.dtype)
+    return lax.fori_loop(0, length, add_plane, total).astype(x.dtype)
 
 
 def _depthwise_forward(x, kernel, geometry):
