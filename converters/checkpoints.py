@@ -5,6 +5,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from flax import traverse_util
 
 from converters import files, spellings
 from converters.mapped import Mapped, forget
-from converters.names import NameMap
+from converters.names import NameMap, in_order
 from converters.report import STEP_COUNTER, Report
 from jaxvid import zoo
 from jaxvid.errors import JaxvidError
@@ -60,7 +61,12 @@ def convert_and_tell(
     """
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
-    file, tensors, remarks = open_source(source, ema)
+    count = num_classes if classes is None else len(classes)
+    with ThreadPoolExecutor(1) as beside:
+        # Reading is mostly a sum over the file's bytes, which leaves Python free to trace.
+        opening = beside.submit(open_source, source, ema)
+        leaves = leaves_of(name, row, row.num_classes if count is None else count, overrides)
+        file, tensors, remarks = opening.result()
     names = NameMap(zoo.names(row.variant))
     reading = spellings.read(names, tensors)
     remarks += reading.remarks()
@@ -68,12 +74,9 @@ def convert_and_tell(
         known: np.asarray(tensors[key]) for key, known in reading.known.items() if known is not None
     }
 
-    if classes is not None:
-        num_classes = len(classes)
-    count = num_classes or row.num_classes
-    leaves = leaves_of(name, row, count, overrides)
-    if num_classes is None:
-        count = _count_classes(names, tensors, leaves, name, row, overrides) or count
+    if count is None:
+        count = _count_classes(names, tensors, leaves, name, row, overrides)
+        count = row.num_classes if count is None else count
         if count != row.num_classes:
             leaves = leaves_of(name, row, count, overrides)
             remarks.append(f"the classifier has {count} classes, not the row's {row.num_classes}")
@@ -95,12 +98,16 @@ def convert_and_tell(
         if key not in dropped and tensor.dtype != np.float32
     }
     count_of_tensors = len(tensors)
-    # One tensor at a time is in memory twice: each goes as soon as it is copied.
     tensors.clear()
-    for path in arrays:
+
+    def copy(path: str) -> None:
         view = arrays[path]
-        arrays[path] = np.array(view, leaves[path].dtype, order="C")
+        arrays[path] = in_order(view, leaves[path].dtype)
         forget(view)
+
+    # Two tensors at a time are in memory twice: each goes as soon as it is copied.
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(copy, list(arrays)))
     params = {path: array for path, array in arrays.items() if path.startswith("params/")}
     report = Report(
         tensors=count_of_tensors,

@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from converters import checkpoints, spellings
-from converters.names import NameMap
+from converters.names import NameMap, in_order
 from jaxvid import zoo
 from jaxvid.errors import JaxvidError
 from jaxvid.layers.densenet import densenet_names
@@ -109,7 +109,7 @@ def inflate_and_tell(
     inflated = averaged = tiled = 0
     for path, array in arrays.items():
         wanted = leaves[path].shape
-        array = np.array(array, leaves[path].dtype, order="C")
+        array = in_order(array, leaves[path].dtype)
         if array.ndim == 5 and array.shape[3] != wanted[3]:
             array = np.repeat(array.mean(3, keepdims=True), wanted[3], 3)
             averaged += 1

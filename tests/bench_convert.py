@@ -3,10 +3,10 @@
     python tests/bench_convert.py --torch-python=/path/to/python
 
 That Python needs PyTorch only. A file of random weights is made once. Then these take turns, each
-in a process of its own on one core: `python -m converters`, which reads, rearranges, checks and
-writes with Orbax; `torch.load` and a copy of every tensor; and that with `torch.save` of the copies
-to disk. Printed are the processor time, the time by the clock and the peak of resident memory of
-the whole processes, imports included, their medians, and ours over each of the others.
+in a process of its own on the same cores: `python -m converters`, which reads, rearranges, checks
+and writes with Orbax; `torch.load` and a copy of every tensor; and that with `torch.save` of the
+copies to disk. Printed are the processor time, the time by the clock and the peak of resident
+memory of the whole processes, imports included, their medians, and ours over each of the others.
 """
 
 import argparse
@@ -24,9 +24,9 @@ import numpy as np
 from flax import traverse_util
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 COPY = """
 import os, sys, torch
-torch.set_num_threads(1)
 tensors = torch.load(sys.argv[1], map_location="cpu", weights_only=True)["state_dict"]
 copies = {key: tensor.clone() for key, tensor in tensors.items()}
 if sys.argv[2:]:
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--torch-python", required=True, help="a Python that has PyTorch")
     parser.add_argument("--model", default="uniformerv2_l14_336_u32_k400", help="any row")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--core", type=int, default=0, help="the core that all run on")
+    parser.add_argument("--cores", default="0,1", help="the cores that all run on")
     parser.add_argument("--folder", help="where 4 times the size of the file is free")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="jaxvid-convert-", dir=args.folder))
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     figures: dict[str, list[tuple[float, ...]]] = {name: [] for name in commands}
     for turn in range(args.repeats + 1):
         for name, command in commands.items():
-            measured = measure(command, args.core)
+            measured = measure(command, args.cores)
             shutil.rmtree(out, ignore_errors=True)
             saved.unlink(missing_ok=True)
             if turn:  # The first turn fills the caches of the system.
@@ -104,10 +104,10 @@ def write_weights(name: str, path: Path) -> None:
     torch_write.write(path, tensors, {})
 
 
-def measure(command: list[str], core: int) -> tuple[float, float, float]:
+def measure(command: list[str], cores: str) -> tuple[float, float, float]:
     """Returns processor time and time by the clock in seconds, and the memory's peak in MiB."""
     begun = time.perf_counter()
-    pinned = ["taskset", "-c", str(core), *command]
+    pinned = ["taskset", "-c", cores, *command]
     process = subprocess.Popen(pinned, cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     if status:
