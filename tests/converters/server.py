@@ -48,8 +48,10 @@ class Server:
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
             thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
             thread.start()
-            yield f"http://127.0.0.1:{running.server_port}"
-            running.shutdown()
+            try:
+                yield f"http://127.0.0.1:{running.server_port}"
+            finally:  # Else it would go round its closed socket for as long as the process lives.
+                running.shutdown()
 
     def _answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
