@@ -82,7 +82,10 @@ def make_network(name: str):
     def fill(key_path, leaf):
         path = jax.tree_util.keystr(key_path, simple=True, separator="/")
         if path.endswith("kernel"):
-            return rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32)
+            values = rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape)
+            # Larger products would let a non-local block's softmax pick a single position, and
+            # what float32 rounds decide which.
+            return np.float32(values * 0.1 if "/theta/" in path else values)
         return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
 
     return model, jax.tree_util.tree_map_with_path(fill, shapes)
@@ -153,7 +156,7 @@ def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name):
     # A step lowers the loss: by a hundredth of itself, as far as the gradient foretells, or by less
     # in a deep network with the statistics of two small maps, whose loss is far from straight.
     square = sum(float((value**2).sum()) for value in jax.tree.leaves(gradients))
-    for share in (1e-2, 1e-3, 1e-4):
+    for share in (1e-2, 1e-3):
         rate = share * float(loss) / square
         stepped = jax.tree.map(lambda p, g, r=rate: p - r * g, variables["params"], gradients)
         (lower, _), _ = differentiate(stepped)
