@@ -107,7 +107,6 @@ class _Part:
         self.path = Path(f"{target}.part")
         self._about = Path(f"{target}.part.json")
         self._file = file
-        self.size = self.path.stat().st_size
         self.whole: int | None = None  # Bytes that there should be in the end, once it is said.
         self._proof = ""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -115,6 +114,11 @@ class _Part:
             self.whole, self._proof = int(told["bytes"]), str(told["proof"])
         if self.size and not self._proof and not sum_in(target.name):
             self.clear()  # Nothing could tell whether the rest belongs to it.
+
+    @property
+    def size(self) -> int:
+        """Bytes that came. Asked of the file: an interrupt may fall between a write and a count."""
+        return os.fstat(self._file.fileno()).st_size
 
     @property
     def complete(self) -> bool:
@@ -154,16 +158,14 @@ class _Part:
     def write(self, data: bytes) -> None:
         with _writing(self.target):
             while data:
-                written = self._file.write(data)
-                self.size += written
-                data = data[written:]
+                data = data[self._file.write(data) :]
 
     def clear(self) -> None:
         """Forgets all that came."""
         with _writing(self.target):
             self._file.truncate(0)
             self._about.unlink(missing_ok=True)
-        self.size, self.whole, self._proof = 0, None, ""
+        self.whole, self._proof = None, ""
 
     def sum(self) -> str:
         with _writing(self.target):
