@@ -102,7 +102,7 @@ def check_training(path: pathlib.Path) -> None:
             "nesterov": False,
             "betas": settings.get("betas", (0.9, 0.999)),
             "weight_decay": settings["weight_decay"],
-            "no_decay": ("ndim<2",) if "no_weight_decay" in meta else (),
+            "no_decay": () if meta["no_weight_decay"].startswith("none") else ("ndim<2",),
             "lr_scales": (),
             "clip_norm": settings["clip"],
         }
