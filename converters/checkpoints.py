@@ -61,12 +61,15 @@ def convert_and_tell(
     """
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
-    count = num_classes if classes is None else len(classes)
+    if classes is not None:
+        num_classes = len(classes)
+    count = num_classes or row.num_classes
+    source = open_source(source)
     with ThreadPoolExecutor(1) as beside:
         # Reading is mostly a sum over the file's bytes, which leaves Python free to trace.
-        opening = beside.submit(open_source, source, ema)
-        leaves = leaves_of(name, row, row.num_classes if count is None else count, overrides)
-        file, tensors, remarks = opening.result()
+        given = beside.submit(read_source, source, ema)
+        leaves = leaves_of(name, row, count, overrides)
+        tensors, remarks = given.result()
     names = NameMap(zoo.names(row.variant))
     reading = spellings.read(names, tensors)
     remarks += reading.remarks()
@@ -74,9 +77,8 @@ def convert_and_tell(
         known: np.asarray(tensors[key]) for key, known in reading.known.items() if known is not None
     }
 
-    if count is None:
-        count = _count_classes(names, tensors, leaves, name, row, overrides)
-        count = row.num_classes if count is None else count
+    if num_classes is None:
+        count = _count_classes(names, tensors, leaves, name, row, overrides) or count
         if count != row.num_classes:
             leaves = leaves_of(name, row, count, overrides)
             remarks.append(f"the classifier has {count} classes, not the row's {row.num_classes}")
@@ -128,7 +130,7 @@ def convert_and_tell(
         "channel_order": row.channel_order,
         "overrides": overrides,
         "new": [f"params/{path}" for path in row.new],
-        "source": describe_file(file) if file else None,
+        "source": describe_file(source) if isinstance(source, Mapped) else None,
         "report": report.lines(),
         "cast": cast,
         "prefix": reading.prefix,
@@ -306,16 +308,20 @@ def _labels(row: Row, count: int) -> list[str]:
     return labels if len(labels) == count else []
 
 
-def open_source(
-    source: Mapping[str, Any] | str | Path, ema: bool
-) -> tuple[Mapped | None, Mapping[str, Any], list[str]]:
-    """Returns the file that `source` is a path of, if it is, its tensors and remarks on them."""
-    if isinstance(source, str | Path):
-        file = Mapped(source)
-        return file, *files.read_and_tell(file, ema=ema)
+def open_source(source: Mapping[str, Any] | str | Path) -> Mapping[str, Any] | Mapped:
+    """Returns the file that `source` is a path of, not yet read, or the tensors that it is."""
+    return Mapped(source) if isinstance(source, str | Path) else source
+
+
+def read_source(
+    source: Mapping[str, Any] | Mapped, ema: bool
+) -> tuple[Mapping[str, Any], list[str]]:
+    """Returns the tensors of what `open_source` gave, and remarks on them."""
+    if isinstance(source, Mapped):
+        return files.read_and_tell(source, ema=ema)
     if ema:
         raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
-    return None, source, []
+    return source, []
 
 
 def describe_file(file: Mapped) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from converters import checkpoints, spellings
+from converters.mapped import Mapped
 from converters.names import NameMap, in_order
 from jaxvid import zoo
 from jaxvid.errors import JaxvidError
@@ -94,7 +95,8 @@ def inflate_and_tell(
     """
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
-    file, tensors, remarks = checkpoints.open_source(source, ema)
+    source = checkpoints.open_source(source)
+    tensors, remarks = checkpoints.read_source(source, ema)
     wrapper = spellings.prefixes(tensors)[-1]
     tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
     trunk = {
@@ -149,7 +151,7 @@ def inflate_and_tell(
         "std": list(row.std),
         "channel_order": row.channel_order,
         "overrides": overrides,
-        "source": checkpoints.describe_file(file) if file else None,
+        "source": checkpoints.describe_file(source) if isinstance(source, Mapped) else None,
         "report": lines,
         "new": new,
     }

@@ -19,7 +19,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 # A file of another network has hundreds of wrong keys: nearest names are slow and of no use there.
 _MAX_SUGGESTIONS = 10
 _MAX_LISTED = 1000
-# Elements: 64 bytes of float32.
+# Of `in_order`. Elements, 64 bytes of float32; and bytes from which on the copy is not numpy's own.
 _STRIP = 16
 _LARGE = 1 << 20
 

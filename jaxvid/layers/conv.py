@@ -265,9 +265,10 @@ def _depthwise(x, kernel, geometry):
 def _sum_of_shifts(x, kernel, geometry):
     """Convolves padded x [B, T, H, W, C] with kernel [kt, kh, kw, C].
 
-    What spans time is a loop, one frame of the output after the other. As a single expression XLA's
-    CPU backend would fuse it into everything that uses it and compute it there again: on a path of
-    shortcuts, in every later block.
+    What spans time is a loop: over the frames of the output or, where one frame has too many taps
+    to fuse, over the planes of the kernel. As a single expression XLA's CPU backend would fuse it
+    into everything that uses it and compute it there again: on a path of shortcuts, in every later
+    block.
     """
 
     def add_taps(total, x, kernel, geometry):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from converters.names import LAYOUTS, NameMap
+from converters.names import LAYOUTS, NameMap, in_order
 from jaxvid.errors import JaxvidError
 
 RULES = [
@@ -107,6 +107,17 @@ def test_a_leaf_filled_twice_and_a_key_matched_twice_are_problems():
         NameMap(two).to_torch({"params/a": np.zeros(1)})
     with pytest.raises(JaxvidError, match="params/z matches 0 rules"):
         NameMap(two).to_torch({"params/z": np.zeros(1)})
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (37, 3, 2, 3, 3), (1100, 250)])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int64"])
+def test_a_copy_in_order_is_the_array_and_its_own_memory(shape, dtype):
+    array = np.random.default_rng(0).integers(-99, 99, shape).astype(dtype)
+    for view in (array, array.T, array[..., ::-1] if shape else array):
+        copy = in_order(view, np.dtype("float32"))
+        assert copy.dtype == np.float32 and copy.flags.c_contiguous
+        assert copy.flags.writeable and not np.shares_memory(copy, array)
+        np.testing.assert_array_equal(copy, view)
 
 
 def test_literal_text_is_literal():
