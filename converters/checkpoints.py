@@ -1,11 +1,12 @@
 """PyTorch's checkpoints to ours and back: reads a row's network, its name map and the tensors."""
 
 import base64
+import dataclasses
 import math
 import zlib
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +61,51 @@ def convert_and_tell(
     of the row's dataset.
     """
     row = zoo.starting_row(name)
-    overrides = dict(overrides or {})
+    source = open_source(source)
+    tensors, remarks = read_source(source, ema)
+    with ThreadPoolExecutor(2) as threads:
+        # The sum over all of a file leaves Python free to trace beside it, and then to copy.
+        checked = threads.submit(check_source, source)
+        try:
+            variables, meta, report = _convert(
+                name, row, tensors, num_classes, classes, dict(overrides or {}), threads
+            )
+        except JaxvidError:
+            checked.result()  # A file that is damaged is why it does not fit.
+            raise
+        remarks = [*checked.result(), *remarks, *report.remarks]
+    report = dataclasses.replace(report, remarks=remarks)
+    file = describe_file(source) if isinstance(source, Mapped) else None
+    return variables, meta | {"source": file, "report": report.lines()}, report
+
+
+def _convert(
+    name: str,
+    row: Row,
+    tensors: dict[str, Any],
+    num_classes: int | None,
+    classes: list[str] | None,
+    overrides: dict,
+    threads: Executor,
+) -> tuple[dict, dict, Report]:
+    """Returns variables, their meta and what became of `tensors`, copied on `threads`.
+
+    `tensors` is emptied, so that no tensor stays in memory twice.
+    """
     if classes is not None:
         num_classes = len(classes)
     count = num_classes or row.num_classes
-    source = open_source(source)
-    with ThreadPoolExecutor(1) as beside:
-        # Reading is mostly a sum over the file's bytes, which leaves Python free to trace.
-        given = beside.submit(read_source, source, ema)
-        leaves = leaves_of(name, row, count, overrides)
-        tensors, remarks = given.result()
+    leaves = leaves_of(name, row, count, overrides)
     names = NameMap(zoo.names(row.variant))
     reading = spellings.read(names, tensors)
-    remarks += reading.remarks()
-    tensors = {
+    remarks = reading.remarks()
+    known = {
         known: np.asarray(tensors[key]) for key, known in reading.known.items() if known is not None
     }
+    tensors.clear()
 
     if num_classes is None:
-        count = _count_classes(names, tensors, leaves, name, row, overrides) or count
+        count = _count_classes(names, known, leaves, name, row, overrides) or count
         if count != row.num_classes:
             leaves = leaves_of(name, row, count, overrides)
             remarks.append(f"the classifier has {count} classes, not the row's {row.num_classes}")
@@ -88,7 +115,7 @@ def convert_and_tell(
             remarks.append(f"the {count} classes have no names: give them with --classes=FILE")
 
     try:
-        arrays, dropped = names.to_ours(tensors, leaves)
+        arrays, dropped = names.to_ours(known, leaves)
     except JaxvidError as error:
         if not reading.spelling:
             raise
@@ -96,20 +123,20 @@ def convert_and_tell(
     _check_recomputed(row.variant, zoo.create_model(name, count, **overrides), dropped)
     cast = {
         key: tensor.dtype.name
-        for key, tensor in tensors.items()
+        for key, tensor in known.items()
         if key not in dropped and tensor.dtype != np.float32
     }
-    count_of_tensors = len(tensors)
-    tensors.clear()
+    count_of_tensors = len(known)
+    known.clear()
 
     def copy(path: str) -> None:
         view = arrays[path]
         arrays[path] = in_order(view, leaves[path].dtype)
         forget(view)
 
-    # Two tensors at a time are in memory twice: each goes as soon as it is copied.
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(copy, list(arrays)))
+    # A tensor of each thread is in memory twice: it goes as soon as it is copied.
+    for _ in threads.map(copy, list(arrays)):
+        pass
     params = {path: array for path, array in arrays.items() if path.startswith("params/")}
     report = Report(
         tensors=count_of_tensors,
@@ -130,8 +157,6 @@ def convert_and_tell(
         "channel_order": row.channel_order,
         "overrides": overrides,
         "new": [f"params/{path}" for path in row.new],
-        "source": describe_file(source) if isinstance(source, Mapped) else None,
-        "report": report.lines(),
         "cast": cast,
         "prefix": reading.prefix,
         "respelt": reading.respelt(),
@@ -313,15 +338,21 @@ def open_source(source: Mapping[str, Any] | str | Path) -> Mapping[str, Any] | M
     return Mapped(source) if isinstance(source, str | Path) else source
 
 
-def read_source(
-    source: Mapping[str, Any] | Mapped, ema: bool
-) -> tuple[Mapping[str, Any], list[str]]:
-    """Returns the tensors of what `open_source` gave, and remarks on them."""
+def read_source(source: Mapping[str, Any] | Mapped, ema: bool) -> tuple[dict, list[str]]:
+    """Returns a new dict of the tensors of what `open_source` gave, and remarks on them.
+
+    Those of a file are not checked before `check_source` has returned.
+    """
     if isinstance(source, Mapped):
         return files.read_and_tell(source, ema=ema)
     if ema:
         raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
-    return source, []
+    return dict(source), []
+
+
+def check_source(source: Mapping[str, Any] | Mapped) -> list[str]:
+    """Checks what `read_source` read, where that was a file; returns remarks on it."""
+    return files.verify_and_tell(source) if isinstance(source, Mapped) else []
 
 
 def describe_file(file: Mapped) -> dict[str, Any]:

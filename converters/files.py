@@ -36,18 +36,19 @@ def read(path: str | Path, *, ema: bool = False) -> dict[str, np.ndarray]:
     of these formats, is damaged, or holds anything but tensors in that part; nothing that it names
     is ever called.
     """
-    return read_and_tell(path, ema=ema)[0]
+    file = Mapped(path)
+    tensors, _ = read_and_tell(file, ema=ema)
+    file.verify()
+    return tensors
 
 
-def read_and_tell(
-    file: str | Path | Mapped, *, ema: bool = False
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Reads as `read` does; returns (tensors, sentences on what was left out or is unusual)."""
-    file = file if isinstance(file, Mapped) else Mapped(file)
+def read_and_tell(file: Mapped, *, ema: bool = False) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Reads as `read` does; returns (tensors, sentences on what was left out or is unusual).
+
+    What the tensors hold is not checked before `verify_and_tell` has returned.
+    """
     path = file.path
     content, first = _content(file), []
-    if file.is_as_named() is False:
-        first.append("the file has not the sum that its name says: it is not the published one")
     if isinstance(content, Module):
         content = content.tensors(file)
         first.append("the program of this TorchScript archive is left unread")
@@ -62,6 +63,17 @@ def read_and_tell(
         found, more = _choose_copy(file, found, ema and _SWAPPED not in content)
         remarks += more
     return _tensors(file, place, found), first + remarks
+
+
+def verify_and_tell(file: Mapped) -> list[str]:
+    """Checks the sums of a file that was read; returns what is unusual about them, as sentences.
+
+    Raises `JaxvidError` where the file is damaged. This reads all of the file, and leaves Python
+    free meanwhile.
+    """
+    if file.verify() is False:
+        return ["the file has not the sum that its name says: it is not the published one"]
+    return []
 
 
 def _content(file: Mapped) -> Any:
@@ -149,8 +161,6 @@ def _tensors(file: Mapped, place: str, found: Mapping[Any, Any]) -> dict[str, np
         shown = ", ".join(f"{_name(key)} is {_name(value)}" for key, value in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise JaxvidError(f"{place} should hold tensors only, but {shown}{more}")
-    # What was read to check sums need not stay in memory until it is used.
-    file.forget()
     return tensors
 
 

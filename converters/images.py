@@ -97,6 +97,7 @@ def inflate_and_tell(
     overrides = dict(overrides or {})
     source = checkpoints.open_source(source)
     tensors, remarks = checkpoints.read_source(source, ema)
+    remarks = checkpoints.check_source(source) + remarks
     wrapper = spellings.prefixes(tensors)[-1]
     tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
     trunk = {

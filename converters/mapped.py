@@ -6,7 +6,7 @@ import mmap
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,10 @@ _CHUNK = 16 << 20
 _SUM = re.compile(r"[-_]((?!20[0-3]\d[01]\d[0-3]\d\.)[0-9a-f]{8})\.\w+$")
 
 
+class _FileMap(mmap.mmap):
+    """The map of a file that is only read: what is dropped of its memory comes back."""
+
+
 class Mapped:
     """A file that is read where it lies. `memory` is all of it; `size` is in bytes."""
 
@@ -34,28 +38,44 @@ class Mapped:
             with self.path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size == 0:
                     raise JaxvidError(f"{path} is empty: download it again")
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self.memory = memoryview(_FileMap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
             raise JaxvidError(f"cannot read {path} ({error.strerror})") from error
-        self.memory = memoryview(self._map)
         self.size = len(self.memory)
         self._copied = 0
         self._sha256 = ""
+        self._checks: list[Callable[[], None]] = []
 
     def sha256(self) -> str:
         """Returns the sum of the whole file, in hexadecimal digits."""
         if not self._sha256:
             digest = hashlib.sha256()
-            for start in range(0, self.size, _CHUNK):
-                digest.update(self.memory[start : start + _CHUNK])
-                self.forget()
+            for chunk in self.chunks(self.memory):
+                digest.update(chunk)
             self._sha256 = digest.hexdigest()
         return self._sha256
 
-    def is_as_named(self) -> bool | None:
-        """Says whether the file has the sum that its name says; None where it says none."""
+    def chunks(self, data: memoryview) -> Iterator[memoryview]:
+        """Yields `data`, part of this file, in pieces that leave the memory once they were used."""
+        for start in range(0, len(data), _CHUNK):
+            chunk = data[start : start + _CHUNK]
+            yield chunk
+            forget(np.frombuffer(chunk, np.uint8))
+
+    def check_later(self, check: Callable[[], None]) -> None:
+        """Leaves it to `verify` to call `check`, which raises where a part of the file is wrong."""
+        self._checks.append(check)
+
+    def verify(self) -> bool | None:
+        """Says whether the file has the sum that its name says; None where it says none.
+
+        Unless it has, the parts are checked: raises the `JaxvidError` of one that is wrong.
+        """
         named = sum_in(self.path.name)
-        return None if named is None else self.sha256().startswith(named)
+        as_named = None if named is None else self.sha256().startswith(named)
+        while self._checks and not as_named:
+            self._checks.pop(0)()
+        return as_named
 
     def damaged(self, reason: str) -> JaxvidError:
         """Returns the error for a file that contradicts itself."""
@@ -114,7 +134,7 @@ class Mapped:
 
     def forget(self) -> None:
         """Gives back the memory of all that was read so far; what is read again comes back."""
-        _forget(self._map)
+        forget(np.frombuffer(self.memory, np.uint8))
 
 
 def sum_in(name: str) -> str | None:
@@ -124,17 +144,16 @@ def sum_in(name: str) -> str | None:
 
 
 def forget(array: np.ndarray) -> None:
-    """Gives back the memory that the file under `array` takes, where there is a file."""
+    """Gives back the memory that an array's part of a file takes, where it is part of one."""
     base = array
     while isinstance(base, np.ndarray):
         base = base.base
     if isinstance(base, memoryview):
         base = base.obj
-    if isinstance(base, mmap.mmap):
-        _forget(base)
-
-
-def _forget(mapped: mmap.mmap) -> None:
     # Windows has no such call, and trims the memory of mapped files by itself.
-    if hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    if not isinstance(base, _FileMap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    first = np.frombuffer(base, np.uint8).ctypes.data
+    start, end = (address - first for address in np.lib.array_utils.byte_bounds(array))
+    start -= start % mmap.PAGESIZE
+    base.madvise(mmap.MADV_DONTNEED, start, end - start)

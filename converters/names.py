@@ -7,6 +7,8 @@ which stands for digits, or `{c:conv1|conv2}`, which stands for one of the words
 
 import dataclasses
 import difflib
+import math
+import mmap
 import re
 from collections.abc import Mapping, Sequence
 
@@ -19,8 +21,8 @@ _PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 # A file of another network has hundreds of wrong keys: nearest names are slow and of no use there.
 _MAX_SUGGESTIONS = 10
 _MAX_LISTED = 1000
-# Of `in_order`. Elements, 64 bytes of float32; and bytes from which on the copy is not numpy's own.
-_STRIP = 16
+# Of `in_order`: elements; and bytes from which on the copy's memory is not of numpy's allocator.
+_STRIP = 64
 _LARGE = 1 << 20
 
 
@@ -59,20 +61,27 @@ def in_order(view: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Copies a transposed array to one whose last axis varies fastest, as numpy does, but quickly.
 
     Numpy walks the result row by row and so fetches a line of memory per element that it reads;
-    strips of a line's width read each once.
+    in strips of a few lines' width each is read once.
     """
-    size = view.size * np.dtype(dtype).itemsize
-    if size >= _LARGE:
-        # Numpy asks for huge pages, which a system whose memory is in pieces is slow to find.
-        copy = np.frombuffer(bytearray(size), dtype).reshape(view.shape)
-    else:
-        copy = np.empty(view.shape, dtype)
+    copy = _empty(view.shape, np.dtype(dtype))
     if view.flags.c_contiguous:
         copy[...] = view
         return copy
     for start in range(0, view.shape[-1], _STRIP):
         copy[..., start : start + _STRIP] = view[..., start : start + _STRIP]
     return copy
+
+
+def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Returns an array to be written, whose memory is taken page by page as that happens.
+
+    Numpy asks for huge pages, which a system whose memory is in pieces is slow to find.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size < _LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):  # Windows has neither.
+        return np.empty(shape, dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 class NameMap:

@@ -22,7 +22,6 @@ from jaxvid.errors import JaxvidError
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-_CHUNK = 16 << 20
 
 
 def read_archive(file: Mapped, members: Mapping[str, zipfile.ZipInfo]) -> Any:
@@ -44,7 +43,7 @@ def read_archive(file: Mapped, members: Mapping[str, zipfile.ZipInfo]) -> Any:
             member = members.get(f"{root}data/{key}")
             if member is None:
                 raise file.damaged(f"it lacks {f'data/{key}'[:100]!r}")
-            data = member_bytes(file, member)
+            data = member_bytes(file, member, check_later=True)
             dtype = np.dtype(pickles.STORAGES[kind])
             if count < 0 or count * dtype.itemsize > len(data):
                 raise file.damaged(f"{f'data/{key}'[:100]!r} is shorter than its tensors need")
@@ -151,8 +150,11 @@ def table(file: Mapped) -> dict[str, zipfile.ZipInfo]:
     return {member.filename: member for member in members}
 
 
-def member_bytes(file: Mapped, member: zipfile.ZipInfo) -> memoryview:
-    """Returns the bytes of a member that is stored as it is, checked against their sum."""
+def member_bytes(file: Mapped, member: zipfile.ZipInfo, *, check_later: bool = False) -> memoryview:
+    """Returns the bytes of a member that is stored as it is, checked against their sum.
+
+    With `check_later` it is `file.verify` that checks them.
+    """
     name = member.filename.partition("/")[2][:100] or member.filename[:100]
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
         raise JaxvidError(
@@ -162,14 +164,16 @@ def member_bytes(file: Mapped, member: zipfile.ZipInfo) -> memoryview:
     data = raw_bytes(file, member)
     if len(data) != member.file_size:
         raise file.damaged(f"{name!r} is cut off")
-    # PyTorch writes 0 where it was told not to compute sums.
-    if member.CRC and not file.is_as_named():
+
+    def check() -> None:
         total = 0
-        for start in range(0, len(data), _CHUNK):
-            total = zlib.crc32(data[start : start + _CHUNK], total)
-            file.forget()
+        for chunk in file.chunks(data):
+            total = zlib.crc32(chunk, total)
         if total != member.CRC:
             raise file.damaged(f"the sum of {name!r} is wrong")
+
+    if member.CRC:  # PyTorch writes 0 where it was told not to compute sums.
+        file.check_later(check) if check_later else check()
     return data
 
 

@@ -3,10 +3,11 @@
     python tests/bench_convert.py --torch-python=/path/to/python
 
 That Python needs PyTorch only. A file of random weights is made once. Then these take turns, each
-in a process of its own on the same cores: `python -m converters`, which reads, rearranges, checks
-and writes with Orbax; `torch.load` and a copy of every tensor; and that with `torch.save` of the
-copies to disk. Printed are the processor time, the time by the clock and the peak of resident
-memory of the whole processes, imports included, their medians, and ours over each of the others.
+in a process of its own on the same cores: `converters.convert`, which reads, checks, rearranges and
+copies; `torch.load` and a copy of every tensor; `python -m converters`, which also writes with
+Orbax; and PyTorch's with `torch.save` of the copies to disk. Printed are the time by the clock, the
+processor time and the peak of resident memory of the whole processes, imports included, their
+medians, and each of ours over what PyTorch takes for the same.
 """
 
 import argparse
@@ -25,6 +26,10 @@ from flax import traverse_util
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+CONVERT = """
+import sys, converters
+variables = converters.convert(*sys.argv[1:])
+"""
 COPY = """
 import os, sys, torch
 tensors = torch.load(sys.argv[1], map_location="cpu", weights_only=True)["state_dict"]
@@ -34,7 +39,7 @@ if sys.argv[2:]:
     with open(sys.argv[2], "rb") as file:
         os.fsync(file.fileno())
 """
-FIGURES = ("processor s", "clock s", "peak MiB")
+FIGURES = ("s", "processor s", "peak MiB")
 
 
 def main() -> None:
@@ -61,11 +66,13 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         digits = hashlib.file_digest(opened, "sha256").hexdigest()[:8]
     file = file.rename(folder / f"net-{digits}.pth")  # As published files are called.
     print(f"{args.model}: {file.stat().st_size >> 20} MiB, {args.repeats} turns")
-    ours = [sys.executable, "-m", "converters", f"--model={args.model}", f"--checkpoint={file}"]
+    ours, theirs = [sys.executable], [args.torch_python]
+    to_disk = ["-m", "converters", f"--model={args.model}", f"--checkpoint={file}", f"--out={out}"]
     commands = {
-        "converters": [*ours, f"--out={out}"],
-        "load, copy": [args.torch_python, "-c", COPY, str(file)],
-        "load, copy, save": [args.torch_python, "-c", COPY, str(file), str(saved)],
+        "convert": [*ours, "-c", CONVERT, args.model, str(file)],
+        "load, copy": [*theirs, "-c", COPY, str(file)],
+        "convert, save": [*ours, *to_disk],
+        "load, copy, save": [*theirs, "-c", COPY, str(file), str(saved)],
     }
     figures: dict[str, list[tuple[float, ...]]] = {name: [] for name in commands}
     for turn in range(args.repeats + 1):
@@ -83,14 +90,14 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     medians = {
         name: [statistics.median(x) for x in zip(*f, strict=True)] for name, f in figures.items()
     }
-    for name, median in medians.items():
-        shown = ", ".join(
-            f"{value:.1f} {unit}" for value, unit in zip(median, FIGURES, strict=True)
-        )
-        ratios = ", ".join(
-            f"{a / b:.2f}" for a, b in zip(medians["converters"], median, strict=True)
-        )
-        print(f"{name}: median {shown}; converters over it: {ratios}")
+    names = list(commands)
+    for name, same in zip(names, [names[1], None, names[3], None], strict=True):
+        shown = (f"{value:.1f} {unit}" for value, unit in zip(medians[name], FIGURES, strict=True))
+        line = f"{name}: median {', '.join(shown)}"
+        if same:
+            ratios = (f"{a / b:.2f}" for a, b in zip(medians[name], medians[same], strict=True))
+            line += f"; over {same!r}: {', '.join(ratios)}"
+        print(line)
 
 
 def write_weights(name: str, path: Path) -> None:
@@ -105,7 +112,7 @@ def write_weights(name: str, path: Path) -> None:
 
 
 def measure(command: list[str], cores: str) -> tuple[float, float, float]:
-    """Returns processor time and time by the clock in seconds, and the memory's peak in MiB."""
+    """Returns time by the clock and processor time in seconds, and the memory's peak in MiB."""
     begun = time.perf_counter()
     pinned = ["taskset", "-c", cores, *command]
     process = subprocess.Popen(pinned, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -113,7 +120,7 @@ def measure(command: list[str], cores: str) -> tuple[float, float, float]:
     if status:
         sys.exit(f"{command[:3]} failed with {os.waitstatus_to_exitcode(status)}")
     clock = time.perf_counter() - begun
-    return used.ru_utime + used.ru_stime, clock, used.ru_maxrss / 1024
+    return clock, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -276,3 +276,27 @@ def test_importing_the_converters_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_damaged_file_is_called_damaged_whatever_else_does_not_fit(tmp_path):
+    tensors = converters.to_torch(NAME, random_variables(NAME))
+    contiguous = {key: np.array(tensor, order="C") for key, tensor in tensors.items()}
+    torch_write.write(tmp_path / "a.pth", contiguous, {})
+    data = bytearray((tmp_path / "a.pth").read_bytes())
+    data[data.index(contiguous[head_of(tensors)].tobytes()) + 1] ^= 1
+    (tmp_path / "a.pth").write_bytes(data)
+    for name in (NAME, "c3d_test"):
+        with pytest.raises(JaxvidError, match="is damaged .the sum of"):
+            converters.convert(name, tmp_path / "a.pth")
+
+
+def test_what_was_converted_is_left_as_it_is_when_it_is_converted_again():
+    tensors = converters.to_torch(NAME, random_variables(NAME))
+    key = head_of(tensors)
+    wide = np.random.default_rng(0).normal(size=(1 << 15, tensors[key].shape[1]))
+    tensors |= {key: wide.astype(np.float32), key.replace("weight", "bias"): np.ones(1 << 15)}
+    variables = converters.convert(NAME, tensors)
+    kernel = variables["params"]["head"]["fc"]["kernel"]
+    assert kernel.nbytes > 1 << 20  # So it is memory of its own, which could be given back.
+    again = converters.convert(NAME, converters.to_torch(NAME, variables))
+    assert equal(again, variables) and np.array_equal(kernel, tensors[key].T)

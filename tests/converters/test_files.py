@@ -210,7 +210,7 @@ def test_tensors_of_torchscript_are_read_and_its_program_is_not(tmp_path):
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/code/__torch__.py", "def forward(self): os.system('x')")
         archive.writestr("archive/constants.pkl", b"\x80\x02).")
-    read, remarks = files.read_and_tell(path)
+    read, remarks = files.read_and_tell(mapped.Mapped(path))
     assert read.keys() == arrays.keys()
     assert all(same(read[key], array) for key, array in arrays.items())
     assert remarks == ["the program of this TorchScript archive is left unread"]
@@ -260,7 +260,7 @@ def write_copies(path, **parts):
 def test_the_averaged_copy_is_taken_where_asked_for(tmp_path, average):
     copies = {"model": {"a": np.ones(3)}, average: {"a": np.full(3, 2.0)}}
     path = write_copies(tmp_path / "a.pth", **copies)
-    read, remarks = files.read_and_tell(path)
+    read, remarks = files.read_and_tell(mapped.Mapped(path))
     assert read["a"][0] == 1
     assert any(average in remark and "left out" in remark for remark in remarks)
     assert files.read(path, ema=True)["a"][0] == 2
@@ -276,7 +276,7 @@ def test_mmengine_saves_the_average_as_state_dict(tmp_path):
         ema_state_dict={"module.a": np.zeros(3), "steps": np.array(5)},
     )
     for ema in (False, True):
-        read, remarks = files.read_and_tell(path, ema=ema)
+        read, remarks = files.read_and_tell(mapped.Mapped(path), ema=ema)
         assert read["a"][0] == 1
         assert any("averaged weights, as MMEngine" in remark for remark in remarks)
 
@@ -285,7 +285,7 @@ def test_the_average_of_mmcv_lies_among_the_weights(tmp_path):
     weights = {"b.a.w": np.ones(3), "b.n": np.array(3), "ema_b_a_w": np.full(3, 2.0)}
     path = write_copies(tmp_path / "a.pth", state_dict=weights)
     for ema, value in ((False, 1), (True, 2)):
-        read, remarks = files.read_and_tell(path, ema=ema)
+        read, remarks = files.read_and_tell(mapped.Mapped(path), ema=ema)
         assert list(read) == ["b.a.w", "b.n"]
         assert read["b.a.w"][0] == value
         assert len(remarks) == 1

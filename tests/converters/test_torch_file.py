@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from converters import files, pickles
+from converters.mapped import Mapped
 from jaxvid.errors import JaxvidError
 from tests.converters.pth import ORDERED_DICT, REBUILD, Call, File, Named, Storage, dump
 
@@ -295,14 +296,15 @@ def test_a_sum_in_the_name_stands_in_for_those_within(tmp_path):
     data[data.index(arrays["conv.weight"].tobytes()) + 5] ^= 1
     named = tmp_path / f"a-{hashlib.sha256(data).hexdigest()[:8]}.pth"
     named.write_bytes(data)
-    tensors, remarks = files.read_and_tell(named)
-    assert tensors.keys() == arrays.keys() and remarks == []
+    file = Mapped(named)
+    tensors, remarks = files.read_and_tell(file)
+    assert tensors.keys() == arrays.keys() and remarks + files.verify_and_tell(file) == []
     data[-1] ^= 1
     named.write_bytes(data)
     raises(named, "sum of 'data/0' is wrong|cut off")
     other = tmp_path / "a-00000000.pth"
     good(other)
-    assert "has not the sum that its name says" in files.read_and_tell(other)[1][0]
+    assert "has not the sum that its name says" in files.verify_and_tell(Mapped(other))[0]
 
 
 def test_members_that_overlap_are_refused(tmp_path):
