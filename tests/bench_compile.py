@@ -68,7 +68,7 @@ def largest_difference(name, narrow, video):
         for model in models
     )
     shares = jax.tree.map(lambda a, b: np.abs(a - b).max() / np.abs(a).max(), one, other)
-    return max(jax.tree.leaves(shares))
+    return np.max(jax.tree.leaves(shares))  # One that is no number is not passed over.
 
 
 def main(names):

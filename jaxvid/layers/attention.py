@@ -264,6 +264,10 @@ def _xla_part(rows, k, v, scale):
         logits = logits + bias.astype(wide)
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(wide).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bnqk,bnkd->bnqd", weights, v, preferred_element_type=wide)
-    return out.astype(q.dtype)
+    # A softmax whose sum divides the result, not every weight: so its gradient has no sums over
+    # keys, which XLA on CPU computes over and over, and it is the same in value.
+    peak = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    weights = jnp.exp(logits - peak)
+    total = weights.sum(-1, keepdims=True)
+    out = jnp.einsum("bnqk,bnkd->bnqd", weights.astype(v.dtype), v, preferred_element_type=wide)
+    return (out / total).astype(q.dtype)

@@ -16,6 +16,7 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
+from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import Mlp, apply_blocks, dense_init, layer_norm
 from jaxvid.layers.window import (
     Triple,
@@ -91,10 +92,10 @@ class Block(nn.Module):
         drop_path = DropPath(self.drop_path)
         y = layer_norm("norm1", EPSILON, self.dtype)(x)
         y = WindowAttention(self.heads, self.window, self.shifted, self.dtype, name="attn")(y)
-        x = x + drop_path(y, train)
+        x = add(x, drop_path(y, train), train)
         y = layer_norm("norm2", EPSILON, self.dtype)(x)
         y = Mlp(self.mlp_ratio * x.shape[-1], dtype=self.dtype, name="mlp")(y)
-        return x + drop_path(y, train)
+        return add(x, drop_path(y, train), train)
 
 
 class PatchMerging(nn.Module):

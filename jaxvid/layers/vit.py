@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxvid.layers.attention import attend
 from jaxvid.layers.drop import DropPath
+from jaxvid.layers.shortcut import add
 
 Activation = Callable[[jax.Array], jax.Array]
 Initializer = Callable[..., jax.Array]
@@ -95,10 +96,10 @@ class Block(nn.Module):
         drop_path = DropPath(self.drop_path)
         y = layer_norm("norm1", self.epsilon, self.dtype)(x)
         y = SelfAttention(self.heads, self.key_bias, self.kernel_init, self.dtype, name="attn")(y)
-        x = x + drop_path(y, train)
+        x = add(x, drop_path(y, train), train)
         y = layer_norm("norm2", self.epsilon, self.dtype)(x)
         y = Mlp(self.hidden, self.activation, self.kernel_init, self.dtype, name="mlp")(y)
-        return x + drop_path(y, train)
+        return add(x, drop_path(y, train), train)
 
 
 def layer_norm(name: str, epsilon: float = 1e-6, dtype: Any = None) -> nn.LayerNorm:

@@ -22,6 +22,7 @@ from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.norm import BatchNorm
+from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import apply_blocks, exact_gelu, layer_norm
 from jaxvid.rows import CLASS_COUNTS, IMAGENET_MEAN, IMAGENET_STD, Protocol, Recipe, Row, Sampling
 
@@ -149,10 +150,11 @@ class Block(nn.Module):
         else:
             attention = GlobalAttention(self.heads, self.fine, self.coarse, self.dtype, name="attn")
             y = attention(y, train)
-        x = x + drop_path(y, train)
+        x = add(x, drop_path(y, train), train)
         y = layer_norm("norm2", EPSILON, self.dtype)(x)
         y = exact_gelu(dense(self.mlp_ratio * width, self.dtype, "fc1")(y))
-        return x + drop_path(dense(width, self.dtype, "fc2")(y), train)
+        y = dense(width, self.dtype, "fc2")(y)
+        return add(x, drop_path(y, train), train)
 
 
 class TokenHead(nn.Module):

@@ -24,6 +24,7 @@ from jaxvid.layers.conv import Conv, conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.pool import max_pool
 from jaxvid.layers.position import axis_one_hots, relative_embeddings
+from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import apply_blocks
 from jaxvid.rows import (
     CLASS_COUNTS,
@@ -221,12 +222,12 @@ class Block(nn.Module):
             self.dtype,
             name="attn",
         )(y, self.size)
-        x = shortcut + drop_path(y, train)
+        x = add(shortcut, drop_path(y, train), train)
 
         y = layer_norm(self.dtype, "norm2")(x)
         shortcut = dense(plan.dim_out, self.dtype, "proj")(y) if grows_in_mlp else x
         y = Mlp(self.mlp_ratio * plan.dim_attention, plan.dim_out, self.dtype, name="mlp")(y)
-        return shortcut + drop_path(y, train)
+        return add(shortcut, drop_path(y, train), train)
 
 
 def _pool_shortcut(x, size, stride):

@@ -19,6 +19,7 @@ from jaxvid.layers import names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.position import nearest_rows, resize_grid
+from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import Block, Mlp, SelfAttention, apply_blocks, dense_init, layer_norm
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
@@ -53,9 +54,8 @@ class DividedBlock(nn.Module):
         y = drop_path(SelfAttention(self.heads, dtype=self.dtype, name="attn_time")(y), train)
         y = y.reshape(batch, patches, frames, width).swapaxes(1, 2)
         # Zero at first, so that training starts from an image network's answers.
-        grid = grid + nn.Dense(
-            width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="fc_time"
-        )(y)
+        dense = nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="fc_time")
+        grid = add(grid, dense(y), train)
 
         tokens = jnp.broadcast_to(token[:, None], (batch, frames, 1, width))
         y = jnp.concatenate([tokens, grid], axis=2).reshape(-1, 1 + patches, width)
@@ -63,11 +63,12 @@ class DividedBlock(nn.Module):
         y = drop_path(SelfAttention(self.heads, dtype=self.dtype, name="attn")(y), train)
         y = y.reshape(batch, frames, 1 + patches, width)
         token = token + y[:, :, 0].mean(1, keepdims=True)
-        grid = grid + y[:, :, 1:]
+        grid = add(grid, y[:, :, 1:], train)
 
         x = jnp.concatenate([token, grid.reshape(batch, -1, width)], axis=1)
         y = layer_norm("norm2", dtype=self.dtype)(x)
-        return x + drop_path(Mlp(self.hidden, dtype=self.dtype, name="mlp")(y), train)
+        y = Mlp(self.hidden, dtype=self.dtype, name="mlp")(y)
+        return add(x, drop_path(y, train), train)
 
 
 class TimeSformer(nn.Module):

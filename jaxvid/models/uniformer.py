@@ -21,6 +21,7 @@ from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.norm import BatchNorm
+from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import Block, apply_blocks, layer_norm
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
@@ -99,13 +100,14 @@ class LocalBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [B, T, H, W, C] to the same shape."""
         width, drop_path = x.shape[-1], DropPath(self.drop_path)
-        x = x + depthwise(width, 3, self.dtype, "pos_embed")(x)
+        x = add(x, depthwise(width, 3, self.dtype, "pos_embed")(x), train)
         y = BatchNorm(dtype=self.dtype, name="norm1")(x, train)
-        x = x + drop_path(LocalRelation(self.dtype, name="attn")(y), train)
+        y = LocalRelation(self.dtype, name="attn")(y)
+        x = add(x, drop_path(y, train), train)
         y = BatchNorm(dtype=self.dtype, name="norm2")(x, train)
         y = pointwise(self.mlp_ratio * width, self.dtype, "fc1")(y)
         y = pointwise(width, self.dtype, "fc2")(nn.gelu(y, approximate=False))
-        return x + drop_path(y, train)
+        return add(x, drop_path(y, train), train)
 
 
 class GlobalBlock(nn.Module):
@@ -120,7 +122,7 @@ class GlobalBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [B, T, H, W, C] to the same shape."""
         batch, *_, width = x.shape
-        x = x + depthwise(width, 3, self.dtype, "pos_embed")(x)
+        x = add(x, depthwise(width, 3, self.dtype, "pos_embed")(x), train)
         block = Block(
             self.heads,
             self.mlp_ratio * width,
