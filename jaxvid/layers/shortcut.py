@@ -13,7 +13,8 @@ def add(x: jax.Array, y: jax.Array, train: bool = False) -> jax.Array:
     Where nothing but elementwise operations and norms read such a sum, as in transformers, XLA's
     CPU backend fuses it into each of them and computes it there again: every block would add up all
     blocks before it, forth and back. In training there it is a loop over two halves, which is not
-    fused with anything, nor is its gradient.
+    fused with anything, nor is its gradient. Not on several devices, between which halves would
+    have to move.
     """
     looped = train and backend() == "cpu" and jax.device_count() == 1
     if not looped or x.shape != y.shape or x.dtype != y.dtype or x.size % _HALVES:
