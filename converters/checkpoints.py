@@ -352,7 +352,11 @@ def read_source(source: Mapping[str, Any] | Mapped, ema: bool) -> tuple[dict, li
 
 def check_source(source: Mapping[str, Any] | Mapped) -> list[str]:
     """Checks what `read_source` read, where that was a file; returns remarks on it."""
-    return files.verify_and_tell(source) if isinstance(source, Mapped) else []
+    if not isinstance(source, Mapped):
+        return []
+    remarks = files.verify_and_tell(source)
+    source.sha256()  # Which `describe_file` says: any other time it would be waited for.
+    return remarks
 
 
 def describe_file(file: Mapped) -> dict[str, Any]:

@@ -39,6 +39,8 @@ if sys.argv[2:]:
     with open(sys.argv[2], "rb") as file:
         os.fsync(file.fileno())
 """
+# What of PyTorch's does the same.
+PEERS = {"convert": "load, copy", "convert, save": "load, copy, save"}
 FIGURES = ("s", "processor s", "peak MiB")
 
 
@@ -90,14 +92,12 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     medians = {
         name: [statistics.median(x) for x in zip(*f, strict=True)] for name, f in figures.items()
     }
-    names = list(commands)
-    for name, same in zip(names, [names[1], None, names[3], None], strict=True):
-        shown = (f"{value:.1f} {unit}" for value, unit in zip(medians[name], FIGURES, strict=True))
-        line = f"{name}: median {', '.join(shown)}"
-        if same:
-            ratios = (f"{a / b:.2f}" for a, b in zip(medians[name], medians[same], strict=True))
-            line += f"; over {same!r}: {', '.join(ratios)}"
-        print(line)
+    for name, median in medians.items():
+        shown = (f"{value:.1f} {unit}" for value, unit in zip(median, FIGURES, strict=True))
+        print(f"{name}: median {', '.join(shown)}")
+    for name, peer in PEERS.items():
+        ratios = (f"{a / b:.2f}" for a, b in zip(medians[name], medians[peer], strict=True))
+        print(f"{name} over {peer}: {', '.join(ratios)}")
 
 
 def write_weights(name: str, path: Path) -> None:

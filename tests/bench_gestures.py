@@ -22,10 +22,15 @@ from jaxvid.data import build, datasets, pipeline
 HERE = pathlib.Path(__file__).parent
 
 
-def write_lists(data: pathlib.Path, fold: str, out: pathlib.Path) -> None:
-    """Writes train.csv and test.csv of a fold; clips without a class are not of the task."""
+def read_rows(data: pathlib.Path) -> list[dict[str, str]]:
+    """Rows of the clips that have a class; the others are not of the task."""
     with open(data / "metadata.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] in ("train", "test")]
+        return [row for row in csv.DictReader(file) if row["split"] in ("train", "test")]
+
+
+def write_lists(data: pathlib.Path, fold: str, out: pathlib.Path) -> None:
+    """Writes train.csv and test.csv of a fold."""
+    rows = read_rows(data)
     out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         with open(out / f"{split}.csv", "w", newline="", encoding="utf-8") as file:

@@ -12,7 +12,6 @@ mean token ("over time"); or the clip's mean token alone.
 """
 
 import argparse
-import csv
 import json
 import pathlib
 import resource
@@ -28,7 +27,7 @@ from jaxvid import checkpoint, evaluate, sharding, train, zoo
 from jaxvid import config as configs
 from jaxvid.data import build, datasets, decode, pipeline, toy
 from jaxvid.preprocess import normalizer
-from tests.bench_gestures import write_lists
+from tests.bench_gestures import read_rows, write_lists
 
 ENCODER = {"dim": 96, "depth": 3, "heads": 4, "patch": 8, "img_size": 48}
 DECODER = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 4}
@@ -40,16 +39,16 @@ KINDS = ("over time", "mean token")
 
 def keep_motion(data: pathlib.Path, clips: pathlib.Path) -> None:
     """Writes the clips of `metadata.csv` anew, with grey where they are as in their median."""
-    with open(data / "metadata.csv", newline="", encoding="utf-8") as file:
-        paths = [row["path"] for row in csv.DictReader(file) if row["split"] in ("train", "test")]
-    for path in paths:
+    partial = clips.with_name(clips.name + ".partial")  # A kill leaves no half of the folder.
+    for path in (row["path"] for row in read_rows(data)):
         frames = np.stack(list(decode.read_frames(data / path, SHORT_SIDE))).astype(np.float32)
         change = frames - np.median(frames, axis=0)
         change = np.sign(change) * np.maximum(np.abs(change) - NOISE, 0)
         frames = np.clip(128 + CONTRAST * change, 0, 255).astype(np.uint8)
-        (clips / path).parent.mkdir(parents=True, exist_ok=True)
+        (partial / path).parent.mkdir(parents=True, exist_ok=True)
         height, width = (size - size % 2 for size in frames.shape[1:3])
-        toy.write_clip(clips / path, frames[:, :height, :width], fps=30)
+        toy.write_clip(partial / path, frames[:, :height, :width], fps=30)
+    partial.rename(clips)
 
 
 def get_config(records: pathlib.Path, epochs: float) -> ml_collections.ConfigDict:
