@@ -126,6 +126,7 @@ def from_row(
         "mixup_switch_prob": 0.5,
         "mask_ratio": recipe.mask_ratio,
         "decoder_mask_ratio": recipe.decoder_mask_ratio,
+        "normalize_cubes": True,
         "accumulate_steps": 1,
         "ema_decay": 0.0,
         "freeze_norm": recipe.freeze_norm,

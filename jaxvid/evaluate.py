@@ -266,8 +266,9 @@ def write_reconstructions(
     """Writes what can be said of filled-in videos into `folder`; only process 0 does.
 
     `losses.csv` holds the loss of each video, `result.json` their mean and the protocol,
-    `reconstructions.png` some clips, what was seen of them, and what was made of that; the mean
-    colour of each cube is the clip's own, as it is no part of the answer.
+    `reconstructions.png` some clips, what was seen of them, and what was made of that. Where cubes
+    are normalised, the mean colour and contrast of each are the clip's own, as they are no part of
+    the answer.
     """
     if jax.process_index() != 0:
         return
@@ -276,11 +277,16 @@ def write_reconstructions(
         writer = csv.writer(file)
         writer.writerow(["path", "loss"])
         writer.writerows([path, f"{loss:.4f}"] for path, loss in zip(paths, losses, strict=True))
-    about = _protocol(config) | {"mask_ratio": config.train.mask_ratio}
+    train = config.train
+    about = _protocol(config) | {
+        "mask_ratio": train.mask_ratio,
+        "normalize_cubes": train.normalize_cubes,
+    }
     text = json.dumps(about | metrics.reconstruction(losses).figures, indent=1)
     (folder / "result.json").write_text(text + "\n")
+    made = "detail filled in" if train.normalize_cubes else "filled in"
     captions = [
-        f"{path}: clip, what was seen of it, detail filled in (loss {loss:.3f})"
+        f"{path}: clip, what was seen of it, {made} (loss {loss:.3f})"
         for path, loss in zip(paths, losses, strict=True)
     ]
     draw.reconstructions(pictures, captions[: len(pictures)], folder / "reconstructions.png")

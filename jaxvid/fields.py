@@ -176,7 +176,7 @@ _OF_CLASSES = (
     "train.mixup",
     "train.teacher",
 )
-_OF_MASKS = ("train.mask_ratio", "train.decoder_mask_ratio")
+_OF_MASKS = ("train.mask_ratio", "train.decoder_mask_ratio", "train.normalize_cubes")
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -7,11 +7,13 @@ A clip [T, H, W, C] is a grid [T', H', W'] of cubes, whose places are counted ro
 pixels are counted through time, height and width.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from jaxvid.errors import JaxvidError
@@ -20,6 +22,8 @@ DECODER_RATIOS = (0.0, 0.25, 0.5, 0.75)
 """What `config.train.decoder_mask_ratio` may be: of four neighbours none to three are left out."""
 Cube = tuple[int, int, int]
 """Frames, rows and columns of a cube, or of a grid of cubes."""
+Scale = tuple[Sequence[float], Sequence[float]]
+"""Means and deviations of channels, of pixels of 0..255."""
 
 
 class Masks(NamedTuple):
@@ -124,24 +128,35 @@ def join(cubes: jax.Array, grid: Cube, cube: Cube) -> jax.Array:
     return parts.reshape(batch, *(n * side for n, side in zip(grid, cube, strict=True)), channels)
 
 
-def statistics(cubes: jax.Array) -> tuple[jax.Array, jax.Array]:
+def scale_of(config: ml_collections.ConfigDict) -> Scale | None:
+    """What targets are normalised by, as `config.train.normalize_cubes` says."""
+    if config.train.normalize_cubes:
+        return None
+    return tuple(config.data.mean), tuple(config.data.std)
+
+
+def statistics(cubes: jax.Array, scale: Scale | None = None) -> tuple[jax.Array, jax.Array]:
     """Mean and standard deviation [B, L, 1, C] of each channel of cubes [B, L, pixels, C] of 0..1.
 
-    The deviation is that of a sample (one degree of freedom less), and 1e-6 more than it is, so
-    that what has one colour can be divided by it.
+    With a `scale` they are that for all cubes. Else the deviation is that of a sample (one degree
+    of freedom less), and 1e-6 more than it is, so that what has one colour can be divided by it.
     """
+    if scale:
+        shape = (*cubes.shape[:2], 1, cubes.shape[-1])
+        mean, deviation = (jnp.asarray(part, jnp.float32) / 255 for part in scale)
+        return jnp.broadcast_to(mean, shape), jnp.broadcast_to(deviation, shape)
     mean = cubes.mean(-2, keepdims=True)
     return mean, cubes.std(-2, keepdims=True, ddof=1) + 1e-6
 
 
-def targets(video: jax.Array, masks: Masks, cube: Cube) -> jax.Array:
+def targets(video: jax.Array, masks: Masks, cube: Cube, scale: Scale | None = None) -> jax.Array:
     """What a network should answer: the decoded cubes [B, D, pixels, C] of uint8 video, normalised.
 
-    Each channel of a cube is normalised by its own mean and deviation.
+    Each channel of a cube is normalised by `scale`, or by its own mean and deviation.
     """
     cubes = jnp.take_along_axis(cut(video, cube), masks.decoded[..., None, None], axis=1)
     cubes = cubes.astype(jnp.float32) / 255
-    mean, deviation = statistics(cubes)
+    mean, deviation = statistics(cubes, scale)
     return (cubes - mean) / deviation
 
 
@@ -154,16 +169,18 @@ def errors(pixels: jax.Array, wanted: jax.Array, masks: Masks) -> tuple[jax.Arra
     return (each * masks.counted).sum(-1), masks.counted.sum(-1)
 
 
-def fill_in(video: jax.Array, pixels: jax.Array, masks: Masks, cube: Cube) -> jax.Array:
+def fill_in(
+    video: jax.Array, pixels: jax.Array, masks: Masks, cube: Cube, scale: Scale | None = None
+) -> jax.Array:
     """Pictures of what was seen and answered: uint8 [B, 3, T, H, W, C] of uint8 video.
 
     They are the clip itself, what the encoder saw of it on grey, and the latter with the answers
-    `pixels` [B, D, pixels, C] filled in. An answer is about contrasts: each channel of a cube is
-    given the mean and the deviation that it has in the clip.
+    `pixels` [B, D, pixels, C] filled in. Without a `scale` an answer is about contrasts: each
+    channel of a cube is given the mean and the deviation that it has in the clip.
     """
     grid = grid_of(video.shape[1:], cube)
     cubes = cut(video, cube).astype(jnp.float32) / 255
-    mean, deviation = statistics(cubes)
+    mean, deviation = statistics(cubes, scale)
 
     def put(onto: jax.Array, places: jax.Array, what: jax.Array) -> jax.Array:
         return jax.vmap(lambda cubes, places, what: cubes.at[places].set(what))(onto, places, what)

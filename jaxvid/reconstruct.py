@@ -25,13 +25,14 @@ Masks are drawn from the seed and these numbers, so that they are the same in ea
 def make_scorer(model: nn.Module, config: ml_collections.ConfigDict) -> Tested:
     """A function that gives the losses [B, 1], means over views, which are scanned one by one."""
     answer = _make_answer(model, config, config.train.decoder_mask_ratio)
-    cube = masking.cube_of(model)
+    cube, scale = masking.cube_of(model), masking.scale_of(config)
 
     def score(variables: Any, video: jax.Array, numbers: jax.Array) -> jax.Array:
         def one(total: jax.Array, view: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             clips, place = view
             pixels, masks = answer(variables, clips, numbers, place)
-            sums, counts = masking.errors(pixels, masking.targets(clips, masks, cube), masks)
+            wanted = masking.targets(clips, masks, cube, scale)
+            sums, counts = masking.errors(pixels, wanted, masks)
             return total + sums / counts, None
 
         batch, views = video.shape[:2]
@@ -49,12 +50,12 @@ def make_filler(model: nn.Module, config: ml_collections.ConfigDict) -> Tested:
     Whatever share the decoder is trained to answer for, here it fills in all.
     """
     answer = _make_answer(model, config, 0.0)
-    cube = masking.cube_of(model)
+    cube, scale = masking.cube_of(model), masking.scale_of(config)
 
     def fill(variables: Any, video: jax.Array, numbers: jax.Array) -> jax.Array:
         clips = video[:, 0]
         pixels, masks = answer(variables, clips, numbers, 0)
-        pictures = masking.fill_in(clips, pixels, masks, cube)[:PICTURES]
+        pictures = masking.fill_in(clips, pixels, masks, cube, scale)[:PICTURES]
         length = pictures.shape[2]
         return pictures[:, :, np.linspace(0, length - 1, min(length, MOMENTS)).astype(int)]
 

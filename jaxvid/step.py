@@ -175,11 +175,13 @@ def make_reconstruction_update(
     accumulate: int = 1,
     ema_decay: float = 0.0,
     prepare: Callable[[jax.Array], jax.Array],
+    scale: masking.Scale | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """One step of filling in: (state, video, masks, rng) -> (state, {loss, grad_norm}).
 
     `video` is uint8 [B, T, H, W, C], which `prepare` normalises, `masks` a `masking.Masks`. The
-    loss is the mean squared error over the cubes that count. For the rest see `make_update`.
+    loss is the mean squared error over the cubes that count, which are normalised by `scale`, or
+    each by its own mean and deviation. For the rest see `make_update`.
     """
     cube = masking.cube_of(model)
 
@@ -194,7 +196,8 @@ def make_reconstruction_update(
                 decoded=masks.decoded,
                 rngs={"dropout": rng},
             )
-        sums, counts = masking.errors(pixels, masking.targets(part["video"], masks, cube), masks)
+        wanted = masking.targets(part["video"], masks, cube, scale)
+        sums, counts = masking.errors(pixels, wanted, masks)
         return sums.sum() / counts.sum(), (stats, {})
 
     descend = make_descent(
@@ -285,7 +288,8 @@ def make_train_step(
         "prepare": normalizer(config.data, jnp.dtype(config.model.dtype)),
     }
     if config.train.loss == "pixels":
-        update = make_reconstruction_update(model, optimizer, **shared)
+        scale = masking.scale_of(config)
+        update = make_reconstruction_update(model, optimizer, scale=scale, **shared)
         make = _make_filling(update, masking.cube_of(model), config)
     else:
         update = make_update(

@@ -11,6 +11,7 @@ from jaxvid.errors import JaxvidError
 GRID, CUBE = (4, 6, 4), (2, 3, 5)
 CLIP = (8, 18, 20, 3)
 CELLS = 4 * 6 * 4
+SCALE = ((110.0, 120.0, 100.0), (60.0, 50.0, 55.0))
 
 
 def keys(count=8, seed=0):
@@ -109,7 +110,7 @@ def test_cubes_stand_in_their_places_and_join_again():
     np.testing.assert_array_equal(masking.join(cubes, GRID, CUBE), clips)
 
 
-def test_targets_are_normalised_cube_by_cube_and_channel_by_channel():
+def test_targets_are_normalised_cube_by_cube_or_by_a_scale_and_channel_by_channel():
     clips = video()
     clips[0, :2, :3, :5] = 77
     masks = masking.draw(keys(2), GRID, 0.75)
@@ -119,6 +120,9 @@ def test_targets_are_normalised_cube_by_cube_and_channel_by_channel():
     expected = (cube - cube.mean(0)) / (cube.std(0, ddof=1) + 1e-6)
     np.testing.assert_allclose(wanted[1, 5], expected, rtol=1e-4, atol=1e-5)
     assert np.abs(wanted[0, 0]).max() < 0.2  # One colour: nothing but rounding.
+    scaled = masking.targets(clips, masks, CUBE, SCALE)
+    expected = (255 * cube - SCALE[0]) / SCALE[1]
+    np.testing.assert_allclose(scaled[1, 5], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_only_cubes_that_count_cost():
@@ -132,10 +136,12 @@ def test_only_cubes_that_count_cost():
     np.testing.assert_allclose(sums / counts, 4.0)
 
 
-def test_filled_in_clips_show_the_clip_where_the_answer_is_right():
+@pytest.mark.parametrize("scale", [None, SCALE])
+def test_filled_in_clips_show_the_clip_where_the_answer_is_right(scale):
     clips = video()
     masks = masking.draw(keys(2), GRID, 0.5)
-    pictures = masking.fill_in(clips, masking.targets(clips, masks, CUBE), masks, CUBE)
+    answers = masking.targets(clips, masks, CUBE, scale)
+    pictures = masking.fill_in(clips, answers, masks, CUBE, scale)
     assert pictures.shape == (2, 3, *CLIP) and pictures.dtype == np.uint8
     np.testing.assert_array_equal(pictures[:, 0], clips)
     np.testing.assert_array_equal(pictures[:, 2], clips)

@@ -67,7 +67,8 @@ def test_a_run_leaves_its_losses_and_a_picture(trained):
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     tested = [line["test_loss"] for line in lines if "test_loss" in line]
     result = json.loads((trained / "eval" / "result.json").read_text())
-    assert tested == [result["loss"]] and result["videos"] == 8 and result["mask_ratio"] == 0.75
+    assert tested == [result["loss"]] and result["videos"] == 8
+    assert result["mask_ratio"] == 0.75 and result["normalize_cubes"] is True
     with open(trained / "eval" / "losses.csv", newline="") as file:
         each = [float(row["loss"]) for row in csv.DictReader(file)]
     assert np.mean(each) == pytest.approx(result["loss"], abs=1e-4) and len(set(each)) > 1
@@ -94,6 +95,19 @@ def test_evaluation_gives_the_loss_of_training_whatever_the_batch(trained, folde
     result = evaluate.evaluate(c, tmp_path)
     before = json.loads((trained / "eval" / "result.json").read_text())
     assert result.loss == pytest.approx(before["loss"], rel=1e-5)
+
+
+def test_cubes_may_be_normalised_as_clips_are(folder, tmp_path):
+    c = pretraining(folder, stop=1)
+    c.train.normalize_cubes = False
+    c.data.update({"mean": (2805.0, 2805.0, 2805.0), "std": (255.0, 255.0, 255.0)})
+    train.train(c, tmp_path)  # Of a rate of zero.
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    c.init = str(tmp_path)
+    tested = evaluate.evaluate(c, tmp_path).loss
+    c.train.normalize_cubes = True
+    assert evaluate.evaluate(c, tmp_path).loss < 5
+    assert first["loss"] > 80 and tested > 80  # Pixels are about 0.5 - 11, and answers about 0.
 
 
 def test_fine_tuning_and_probing_take_the_encoder_and_say_what_is_new(
