@@ -3,15 +3,20 @@
     python -m tests.bench_pretrain --data=../shared/data/gestures --out=runs/pretrain_gestures
 
 Backgrounds tell scenes apart and gestures not, and a few hundred clips do not teach a network to
-look past them: so of each clip what differs from its median over time is kept, on grey. For each
-fold of scenes of `metadata.csv`, a small VideoMAE is pretrained on the clips of the other folds,
-whose labels it does not see. Then linear classifiers learn from those clips and answer for the
-fold's, on top of that encoder, which stays as it is, and on top of the same encoder as it was
-before its first step. What they are given is the mean token of each time step, less the clip's
-mean token ("over time"); or the clip's mean token alone.
+look past them: so of each clip it is kept how much it differs from its median over time, blurred.
+For each fold of scenes of `metadata.csv`, a small VideoMAE is pretrained on the clips of the other
+folds, whose labels it does not see; it answers for pixels, as where something moves is what there
+is to learn. Then linear classifiers learn from those clips, each of them whole and in augmented
+views, and answer for the fold's, on top of that encoder, which stays as it is, and on top of the
+same encoder as it was before its first step. What they are given is the clip's mean token, as in
+VideoMAE's own classifier; or the mean token of each time step, less the clip's ("over time").
+
+Runs that are complete in the folder `out` are not trained again, so that folds may be trained side
+by side with `--folds` and then be probed together.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import resource
@@ -23,61 +28,103 @@ import ml_collections
 import numpy as np
 import optax
 
-from jaxvid import checkpoint, evaluate, sharding, train, zoo
+from jaxvid import checkpoint, train, zoo
 from jaxvid import config as configs
 from jaxvid.data import build, datasets, decode, pipeline, toy
 from jaxvid.preprocess import normalizer
 from tests.bench_gestures import read_rows, write_lists
 
-ENCODER = {"dim": 96, "depth": 3, "heads": 4, "patch": 8, "img_size": 48}
+ENCODER = {"dim": 96, "depth": 3, "heads": 4, "patch": 4, "img_size": 32}
 DECODER = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 4}
 SHORT_SIDE = 80
-NOISE = 14  # Grey levels of change that cameras and codecs make by themselves.
-CONTRAST = 1.5
+NOISE = 10  # Grey levels of change that cameras and codecs make by themselves.
+BLUR = 2  # Pixels: what the smallest cubes hide can then be told from their neighbours.
+CONTRAST = 4
+MEAN, DEVIATION = 47.0, 72.0  # Of the pixels of the clips so made.
+VIEWS = 5  # Augmented ones of each clip that a classifier learns from.
 KINDS = ("over time", "mean token")
 
 
 def keep_motion(data: pathlib.Path, clips: pathlib.Path) -> None:
-    """Writes the clips of `metadata.csv` anew, with grey where they are as in their median."""
+    """Writes the clips of `metadata.csv` anew, white where they differ from their median."""
     partial = clips.with_name(clips.name + ".partial")  # A kill leaves no half of the folder.
     for path in (row["path"] for row in read_rows(data)):
         frames = np.stack(list(decode.read_frames(data / path, SHORT_SIDE))).astype(np.float32)
-        change = frames - np.median(frames, axis=0)
-        change = np.sign(change) * np.maximum(np.abs(change) - NOISE, 0)
-        frames = np.clip(128 + CONTRAST * change, 0, 255).astype(np.uint8)
+        change = np.abs(frames - np.median(frames, axis=0)).max(-1)
+        change = np.clip(CONTRAST * blur(np.maximum(change - NOISE, 0)), 0, 255).astype(np.uint8)
+        height, width = (size - size % 2 for size in change.shape[1:])
         (partial / path).parent.mkdir(parents=True, exist_ok=True)
-        height, width = (size - size % 2 for size in frames.shape[1:3])
-        toy.write_clip(partial / path, frames[:, :height, :width], fps=30)
+        picture = np.repeat(change[:, :height, :width, None], 3, axis=-1)
+        toy.write_clip(partial / path, picture, fps=30)
     partial.rename(clips)
 
 
+def blur(frames: np.ndarray) -> np.ndarray:
+    """Frames [T, H, W] with each row and column convolved with a Gaussian."""
+    offsets = np.arange(-4 * BLUR, 4 * BLUR + 1)
+    weights = np.exp(-(offsets**2) / (2 * BLUR**2))
+    for axis in (1, 2):
+        ends = [(4 * BLUR, 4 * BLUR) if axis == other else (0, 0) for other in range(3)]
+        windows = np.lib.stride_tricks.sliding_window_view(
+            np.pad(frames, ends, mode="edge"), len(weights), axis
+        )
+        frames = windows @ (weights / weights.sum()).astype(np.float32)
+    return frames
+
+
 def get_config(records: pathlib.Path, epochs: float) -> ml_collections.ConfigDict:
-    """Pretraining on 16 frames of the whole clip, never mirrored."""
+    """Pretraining on 16 frames of the whole clip, of which half are mirrored."""
     c = configs.from_row("videomae_pretrain_vit_b", dataset="gestures", data_dir=str(records))
     c.model.overrides.update(ENCODER | DECODER)
     c.data.update(
-        {"crop": 48, "crop_mode": "whole", "area": (0.7, 1.0), "aspect": (0.9, 1.1), "flip": 0.0}
+        {"crop": 32, "crop_mode": "whole", "area": (0.5, 1.0), "aspect": (0.9, 1.1), "flip": 0.5}
     )
-    c.data.update({"rand_augment": "", "random_erasing": 0.0, "repeats": 1, "trim": 0.1})
+    c.data.update({"rand_augment": "", "random_erasing": 0.0, "repeats": 1, "trim": 0.2})
+    c.data.update({"mean": 3 * (MEAN,), "std": 3 * (DEVIATION,)})
     for part in (c.data, c.test):
         part.sampling.update({"sampler": "uniform", "clip_len": 16, "num_clips": 1})
-    c.test.update({"crops": "whole", "crop": 48, "batch_size": 16})
+    c.test.update({"crops": "whole", "crop": 32, "batch_size": 16})
     c.train.update({"batch_size": 16, "epochs": epochs, "eval_epochs": epochs, "log_steps": 20})
-    c.train.update({"mask_ratio": 0.75, "decoder_mask_ratio": 0.5})
+    c.train.update({"mask_ratio": 0.75, "decoder_mask_ratio": 0.75})
+    c.train.normalize_cubes = False
     c.optim.update({"name": "adamw", "schedule": "cosine", "final_lr": 0.0, "layer_decay": 1.0})
-    c.optim.update({"lr": 2e-3, "warmup_epochs": epochs / 20, "clip_norm": 1.0})
+    c.optim.update({"lr": 1e-3, "warmup_epochs": epochs / 20, "clip_norm": 1.0})
     return c
 
 
 class Encoded(NamedTuple):
-    """What the encoder makes of a split's videos: features [videos, D] by kind, labels [videos]."""
+    """What the encoder makes of clips: features [clips, D] by kind, labels [clips]."""
 
     features: dict[str, np.ndarray]
     labels: np.ndarray
 
 
-def encode(c: ml_collections.ConfigDict, workdir: pathlib.Path, split: str) -> Encoded:
-    """Encodes the middle of all videos of a split with the encoder that `workdir` holds."""
+def read_clips(
+    c: ml_collections.ConfigDict, split: str, views: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clips [videos x (1 + views), T, H, W, C] of a split and their labels, in order of views.
+
+    The first view of each video is all of it; the others are augmented, but not mirrored: there
+    are classes that only left and right tell apart.
+    """
+    c = c.copy_and_resolve_references()
+    c.train.loss = "softmax"  # So that the batches hold labels.
+    c.data.update({"area": (0.7, 1.0), "trim": 0.1, "flip": 0.0})
+    videos = datasets.open_split(c.data, split)
+    batches = [(b["video"][:, 0], b["label"]) for b in pipeline.test_batches(videos, c)]
+    clips, labels = (np.concatenate(part)[: len(videos)] for part in zip(*batches, strict=True))
+    drawn = itertools.islice(
+        pipeline.train_batches(videos, c), views * len(videos) // c.train.batch_size
+    )
+    more = [(batch["video"], batch["label"]) for batch in drawn]
+    parts = zip((clips, labels), *more, strict=True)
+    return tuple(np.concatenate(part) for part in parts)
+
+
+def encode(
+    c: ml_collections.ConfigDict, workdir: pathlib.Path, clips: np.ndarray, labels: np.ndarray
+) -> Encoded:
+    """Encodes clips with the encoder that `workdir` holds."""
     model = zoo.create_model(c.model.name, **c.model.overrides)
     normalize = normalizer(c.data)
 
@@ -85,17 +132,13 @@ def encode(c: ml_collections.ConfigDict, workdir: pathlib.Path, split: str) -> E
     def embed(variables, video):
         # No cube needs an answer: one is asked for as none cannot be.
         one = jnp.zeros((len(video), 1), jnp.int32)
-        _, out = model.apply(variables, normalize(video[:, 0]), decoded=one)
-        return out["stage1"].mean((2, 3)).reshape(len(video), -1)
+        _, out = model.apply(variables, normalize(video), decoded=one)
+        return out["stage1"].mean((2, 3))
 
-    mesh = sharding.make_mesh()
-    videos = datasets.open_split(c.data, split)
-    variables = jax.device_put(checkpoint.load(workdir / "checkpoints"), sharding.replicated(mesh))
-    c = c.copy_and_resolve_references()
-    c.train.loss = "softmax"  # So that the batches hold labels.
-    batches = pipeline.test_batches(videos, c)
-    tokens, labels = evaluate.score_batches(embed, variables, batches, len(videos), mesh, split)
-    tokens = tokens.reshape(len(tokens), -1, model.dim)
+    variables = checkpoint.load(workdir / "checkpoints")
+    starts = range(0, len(clips), c.test.batch_size)
+    parts = [np.asarray(embed(variables, clips[at : at + c.test.batch_size])) for at in starts]
+    tokens = np.concatenate(parts)
     mean = tokens.mean(1)
     course = (tokens - mean[:, None]).reshape(len(tokens), -1)
     return Encoded(dict(zip(KINDS, (course, mean), strict=True)), labels)
@@ -141,7 +184,7 @@ def main() -> None:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the clips")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the runs")
     parser.add_argument("--folds", default="0,1,2,3,4")
-    parser.add_argument("--epochs", type=float, default=50.0, help="of pretraining")
+    parser.add_argument("--epochs", type=float, default=160.0, help="of pretraining")
     args = parser.parse_args()
     print(f"{jax.device_count()} {jax.default_backend()} device(s)")
     clips = args.out / "clips"
@@ -161,8 +204,9 @@ def main() -> None:
         train.train(c, out / "random")
         logged = losses(out / "pretrained")
         line = f"fold {fold}: loss {logged[0][1]:.3f}, in the end {logged[-1][1]:.3f}; probes"
+        clips_of = [read_clips(c, "train", VIEWS), read_clips(c, "test")]
         for name in ("pretrained", "random"):
-            known, asked = (encode(c, out / name, split) for split in ("train", "test"))
+            known, asked = (encode(c, out / name, *of) for of in clips_of)
             for kind in KINDS:
                 hits = probe(known, asked, kind)
                 right.setdefault((kind, name), []).append(hits)
