@@ -102,10 +102,10 @@ class Encoded(NamedTuple):
 def read_clips(
     c: ml_collections.ConfigDict, split: str, views: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clips [videos x (1 + views), T, H, W, C] of a split and their labels, in order of views.
+    """Clips [N, T, H, W, C] of a split and their labels [N].
 
-    The first view of each video is all of it; the others are augmented, but not mirrored: there
-    are classes that only left and right tell apart.
+    First all of each video; then, in whole batches, up to `views` augmented views of each, not
+    mirrored: there are classes that only left and right tell apart.
     """
     c = c.copy_and_resolve_references()
     c.train.loss = "softmax"  # So that the batches hold labels.
