@@ -73,6 +73,7 @@ def test_what_is_told_joins_behind_the_slow_channels():
     variables, forward = network("slowfast_test")
     variables = deaf(variables)
     stage2 = forward(variables, VIDEO)[1]["stage2"]
+    variables = copy.deepcopy(variables)  # The call above may still be reading the old ones.
     for i, told in enumerate((4, 16), start=1):
         block = variables["params"]["slow"][f"layer{i}_0"]
         for unit in ("conv1", "downsample"):
