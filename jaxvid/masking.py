@@ -160,12 +160,14 @@ def targets(video: jax.Array, masks: Masks, cube: Cube, scale: Scale | None = No
     return (cubes - mean) / deviation
 
 
-def errors(pixels: jax.Array, wanted: jax.Array, masks: Masks) -> tuple[jax.Array, jax.Array]:
+def errors(
+    video: jax.Array, pixels: jax.Array, masks: Masks, cube: Cube, scale: Scale | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Sums [B] of the counted cubes' mean squared errors, and how many [B] count.
 
-    `pixels` and `wanted` are [B, D, pixels, C].
+    The errors are those of the answers `pixels` [B, D, pixels, C] to the `targets` of uint8 video.
     """
-    each = jnp.square(pixels - wanted).mean((-2, -1))
+    each = jnp.square(pixels - targets(video, masks, cube, scale)).mean((-2, -1))
     return (each * masks.counted).sum(-1), masks.counted.sum(-1)
 
 

@@ -31,8 +31,7 @@ def make_scorer(model: nn.Module, config: ml_collections.ConfigDict) -> Tested:
         def one(total: jax.Array, view: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             clips, place = view
             pixels, masks = answer(variables, clips, numbers, place)
-            wanted = masking.targets(clips, masks, cube, scale)
-            sums, counts = masking.errors(pixels, wanted, masks)
+            sums, counts = masking.errors(clips, pixels, masks, cube, scale)
             return total + sums / counts, None
 
         batch, views = video.shape[:2]

@@ -196,8 +196,7 @@ def make_reconstruction_update(
                 decoded=masks.decoded,
                 rngs={"dropout": rng},
             )
-        wanted = masking.targets(part["video"], masks, cube, scale)
-        sums, counts = masking.errors(pixels, wanted, masks)
+        sums, counts = masking.errors(part["video"], pixels, masks, cube, scale)
         return sums.sum() / counts.sum(), (stats, {})
 
     descend = make_descent(

@@ -11,7 +11,19 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvid import checkpoint, config, evaluate, fields, masking, parts, predictor, step, train, zoo
+from jaxvid import (
+    checkpoint,
+    config,
+    draw,
+    evaluate,
+    fields,
+    masking,
+    parts,
+    predictor,
+    step,
+    train,
+    zoo,
+)
 from jaxvid.data import build, toy
 from jaxvid.errors import JaxvidError
 
@@ -97,7 +109,9 @@ def test_evaluation_gives_the_loss_of_training_whatever_the_batch(trained, folde
     assert result.loss == pytest.approx(before["loss"], rel=1e-5)
 
 
-def test_cubes_may_be_normalised_as_clips_are(folder, tmp_path):
+def test_cubes_may_be_normalised_as_clips_are(folder, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(draw, "reconstructions", lambda *drawn: shown.append(drawn[:2]))
     c = pretraining(folder, stop=1)
     c.train.normalize_cubes = False
     c.data.update({"mean": (2805.0, 2805.0, 2805.0), "std": (255.0, 255.0, 255.0)})
@@ -108,6 +122,14 @@ def test_cubes_may_be_normalised_as_clips_are(folder, tmp_path):
     c.train.normalize_cubes = True
     assert evaluate.evaluate(c, tmp_path).loss < 5
     assert first["loss"] > 80 and tested > 80  # Pixels are about 0.5 - 11, and answers about 0.
+    # What is filled in is about 11, and so white; or else the colours of the cubes themselves.
+    for (pictures, captions), made in zip(
+        shown[-2:], ("filled in", "detail filled in"), strict=True
+    ):
+        _, seen, filled = np.moveaxis(pictures, 1, 0)
+        hidden = (seen == 128).all(-1)
+        assert (filled[hidden] == 255).all() == (made == "filled in")
+        assert all(f"what was seen of it, {made} (loss" in caption for caption in captions)
 
 
 def test_fine_tuning_and_probing_take_the_encoder_and_say_what_is_new(
