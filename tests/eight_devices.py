@@ -2,7 +2,7 @@
 
 For `test_sharding.py`, in a process of its own: the number of devices cannot be changed later.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/eight_devices.py FOLDER
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/eight_devices.py ROW FOLDER
 """
 
 import json
@@ -17,20 +17,22 @@ from jaxvid import checkpoint, config, optim, sharding, step, zoo
 
 STEPS = 4
 PLACES = {"one": (1, "replicated"), "all": (8, "replicated"), "split": (8, "fsdp")}
-CONFIG = config.from_row("tsn_test", runlocal=True)
-MODEL = zoo.create_model("tsn_test", 8)
+CLIP = (2, 32, 32, 3)
+CONFIG = config.from_row(sys.argv[1], runlocal=True)
+CONFIG.optim.warmup_epochs = 0.0
+MODEL = zoo.create_model(sys.argv[1], 0 if CONFIG.train.loss == "pixels" else 8)
 OPTIMIZER = optim.make_optimizer(CONFIG.optim, optim.make_schedule(CONFIG.optim, STEPS, 1.0))
 
 
 def batch(number):
     rng = np.random.default_rng(number)
-    video = rng.integers(0, 256, (8, 2, 32, 32, 3), np.uint8)
-    return {"video": video, "label": rng.permutation(8).astype(np.int32)}
+    video = rng.integers(0, 256, (8, *CLIP), np.uint8)
+    labels = {} if CONFIG.train.loss == "pixels" else {"label": rng.permutation(8).astype(np.int32)}
+    return {"video": video, **labels}
 
 
 def init():
-    clip = jnp.zeros((1, 2, 32, 32, 3))
-    variables = MODEL.init(jax.random.key(0), clip, train=False)
+    variables = MODEL.init(jax.random.key(0), jnp.zeros((1, *CLIP)), train=False)
     return step.make_state(variables, OPTIMIZER)
 
 
@@ -89,4 +91,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[2]))

@@ -97,14 +97,15 @@ def test_arrays_are_split_along_their_largest_dimension_that_divides(shape, spli
 # ---- eight simulated devices
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+@pytest.fixture(scope="module", params=["tsn_test", "videomae_pretrain_test"])
+def measured(request, tmp_path_factory):
     root = pathlib.Path(__file__).parent
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "PYTHONPATH": str(root.parent),
     }
-    words = [sys.executable, root / "eight_devices.py", tmp_path_factory.mktemp("eight")]
+    folder = tmp_path_factory.mktemp("eight")
+    words = [sys.executable, root / "eight_devices.py", request.param, folder]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -119,6 +120,7 @@ def test_eight_devices_train_as_one_does(measured):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("measured", ["tsn_test"], indirect=True)  # The other's arrays are tiny.
 def test_a_split_state_takes_an_eighth_of_a_devices_memory(measured):
     held = measured["held"]
     assert held["one"] == held["all"]
