@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from converters.names import in_order
 from converters.pickles import DTYPES, STORAGES
 from jaxvid.errors import JaxvidError
 
@@ -65,8 +66,12 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    return memoryview(native.reshape(-1).view(np.uint8)) if native.size else memoryview(b"")
+    if not array.size:
+        return memoryview(b"")
+    native = array.dtype.newbyteorder("=")
+    if not array.flags.c_contiguous or array.dtype != native:
+        array = in_order(array, native)
+    return memoryview(array.reshape(-1).view(np.uint8))
 
 
 def _describe(state_dict: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
