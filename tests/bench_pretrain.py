@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the clips")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the runs")
     parser.add_argument("--folds", default="0,1,2,3,4")
-    parser.add_argument("--epochs", type=float, default=160.0, help="of pretraining")
+    parser.add_argument("--epochs", type=float, default=320.0, help="of pretraining")
     args = parser.parse_args()
     print(f"{jax.device_count()} {jax.default_backend()} device(s)")
     clips = args.out / "clips"
