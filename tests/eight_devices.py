@@ -18,17 +18,17 @@ from jaxvid import checkpoint, config, optim, sharding, step, zoo
 STEPS = 4
 PLACES = {"one": (1, "replicated"), "all": (8, "replicated"), "split": (8, "fsdp")}
 CLIP = (2, 32, 32, 3)
-CONFIG = config.from_row(sys.argv[1], runlocal=True)
+ROW = sys.argv[1]
+CONFIG = config.from_row(ROW, runlocal=True)
 CONFIG.optim.warmup_epochs = 0.0
-MODEL = zoo.create_model(sys.argv[1], 0 if CONFIG.train.loss == "pixels" else 8)
+MODEL = zoo.create_model(ROW, 0 if zoo.pretrains(ROW) else 8)
 OPTIMIZER = optim.make_optimizer(CONFIG.optim, optim.make_schedule(CONFIG.optim, STEPS, 1.0))
 
 
 def batch(number):
     rng = np.random.default_rng(number)
     video = rng.integers(0, 256, (8, *CLIP), np.uint8)
-    labels = {} if CONFIG.train.loss == "pixels" else {"label": rng.permutation(8).astype(np.int32)}
-    return {"video": video, **labels}
+    return {"video": video, "label": rng.permutation(8).astype(np.int32)}
 
 
 def init():

@@ -124,16 +124,22 @@ def test_targets_are_normalised_cube_by_cube_or_by_a_scale_and_channel_by_channe
     np.testing.assert_allclose(scaled[1, 5], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [None, SCALE])
-def test_only_cubes_that_count_cost(scale):
+def test_only_cubes_that_count_cost():
     masks = masking.draw(keys(2), GRID, 0.75, 0.5)
     counted = np.asarray(masks.counted)
     assert not counted.all()
-    clips = video(len(counted))
-    wanted = masking.targets(clips, masks, CUBE, scale)
-    answer = wanted + np.where(counted[..., None, None], 2.0, 100.0).astype(np.float32)
-    sums, counts = masking.errors(clips, answer, masks, CUBE, scale)
+    answer = np.where(counted[..., None, None], 2.0, 100.0) * np.ones((30, 3), np.float32)
+    black = np.zeros_like(video())  # All its targets are zero.
+    sums, counts = masking.errors(black, answer, masks, CUBE)
     np.testing.assert_array_equal(counts, counted.sum(1))
+    np.testing.assert_allclose(sums / counts, 4.0)
+
+
+@pytest.mark.parametrize("scale", [None, SCALE])
+def test_an_answer_costs_as_far_as_it_is_from_the_target(scale):
+    clips, masks = video(), masking.draw(keys(2), GRID, 0.75)
+    answer = masking.targets(clips, masks, CUBE, scale) + 2
+    sums, counts = masking.errors(clips, answer, masks, CUBE, scale)
     np.testing.assert_allclose(sums / counts, 4.0, rtol=1e-5)
 
 
