@@ -194,6 +194,13 @@ class Video:
         return stated if abs(stated / measured - 1) < _RATE_ERROR else measured
 
 
+def _open(av: Any, name: str, **options: str) -> Any:
+    """Opens `name` whatever bytes its metadata hold: PyAV before 19 has to be told to."""
+    if int(av.__version__.partition(".")[0]) < 19:
+        options["metadata_errors"] = "replace"
+    return av.open(name, **options)
+
+
 def _open_file(av: Any, path: str) -> Any:
     if not os.path.isfile(path):
         raise JaxvidError(f"{path} is not a file")
@@ -201,7 +208,7 @@ def _open_file(av: Any, path: str) -> Any:
         raise JaxvidError(f"{path} is empty")
     try:
         # An absolute path cannot be taken for a protocol, as `a:b.mp4` is.
-        return av.open(os.path.abspath(path), metadata_errors="replace")
+        return _open(av, os.path.abspath(path))
     except (av.FFmpegError, OSError, ValueError) as error:
         raise JaxvidError(
             f"{path} cannot be opened as a video: {_reason(error)}; it is truncated, damaged, or "
@@ -213,8 +220,8 @@ def _open_live(av: Any, path: str) -> Any:
     device = f"/dev/video{path}" if path.isdecimal() else path
     try:
         if path == "-":
-            return av.open("pipe:0", metadata_errors="replace")
-        return av.open(device, format="v4l2", metadata_errors="replace")
+            return _open(av, "pipe:0")
+        return _open(av, device, format="v4l2")
     except (av.FFmpegError, OSError, ValueError) as error:
         if path == "-":
             message = f"standard input is no video stream: {_reason(error)}"

@@ -179,6 +179,14 @@ def test_a_name_with_a_colon_is_a_file(tmp_path, monkeypatch):
     assert decode.probe("http:a.mp4").num_frames == 12
 
 
+def test_metadata_may_be_in_any_encoding(tmp_path):
+    path = clips.encode(tmp_path / "a.mp4")
+    written = path.read_bytes()
+    assert b"VideoHandler" in written
+    path.write_bytes(written.replace(b"VideoHandler", b"Vid\xe9o\xffandler"))
+    assert len(list(decode.read_frames(path))) == 12
+
+
 def test_tagged_colours_are_honoured(tmp_path):
     import av
 
