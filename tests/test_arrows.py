@@ -14,6 +14,7 @@ PACKAGES = ("jaxvid", "converters", "configs")
 LEAVES = {
     "jaxvid.draw",
     "jaxvid.errors",
+    "jaxvid.paths",
     "jaxvid.preprocess",
     "jaxvid.progress",
     "jaxvid.rows",
