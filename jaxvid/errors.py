@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class JaxvidError(ValueError):
@@ -11,6 +11,14 @@ class JaxvidError(ValueError):
 
 class Stopped(SystemExit):
     """A signal asked for the end, and all that was done is saved; the code is 128 + its number."""
+
+
+def listed(problems: Iterable[str], most: int = 10, separator: str = "; ") -> str:
+    """Joins the first `most` problems and counts the rest, so that a refusal can be read."""
+    problems = list(problems)
+    left = len(problems) - most
+    more = f"{separator}and {left} more" if left > 0 else ""
+    return separator.join(problems[:most]) + more
 
 
 @contextlib.contextmanager
