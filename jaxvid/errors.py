@@ -1,7 +1,6 @@
 """The one error that means the user's input, not this program, is at fault; and a wished end."""
 
 import contextlib
-import sys
 from collections.abc import Iterable, Iterator
 
 
@@ -27,5 +26,9 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except JaxvidError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from jaxvid import text  # which raises this module's error
+
+        # A list has its items on lines of their own; any other line break came from outside.
+        first, *items = str(error).split("\n  ")
+        text.say(f"error: {first}", *(f"  {item}" for item in items), error=True)
         raise SystemExit(1) from None

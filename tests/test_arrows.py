@@ -18,6 +18,7 @@ LEAVES = {
     "jaxvid.preprocess",
     "jaxvid.progress",
     "jaxvid.rows",
+    "jaxvid.text",
 }
 TOOLS = {
     "jaxvid.checkpoint",
