@@ -14,11 +14,13 @@ PACKAGES = ("jaxvid", "converters", "configs")
 LEAVES = {
     "jaxvid.draw",
     "jaxvid.errors",
+    "jaxvid.locks",
     "jaxvid.paths",
     "jaxvid.preprocess",
     "jaxvid.progress",
     "jaxvid.rows",
     "jaxvid.text",
+    "jaxvid.whole",
 }
 TOOLS = {
     "jaxvid.checkpoint",
