@@ -192,9 +192,7 @@ def check_name(given: str, where: str, what: str = "class name") -> str:
         )
     for sign in () if name.isprintable() else name:
         if _hidden(sign):
-            raise JaxvidError(
-                f"{where}: the {what} {quoted(name)} holds {_described(sign)}: remove it"
-            )
+            raise JaxvidError(f"{where}: the {what} {quoted(name)} holds {_described(sign)}")
     return normal(name)
 
 
@@ -208,9 +206,7 @@ def one_line(given: str, where: str, what: str) -> str:
     name = given.strip(_SPACES)
     for sign in () if name.isprintable() else name:
         if unicodedata.category(sign) in _CONTROL:
-            raise JaxvidError(
-                f"{where}: the {what} {quoted(name)} holds {_described(sign)}: remove it"
-            )
+            raise JaxvidError(f"{where}: the {what} {quoted(name)} holds {_described(sign)}")
     return name
 
 
@@ -262,8 +258,8 @@ def _escaped(sign: str) -> str:
 
 
 def _described(sign: str) -> str:
-    if sign in _BREAKS:
-        return f"a line break ({_escaped(sign)})"
+    """What a character is that may not be there, and the way out."""
     if unicodedata.category(sign) == "Cs":
-        return f"what is not UTF-8 ({_escaped(sign)})"
-    return f"a sign that cannot be seen ({_escaped(sign)})"
+        return f"what is not UTF-8 ({_escaped(sign)}): save it as UTF-8"
+    what = "a line break" if sign in _BREAKS else "a sign that cannot be seen"
+    return f"{what} ({_escaped(sign)}): remove it"

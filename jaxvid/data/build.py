@@ -14,7 +14,6 @@ with those that are missing, and the records appear in `--out` only when all are
 import argparse
 import collections
 import contextlib
-import csv
 import dataclasses
 import hashlib
 import io
@@ -29,6 +28,7 @@ from multiprocessing.connection import Connection, wait
 
 import numpy as np
 
+from jaxvid import text
 from jaxvid.data import decode, records, table
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
@@ -80,8 +80,8 @@ class Result:
         return json.dumps(dataclasses.asdict(self), default=np.ndarray.tolist)
 
     @classmethod
-    def from_json(cls, text: str) -> "Result":
-        fields = json.loads(text)
+    def from_json(cls, note: str) -> "Result":
+        fields = json.loads(note)
         written, bad, damaged = (
             {int(number): value for number, value in fields[name].items()}
             for name in ("written", "bad", "damaged")
@@ -142,6 +142,7 @@ def build(
         "correct it, or give all classes with --classes=FILE and a new --out",
     )
     kept, repeated = table.without_repeats(rows, labels)
+    table.say_oddities(videos, kept, names, labels)
     shards = min(MAX_SHARDS, max(1, round(len(kept) ** 0.5))) if shards is None else shards
     shards = min(shards, len(kept))
     jobs = [
@@ -214,7 +215,7 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
             if job.number in task.skip:
                 result.bad[job.number] = task.skip[job.number]
                 continue
-            path = pathlib.Path(task.videos, job.path)
+            path = table.locate(task.videos, job.path)
             try:
                 images, info = encode_video(path, task.short_side, task.quality)
             except JaxvidError as error:
@@ -293,11 +294,9 @@ def _class_names(out: pathlib.Path, classes: str | os.PathLike | None) -> tuple[
     path = pathlib.Path(classes)
     if not path.is_file():
         raise JaxvidError(f"{path} is not a file; --classes names one with a class name a line")
-    names = records.read_classes(path)
-    twice = [name for name, count in collections.Counter(names).items() if count > 1]
-    if not names or twice or not all(name.strip() for name in names):
-        what = f"names {twice[0]!r} twice" if twice else "has an empty line, or none at all"
-        raise JaxvidError(f"{path} {what}; it must have one class name a line")
+    names = text.read_names(path)
+    if not names:
+        raise JaxvidError(f"{path} is empty; it must have one class name a line")
     if existing and existing != names:
         raise JaxvidError(
             f"{path} differs from {out / 'labels.txt'}, which other splits there use; leave out "
@@ -315,8 +314,8 @@ def _fingerprint(tasks: Sequence[Task], names: tuple[str, ...]) -> str:
     for task in tasks:
         digest.update(repr(task).encode())
         for job in task.jobs:
-            path = pathlib.Path(task.videos, job.path)
-            stat = path.stat() if path.is_file() else None
+            path = table.locate(task.videos, job.path)
+            stat = path.stat() if table.is_there(path) else None
             digest.update(repr(stat and (stat.st_size, stat.st_mtime_ns)).encode())
     return digest.hexdigest()
 
@@ -471,17 +470,16 @@ def _write_bad(out: pathlib.Path, split: str, bad: dict[str, str], damaged: dict
     lines = [line for line in _read_bad(out) if line[0] != split]
     lines += [[split, name, "no", reason] for name, reason in bad.items()]
     lines += [[split, name, "yes", reason] for name, reason in damaged.items()]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([["split", "path", "kept", "reason"], *lines])
-    _replace_text(out / "bad_videos.csv", text.getvalue())
+    partial = out / f".bad_videos.csv.{os.getpid()}"
+    text.write_csv(partial, ["split", "path", "kept", "reason"], lines)
+    os.replace(partial, out / "bad_videos.csv")
 
 
 def _read_bad(out: pathlib.Path) -> list[list[str]]:
     path = out / "bad_videos.csv"
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [line for line in list(csv.reader(file))[1:] if len(line) == 4]
+    return [line for line in text.read_csv(path) if len(line) == 4]
 
 
 def _summarise(out: pathlib.Path, split: str) -> Summary:
@@ -526,9 +524,9 @@ def _publish(
     shutil.rmtree(workplace)
 
 
-def _replace_text(path: pathlib.Path, text: str) -> None:
+def _replace_text(path: pathlib.Path, content: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(content, encoding="utf-8")
     os.replace(partial, path)
 
 

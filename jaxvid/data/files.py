@@ -61,6 +61,7 @@ class Files:
         rows = table.read(csv_file)
         self.classes, numbers = table.number_labels(rows, names, csv_file, way_out)
         rows, self.repeated = table.without_repeats(rows, csv_file)
+        table.say_oddities(folder, rows, self.classes, csv_file)
         self.path = np.array([row.path for row in rows], np.str_)
         self.labels = [numbers[row.label] for row in rows]
         found = _probe_all(folder, csv_file, self.path.tolist(), workers)
@@ -86,7 +87,9 @@ class Files:
         """Decodes the frames `indices`: uint8 `[N, H, W, 3]`."""
         if number in self.bad:
             raise JaxvidError(self.bad[number])
-        frames = decode.frames_at(self._folder / self.path[number], indices, RECORD_SIDE)
+        frames = decode.frames_at(
+            table.locate(self._folder, str(self.path[number])), indices, RECORD_SIDE
+        )
         if frames.shape[1:3] != (self.height[number], self.width[number]):
             raise JaxvidError(
                 f"{self.name(number)} has changed since it was probed: delete {_notes(self._csv)}"
@@ -105,7 +108,9 @@ def _probe_all(
         progress = Progress(len(missing), f"probing the videos of {csv_file.name}", "videos")
         with _note_writer(_notes(csv_file)) as write, _pool(workers) as pool:
             for key, found in zip(
-                missing, pool.map(lambda key: _probe(folder / key[0]), missing), strict=True
+                missing,
+                pool.map(lambda key: _probe(table.locate(folder, key[0])), missing),
+                strict=True,
             ):
                 known[key] = found
                 write(key, found)
@@ -126,7 +131,7 @@ def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
 
 def _key(folder: pathlib.Path, path: str) -> _Key:
     try:
-        stat = (folder / path).stat()
+        stat = table.locate(folder, path).stat()
     except (OSError, ValueError):  # missing, or no name that a file can have
         return path, -1, -1
     return path, stat.st_size, stat.st_mtime_ns

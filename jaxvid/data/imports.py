@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvid import text
 from jaxvid.data import records
 from jaxvid.data.cpu_tf import tf
 from jaxvid.errors import JaxvidError
@@ -219,7 +220,9 @@ def _tfds(dataset: str, split: str) -> Found:
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
     found = _tfds_videos(examples, dataset, split, videos[0], label)
-    return Found(found, count, tuple(_class_label(features[label]).names or ()))
+    names = _class_label(features[label]).names or ()
+    names = text.check_names(names, lambda number: f"{dataset}: class {number}")
+    return Found(found, count, names)
 
 
 def _class_label(kind: Any) -> Any:

@@ -25,6 +25,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from jaxvid import text
 from jaxvid.data import sequence_example
 from jaxvid.data.crc32c import masked
 from jaxvid.errors import JaxvidError
@@ -138,7 +139,7 @@ class Records:
             & (self._columns["offset"] < self._columns["offset"][number])
         )
         # A record may name any path, with line breaks too.
-        path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(self.path[number]))
+        path = text.shown(self.path[number])
         return f"{self.folder / self._shards[shard]} record {place} ({path})"
 
     def read(self, number: int) -> bytes:
@@ -212,12 +213,7 @@ def shard_names(split: str, count: int) -> list[str]:
 
 def read_classes(path: pathlib.Path) -> tuple[str, ...]:
     """Reads class names, one a line; no file means no names."""
-    if not path.exists():
-        return ()
-    try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except UnicodeDecodeError:
-        raise JaxvidError(f"{path} is not UTF-8 text; save it as UTF-8, one name a line") from None
+    return text.read_names(path) if path.exists() else ()
 
 
 def append(
@@ -240,7 +236,7 @@ def append(
     known = math.isfinite(fps) and fps > 0
     context: dict[str, sequence_example.Value | Sequence[sequence_example.Value]] = {
         sequence_example.LABEL_INDEX: tuple(labels),
-        sequence_example.LABEL_TEXT: tuple(text.encode() for text in texts),
+        sequence_example.LABEL_TEXT: tuple(name.encode() for name in texts),
         sequence_example.FILENAME: path.encode(errors="surrogateescape"),
     }
     if height is not None and width is not None:
@@ -432,7 +428,8 @@ def _entry(shard: int, offset: int, data: bytes) -> Entry:
         length=len(data),
         fps=math.nan if fps is None else float(fps),
         labels=tuple(label for label in labels if isinstance(label, int)),
-        path="" if path is None else path.decode(errors="replace"),
+        # Bytes that are not UTF-8 stay apart as escapes, and numpy cuts a NUL off an end.
+        path="" if path is None else path.decode(errors="backslashreplace").replace("\0", "\\x00"),
         height=height if len(frames) else 0,
         width=width if len(frames) else 0,
         frames=frames,

@@ -1,19 +1,27 @@
 """The CSV that says which videos there are and what is in them: columns `path` and `label`.
 
-Labels are names or class numbers; several of one video stand in its one cell, as `run|jump`. A CSV
-whose only column is `path` lists videos without labels, as pretraining takes them.
+Labels are names or class numbers; several of one video stand in its one cell, as `run|jump`, where
+one that is there twice counts once. Labels are numbers where all are 0 or begin with another digit:
+`007` is a name. A CSV whose only column is `path` lists videos without labels, as pretraining takes
+them. What may stand in a cell is decided in `jaxvid.text`.
 """
 
 import csv
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
+from jaxvid import text
 from jaxvid.errors import JaxvidError
 
-MAX_CLASSES = 100_000
+MAX_CLASSES = text.MAX_CLASSES
 """A larger integer label is a mistake, not a class."""
+_MAX_PATH = 4096
+_INTEGER = re.compile("0|[1-9][0-9]*")
+_DIGITS = re.compile("[0-9]+")
+_NUMERIC = re.compile(r"[+-]?[0-9]+([.,][0-9]*)?([eE][+-]?[0-9]+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,37 +34,101 @@ class Row:
 
 
 def read(path: pathlib.Path) -> list[Row]:
-    """Reads a CSV with the columns `path` and `label`, or `path` alone; others are ignored."""
+    """Reads a CSV with the columns `path` and `label`, or `path` alone; others are ignored.
+
+    Empty lines and empty cells beyond the header's, as spreadsheets write them, are passed over.
+
+    Raises:
+      JaxvidError: a line has too many cells or too few, holds a line break or a control character
+        or is not UTF-8, or there is no such file or column; it says which line.
+    """
     if not path.is_file():
         raise JaxvidError(f"{path} is not a file; give a CSV with the header path,label")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
-            header = [name.strip().lower() for name in next(lines, [])]
-            labelled = header != ["path"]
-            missing = [name for name in ("path", "label") if name not in header and labelled]
-            if missing:
-                raise JaxvidError(
-                    f"{path} has no column {' and no column '.join(missing)} in its first line "
-                    f"({','.join(header)[:60]!r}); begin it with the header path,label"
-                )
-            rows = []
-            for cells in lines:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                cells = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-                row = Row(lines.line_num, cells.get("path", ""), cells.get("label", ""))
-                if not row.path or labelled and not row.label:
-                    raise JaxvidError(
-                        f"{path} line {row.line} has no {'label' if row.path else 'path'}; each "
-                        "line must have both"
-                    )
-                rows.append(row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise JaxvidError(f"{path} is not a CSV in UTF-8 ({error}); save it as one") from None
+    rows = []
+    header: list[str] = []
+    for line, cells in _lines(path):
+        if not header:
+            header = _header(path, cells)
+            continue
+        cells = [text.one_line(cell, f"{path} line {line}", "cell") for cell in cells]
+        while len(cells) > len(header) and not cells[-1]:
+            del cells[-1]
+        if len(cells) != len(header):
+            way_out = (
+                "quote what holds a comma"
+                if len(cells) > len(header)
+                else "write all of them, or leave empty what is between two commas"
+            )
+            raise JaxvidError(
+                f"{path} line {line} has {len(cells)} {'cell' if len(cells) == 1 else 'cells'}, "
+                f"the header {len(header)}: {way_out}"
+            )
+        named = dict(zip(header, cells, strict=True))
+        row = Row(line, named["path"], named.get("label", ""))
+        if not row.path or "label" in named and not row.label:
+            raise JaxvidError(
+                f"{path} line {line} has no {'label' if row.path else 'path'}; each line must have "
+                "both"
+            )
+        if len(row.path) > _MAX_PATH:
+            raise JaxvidError(
+                f"{path} line {line}: the path {text.quoted(row.path, 20)} is longer than any "
+                f"system takes ({_MAX_PATH}): shorten it"
+            )
+        rows.append(row)
+    if not header:
+        _header(path, header)
     if not rows:
         raise JaxvidError(f"{path} lists no video; add lines of path,label")
     return rows
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a CSV that are not empty, with their numbers."""
+    with open(path, "rb") as file:
+        text.check_utf8(path, file.read(4))
+    # What is not UTF-8 is found where it stands, not where a block of the file ends.
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        # Unless spaces after a comma are skipped, a quote behind them is none.
+        reader = csv.reader(file, strict=True, skipinitialspace=True)
+        line = 1
+        try:
+            for cells in reader:
+                # A quote that is never meant to be one swallows lines up to the next.
+                if any("\n" in cell or "\r" in cell for cell in cells):
+                    raise JaxvidError(
+                        f"{path} line {line} has a line break in a cell: close its quote, or "
+                        "remove the break"
+                    )
+                if any(cell.strip() for cell in cells):
+                    yield line, cells
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise JaxvidError(
+                f"{path} is not a CSV from line {line} on ({error}): mend it"
+            ) from None
+
+
+def _header(path: pathlib.Path, cells: Sequence[str]) -> list[str]:
+    """The columns' names, among them `path`, and `label` where that is not alone."""
+    separator = next((sign for sign in ";\t|" if sign in ",".join(cells)), "")
+    if separator and "path" not in ",".join(cells).lower().split(","):
+        raise JaxvidError(
+            f"{path} separates its cells by {separator!r}: save it with commas between them"
+        )
+    header = [text.one_line(cell, f"{path} line 1", "column").lower() for cell in cells]
+    while header and not header[-1]:
+        del header[-1]
+    missing = [name for name in ("path", "label") if name not in header and header != ["path"]]
+    if missing:
+        raise JaxvidError(
+            f"{path} has no column {' and no column '.join(missing)} in its first line "
+            f"({text.quoted(','.join(header), 60)}); begin it with the header path,label"
+        )
+    twice = next((name for name in ("path", "label") if header.count(name) > 1), None)
+    if twice:
+        raise JaxvidError(f"{path} has two columns {twice!r}: leave one of them out")
+    return header
 
 
 def number_labels(
@@ -73,49 +145,74 @@ def number_labels(
     """
     if not any(row.label for row in rows):
         return names, {"": ()}
+    known = {name: number for number, name in enumerate(names)}
     parts: dict[str, tuple[str, ...]] = {}
     first: dict[str, int] = {}
     for row in rows:
-        parts[row.label] = _parts(row, names, source)
-        for label in parts[row.label]:
-            first.setdefault(label, row.line)
-    integers = all(label.isdecimal() for label in first)
-    if not names and integers:
-        largest = max(first, key=int)
-        if int(largest) >= MAX_CLASSES:
-            raise JaxvidError(
-                f"{source} line {first[largest]}: the label {largest} is too large for a class "
-                "number; number the classes from 0, or write names"
-            )
-        names = tuple(str(number) for number in range(int(largest) + 1))
-    elif not names:
-        names = tuple(sorted(first))
-    known = {name: number for number, name in enumerate(names)}
-    if integers and not all(label in known for label in first):
-        known = {label: int(label) for label in first if int(label) < len(names)}
+        if row.label not in parts:
+            parts[row.label] = _parts(row, known, source)
+            for label in parts[row.label]:
+                first.setdefault(label, row.line)
+    integers = all(_INTEGER.fullmatch(label) for label in first)
+    if not names:
+        names = _numbered(first, source) if integers else _sorted(first, source)
+        known = {name: number for number, name in enumerate(names)}
+    elif integers and not all(label in known for label in first):
+        digits = len(str(len(names)))
+        known = {label: int(label) for label in first if len(label) <= digits}
+        known = {label: number for label, number in known.items() if number < len(names)}
     for label, line in first.items():
         if label not in known:
+            near = next((name for name in names if text.plain(name) == text.plain(label)), None)
             raise JaxvidError(
-                f"{source} line {line}: the label {label!r} is not one of the {len(names)} classes;"
-                f" {way_out}"
+                f"{source} line {line}: the label {text.quoted(label)} is not one of the "
+                f"{len(names)} classes{f' (one is {text.quoted(near)})' if near else ''}; {way_out}"
             )
     return names, {
-        text: tuple(dict.fromkeys(known[label] for label in labels))
-        for text, labels in parts.items()
+        cell: tuple(dict.fromkeys(known[label] for label in labels))
+        for cell, labels in parts.items()
     }
 
 
-def _parts(row: Row, names: tuple[str, ...], source: pathlib.Path) -> tuple[str, ...]:
-    """The labels in one cell; a class may have a bar in its name."""
-    if row.label in names:
-        return (row.label,)
-    labels = tuple(label.strip() for label in row.label.split("|"))
+def _numbered(first: Mapping[str, int], source: pathlib.Path) -> tuple[str, ...]:
+    """The names `0` to the largest of integer labels, which `first` maps to their lines."""
+    largest = max(first, key=lambda label: (len(label), label))
+    if len(largest) > len(str(MAX_CLASSES)) or int(largest) >= MAX_CLASSES:
+        raise JaxvidError(
+            f"{source} line {first[largest]}: the label {text.quoted(largest, 20)} is too large for"
+            " a class number; number the classes from 0, or write names"
+        )
+    return tuple(str(number) for number in range(int(largest) + 1))
+
+
+def _sorted(first: Mapping[str, int], source: pathlib.Path) -> tuple[str, ...]:
+    """The labels, sorted, as names; where all are numbers, none is negative or has a point."""
+    if all(_NUMERIC.fullmatch(label) for label in first):
+        wrong = next((label for label in first if not _DIGITS.fullmatch(label)), None)
+        if wrong:
+            raise JaxvidError(
+                f"{source} line {first[wrong]}: the label {text.quoted(wrong)} is no class number; "
+                "number the classes 0, 1, ..., or write names"
+            )
+    if len(first) > MAX_CLASSES:
+        raise JaxvidError(
+            f"{source} has {len(first)} different labels: there are at most {MAX_CLASSES} classes"
+        )
+    return tuple(sorted(first))
+
+
+def _parts(row: Row, known: Mapping[str, int], source: pathlib.Path) -> tuple[str, ...]:
+    """The labels in one cell; a class of those that are `known` may have a bar in its name."""
+    where = f"{source} line {row.line}"
+    if text.normal(row.label) in known:
+        return (text.normal(row.label),)
+    labels = [label.strip() for label in row.label.split("|")]
     if not all(labels):
         raise JaxvidError(
-            f"{source} line {row.line}: {row.label!r} has an empty label beside a bar; remove the "
-            "bar, or write the label"
+            f"{where}: {text.quoted(row.label)} has an empty label beside a bar; remove the bar, or"
+            " write the label"
         )
-    return labels
+    return tuple(text.check_name(label, where, "label") for label in labels)
 
 
 def without_repeats(rows: Sequence[Row], source: pathlib.Path) -> tuple[list[Row], dict[str, str]]:
@@ -127,13 +224,51 @@ def without_repeats(rows: Sequence[Row], source: pathlib.Path) -> tuple[list[Row
     first: dict[str, Row] = {}
     repeated: dict[str, str] = {}
     for row in rows:
-        before = first.setdefault(os.path.normpath(row.path), row)
-        if before.label != row.label:
+        before = first.setdefault(os.path.normpath(text.normal(row.path)), row)
+        if text.normal(before.label) != text.normal(row.label):
             raise JaxvidError(
                 f"{source} lines {before.line} and {row.line} label {row.path} both "
-                f"{before.label!r} and {row.label!r}; keep one of them, or write both labels in "
-                "one line with | between"
+                f"{text.quoted(before.label)} and {text.quoted(row.label)}; keep one of them, or "
+                "write both labels in one line with | between"
             )
         if before is not row:
             repeated[row.path] = f"repeated in line {row.line}; line {before.line} was kept"
     return list(first.values()), repeated
+
+
+def locate(folder: str | os.PathLike, path: str) -> pathlib.Path:
+    """Where a path of the CSV lies, also where the disk has it in another Unicode form.
+
+    A disk of macOS or an archive of one may hold names decomposed that a CSV has composed. Of a
+    path that is nowhere it is the place where it should be.
+    """
+    places = [pathlib.Path(folder, form) for form in text.forms(path)]
+    return next((place for place in places if len(places) > 1 and is_there(place)), places[0])
+
+
+def is_there(path: pathlib.Path) -> bool:
+    """Whether there is something; no name is so long or strange that it raises."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def say_oddities(
+    folder: str | os.PathLike, rows: Sequence[Row], names: Sequence[str], source: pathlib.Path
+) -> None:
+    """Says which classes are easily taken for one another, and which paths were found otherwise."""
+    for line in text.alike(names):
+        text.say(f"note: {source}: {line}", error=True)
+    others = [
+        row
+        for row in rows
+        if not row.path.isascii() and locate(folder, row.path) != pathlib.Path(folder, row.path)
+    ]
+    if others:
+        text.say(
+            f"note: {source}: paths that are on disk in another Unicode form, and were found: "
+            f"{len(others)}, the first in line {others[0].line} ({text.quoted(others[0].path)})",
+            error=True,
+        )

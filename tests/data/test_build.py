@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvid import text
 from jaxvid.data import build as module
 from jaxvid.data import decode, records, sequence_example
 from jaxvid.data.build import build
@@ -227,23 +228,23 @@ def test_a_list_of_paths_alone_gives_videos_without_labels(videos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
         ("", "no column path and no column label"),
         ("path,class\n0.mp4,wave\n", "has no column label"),
         ("0.mp4,wave\n1.mp4,clap\n", "header path,label"),
         ("path,label\n", "lists no video"),
-        ("path,label\n0.mp4,wave\n1.mp4\n", "line 3 has no label"),
+        ("path,label\n0.mp4,wave\n1.mp4\n", "line 3 has 1 cell, the header 2: write"),
         ("path,label\n,wave\n", "line 2 has no path"),
         ("path,label\n0.mp4,wave\n./0.mp4,clap\n", "lines 2 and 3 label ./0.mp4 both"),
         ("path,label\n0.mp4,99999999\n", "too large for a class"),
         ('path,label\n"0.mp4,wave\n', "not a CSV"),
-        ("path,label\n0.mp4,caf\xe9\n", "not a CSV in UTF-8"),
+        ("path,label\n0.mp4,caf\xe9\n", "line 2: the cell .* holds what is not UTF-8"),
     ],
 )
-def test_a_wrong_table_is_refused(videos, tmp_path, text, message):
+def test_a_wrong_table_is_refused(videos, tmp_path, content, message):
     table = tmp_path / "train.csv"
-    table.write_bytes(text.encode("latin1"))
+    table.write_bytes(content.encode("latin1"))
     with pytest.raises(JaxvidError, match=message):
         build(videos, table, tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
@@ -398,3 +399,53 @@ def test_workers_do_not_import_tensorflow():
 
     code = "import sys, jaxvid.data.build; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_and_paths_come_back_as_they_were(videos, tmp_path, capsys):
+    """Every class and file that may be called so is found again under that name."""
+    names = ("_x", "$1 to $2", "=1+1", "so, it falls", "Größe 走る", "-w")
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.mp4").write_bytes((videos / "0.mp4").read_bytes())
+    (folder / "=bad.mp4").write_text("no video")
+    csv_file = tmp_path / "train.csv"
+    text.write_csv(csv_file, ["path", "label"], [])
+    with open(csv_file, "a", encoding="utf-8") as file:
+        file.writelines(f'"{name}.mp4","{name}"\n' for name in names)
+        file.write("=bad.mp4,_x\n" + "x" * 300 + ".mp4,_x\n")
+    summary = build(folder, csv_file, out, workers=1)
+    split = records.Records(out, "train")
+    assert split.classes == tuple(sorted(names)) == summary.classes
+    assert split.path.tolist() == [f"{name}.mp4" for name in names]
+    assert [split.classes[label] for label in split.label] == list(names)
+    assert list(summary.bad) == ["=bad.mp4", "x" * 300 + ".mp4"]
+    assert "\r\ntrain,'=bad.mp4,no," in (out / "bad_videos.csv").read_bytes().decode()
+    # The class list may be given, with what Notepad puts before it.
+    (tmp_path / "bom.txt").write_text("\ufeff" + "\r\n".join(names), encoding="utf-8")
+    build(folder, csv_file, tmp_path / "given", classes=tmp_path / "bom.txt", workers=1)
+    assert records.Records(tmp_path / "given", "train").classes == names
+
+
+def test_a_label_of_several_lines_builds_nothing(videos, tmp_path):
+    table = write_csv(tmp_path / "train.csv", "0.mp4,a\u2028b", "1.mp4,zebra")
+    with pytest.raises(JaxvidError, match=r"train.csv line 2: .*'a\\u2028b' holds a line break"):
+        build(videos, table, tmp_path / "out", workers=1)
+    write_csv(table, "0.mp4,a", "1.mp4,zebra")
+    (tmp_path / "names.txt").write_text("a\nb\u2028c\nzebra\n", encoding="utf-8")
+    with pytest.raises(JaxvidError, match=r"names.txt line 2: .*'b\\u2028c' holds a line break"):
+        build(videos, table, tmp_path / "out", classes=tmp_path / "names.txt", workers=1)
+    build(videos, table, tmp_path / "out", workers=1)
+    (tmp_path / "out" / "labels.txt").write_text("a\u2028b\nzebra\n", encoding="utf-8")
+    with pytest.raises(JaxvidError, match=r"labels.txt line 1: .*'a\\u2028b' holds a line break"):
+        records.Records(tmp_path / "out", "train")
+
+
+def test_a_file_is_found_in_the_other_normal_form(videos, tmp_path, capsys):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "Gro\u0308\u00dfe.mp4").write_bytes((videos / "0.mp4").read_bytes())
+    table = write_csv(tmp_path / "train.csv", "Gr\u00f6\u00dfe.mp4,wave")
+    assert build(folder, table, tmp_path / "out", workers=1).num_videos == 1
+    assert records.Records(tmp_path / "out", "train").path.tolist() == ["Gr\u00f6\u00dfe.mp4"]
+    assert "another Unicode form, and were found: 1" in capsys.readouterr().err
