@@ -6,12 +6,14 @@ python -m jaxvid.fuse runs/rgb/eval/scores.npz runs/flow/eval/scores.npz=1.5 --o
 import argparse
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
 
+from jaxvid import arrays
 from jaxvid.errors import JaxvidError, exit_on_error
+
+_MOST = 2 << 30  # bytes of a file of scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +30,58 @@ class Scores:
 
 
 def read(path: str | pathlib.Path) -> Scores:
-    """Reads a `scores.npz` that a test wrote.
+    """Reads a `scores.npz` that a test wrote, of at most 2 GiB.
 
     Raises:
-      JaxvidError: there is no such file, or it is something else.
+      JaxvidError: there is no such file, or it is something else, or it contradicts itself.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = Scores(*(file[field.name] for field in dataclasses.fields(Scores)))
+        found = arrays.read_npz(path, _MOST)
+        test = Scores(*(found[field.name] for field in dataclasses.fields(Scores)))
     except FileNotFoundError:
         raise JaxvidError(f"{path} does not exist: name the scores.npz of a test") from None
-    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except KeyError as error:
+        raise JaxvidError(f"{path} is not the scores.npz of a test: it has no {error}") from None
+    except ValueError as error:
         raise JaxvidError(f"{path} is not the scores.npz of a test: {error}") from None
-    count, classes = found.scores.shape if found.scores.ndim == 2 else (-1, -1)
-    if (len(found.labels), len(found.paths), len(found.classes)) != (count, count, classes):
-        raise JaxvidError(f"{path} is not the scores.npz of a test: its arrays differ in length")
-    return found
+    problem = _problem(test)
+    if problem:
+        raise JaxvidError(f"{path} is not the scores.npz of a test: {problem}")
+    return test
+
+
+def _problem(test: Scores) -> str | None:
+    """What is wrong with arrays that a file calls a test's, if anything."""
+    if test.scores.ndim != 2 or test.scores.dtype.kind != "f":
+        return f"its scores are {_kind(test.scores)}, not a row of numbers for each video"
+    count, classes = test.scores.shape
+    if not count or not classes:
+        return f"it has {count} videos and {classes} classes"
+    for name, length in (("paths", count), ("classes", classes)):
+        array = getattr(test, name)
+        if array.dtype.kind != "U" or array.shape != (length,):
+            return f"its {name} are {_kind(array)}, not {length} texts: its arrays differ in length"
+    if test.labels.dtype.kind not in "iub":
+        return f"its labels are {_kind(test.labels)}, not whole numbers"
+    if test.labels.shape not in ((count,), (count, classes)):
+        return f"its labels are {_kind(test.labels)}, not {count}: its arrays differ in length"
+    several = test.labels.ndim == 2
+    outside = (test.labels < 0) | (test.labels >= (2 if several else classes))
+    bad = np.flatnonzero(outside.reshape(count, -1).any(1))
+    if bad.size:
+        known = "0 and 1 for each class" if several else f"one of the {classes} classes"
+        return f"the label of its video {bad[0]} is not {known}"
+    bad = np.flatnonzero(~np.isfinite(test.scores).all(1))
+    if bad.size:
+        return (
+            f"the scores of {bad.size} of its videos, the first of them video {bad[0]}, are "
+            "not finite numbers; test again with sound weights"
+        )
+    return None
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.dtype.name} {list(array.shape)}"
 
 
 def fuse(

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("jaxvid", "converters", "configs")
 
 LEAVES = {
+    "jaxvid.arrays",
     "jaxvid.draw",
     "jaxvid.errors",
     "jaxvid.locks",

@@ -122,3 +122,49 @@ def test_several_labels_of_a_video_are_fused_class_by_class(tmp_path):
         fuse.fuse([one, dataclasses.replace(other, labels=wrong)], [1, 1])
     with pytest.raises(JaxvidError, match="a video may have several labels"):
         fuse.fuse([one, make_test(1)[0]], [1, 1])
+
+
+def sound_arrays():
+    test = make_test(0)[0]
+    return {field.name: getattr(test, field.name) for field in dataclasses.fields(test)}
+
+
+def damaged_scores():
+    """Files that claim to be a test's scores: what each is and what is said of it."""
+    scores, labels = sound_arrays()["scores"], sound_arrays()["labels"]
+    nan = scores.copy()
+    nan[2, 1] = np.nan
+    yield "a label past the classes", {"labels": np.array([0, 1, 99, 0])}, "video 2 is not one of"
+    yield "a negative label", {"labels": np.array([0, 1, 2, -1])}, "video 3 is not one of the 3"
+    yield "labels of parts", {"labels": labels * 1.0}, "float64 .4., not whole numbers"
+    yield "labels of another shape", {"labels": labels[:, None]}, "arrays differ in length"
+    yield "targets of 2", {"labels": np.full((4, 3), 2)}, "video 0 is not 0 and 1 for each class"
+    yield "one label without a shape", {"labels": np.int64(1)}, "int64 .., not 4"
+    yield "scores without a shape", {"scores": np.float32(1)}, "float32 .., not a row"
+    yield "scores of text", {"scores": np.full((4, 3), "x")}, "not a row of numbers"
+    yield "whole scores", {"scores": np.ones((4, 3), int)}, "not a row of numbers"
+    yield "not a number", {"scores": nan}, "the first of them video 2, are not finite"
+    yield "infinity", {"scores": np.full((4, 3), np.inf)}, "scores of 4 of its videos"
+    yield "no videos", {k: v[:0] for k, v in sound_arrays().items() if k != "classes"}, "0 videos"
+    yield "fewer classes", {"classes": np.array(["a"])}, "not 3 texts"
+    yield "classes of numbers", {"classes": np.arange(3)}, "not 3 texts"
+    yield "paths of bytes", {"paths": np.array([b"x"] * 4)}, "kind .S1"
+    yield "objects", {"paths": np.array([print] * 4, object)}, "holds Python objects"
+    yield "big-endian", {"scores": scores.astype(">f4")}, "of the kind >f4"
+
+
+@pytest.mark.parametrize(("change", "words"), [case[1:] for case in damaged_scores()],
+                         ids=[case[0] for case in damaged_scores()])  # fmt: skip
+def test_scores_that_contradict_themselves_are_one_sentence(tmp_path, change, words):
+    path = tmp_path / "scores.npz"
+    np.savez(path, **(sound_arrays() | change))
+    with pytest.raises(JaxvidError, match=f"{path} is not the scores.npz of a test: .*{words}"):
+        fuse.read(path)
+
+
+def test_a_field_that_is_missing_is_named(tmp_path):
+    path = tmp_path / "scores.npz"
+    for name in sound_arrays():
+        np.savez(path, **{k: v for k, v in sound_arrays().items() if k != name})
+        with pytest.raises(JaxvidError, match=f"it has no '{name}'"):
+            fuse.read(path)
