@@ -162,6 +162,8 @@ def central_crop(video: jax.Array, test: ml_collections.ConfigDict) -> jax.Array
     if size != [height, width]:
         video = jax.image.resize(video, (*start, *size, channels), "linear", antialias=False)
     top, left = ((side - crop) // 2 for side in size)
+    if test.crops == "left":
+        top, left = (0, left) if size[0] > size[1] else (top, 0)
     return jnp.round(video[..., top : top + crop, left : left + crop, :])
 
 

@@ -109,6 +109,7 @@ RULES = {
     "data.flip": between(0, 1),
     "data.mirrored_labels": PAIRS,
     "data.color_jitter": each(at_least(0), 4),
+    "data.rand_augment_fill": between(0, 255),
     "data.random_erasing": between(0, 1),
     "data.repeats": at_least(1),
     "data.mean": each(at_least(0)),

@@ -16,10 +16,10 @@ from jaxvid import config as configs
 from jaxvid.data import decode, pipeline
 from jaxvid.errors import JaxvidError
 from jaxvid.preprocess import normalizer
-from jaxvid.rows import RECORD_SIDE
+from jaxvid.rows import CROP_COUNTS, RECORD_SIDE
 
 VIEWS = ("protocol", "one")
-_CENTER_CROP = {"whole": 0, "center": 0, "three": 2, "ten": 8}
+_CENTER_CROP = {"whole": 0, "center": 0, "left": 0, "three": 2, "ten": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,8 +257,8 @@ def _middle_clip(numbers: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np
 
 
 def keep_one_view(config: ml_collections.ConfigDict) -> None:
-    """Takes the protocol's central crop, and of spread clips the middle one."""
-    if config.test.crops != "whole":
+    """Takes the protocol's central or only crop, and of spread clips the middle one."""
+    if CROP_COUNTS[config.test.crops] > 1:
         config.test.crops = "center"
     sampling = config.test.sampling
     sampling.twice_sample = False

@@ -5,7 +5,7 @@ from typing import Any
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-CROP_COUNTS = {"whole": 1, "center": 1, "three": 3, "ten": 10}
+CROP_COUNTS = {"whole": 1, "center": 1, "left": 1, "three": 3, "ten": 10}
 CLASS_COUNTS = {
     "activitynet": 200,
     "diving48": 48,
@@ -108,10 +108,10 @@ class Sampling:
 class Protocol:
     """The published test: which frames, which crops, and how views become one score.
 
-    `short_side` is the shorter side in pixels after resizing, `crops` one of `center`, `three`
-    and `ten`, `crop` their side; or `crops` is `whole`, and the whole picture is squashed to a
-    square of side `crop`. `average` says whether probabilities (`prob`) or logits
-    (`score`) are averaged over the views.
+    `short_side` is the shorter side in pixels after resizing, `crops` one of `center`, `left` (of
+    tall pictures the upper one), `three` and `ten`, `crop` their side; or `crops` is `whole`, and
+    the whole picture is squashed to a square of side `crop`. `average` says whether probabilities
+    (`prob`) or logits (`score`) are averaged over the views.
     """
 
     sampling: Sampling
@@ -143,15 +143,19 @@ class Recipe:
 
     `crop_mode` is `random_resized`, `multi_scale` (a crop whose sides are `crop_scales` of the
     short side, at most `crop_scale_gap` places of that list apart, at one of `fixed_crops`, 5 or
-    13, positions) or `square` (of a side between the extreme `crop_scales`, anywhere).
+    13, positions) or `square` (of a side between the extreme `crop_scales`, anywhere; with
+    `even_sides` the side of the picture that it is cut from is drawn evenly, not its own).
     `mirrored_labels` are pairs that change places when a clip is flipped. `color_jitter` is how far
-    brightness, contrast and saturation factors may lie from 1, and hue from 0.
+    brightness, contrast and saturation factors may lie from 1, and hue from 0; with `hue_bytes`
+    that is in whole 255ths of which 180 make a circle.
     `loss` is `softmax`, or `sigmoid` where a video may have several labels, a mean over classes;
     `loss_weight` is what it is multiplied by, and `aux_weight` what the loss of the network's
     auxiliary classifier is multiplied by before it is added.
     A network that pretrains has the loss `pixels`: `mask_ratio` is the share of cubes that the
     encoder does not see, `decoder_mask_ratio` the share that the decoder is not asked for.
-    `rand_augment` is `m<magnitude>-n<operations>`. `initial_weights` names the row that training
+    `rand_augment` is `m<magnitude>-n<operations>`, `rand_augment_fill` the grey level of what it
+    uncovers. Clips of one video under `repeated_augmentation` are of the same frames where
+    `repeats_share_frames` says so. `initial_weights` names the row that training
     starts from, where it is one of ours.
 
     Fields say what was published, not what we would choose.
@@ -182,11 +186,13 @@ class Recipe:
     freeze_norm: str = ""
     crop_mode: str = "random_resized"
     crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    even_sides: bool = False
     crop_scale_gap: int = 1
     fixed_crops: int = 5
     flip: float = 0.5
     mirrored_labels: tuple[tuple[int, int], ...] = ()
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    hue_bytes: bool = False
     loss: str = "softmax"
     loss_weight: float = 1.0
     aux_weight: float = 0.0
@@ -194,8 +200,11 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     rand_augment: str = ""
+    rand_augment_fill: int = 128
+    rand_augment_after_crop: bool = False
     random_erasing: float = 0.0
     repeated_augmentation: int = 1
+    repeats_share_frames: bool = True
     mask_ratio: float = 0.0
     decoder_mask_ratio: float = 0.0
     initial_weights: str = ""

@@ -153,6 +153,39 @@ def test_a_config_augments_as_was_published():
     assert configs.from_row("tsm_r50_1x1x8_k400").data.fixed_crops == 13
 
 
+def test_training_data_are_fed_as_was_published():
+    fed = {name: configs.from_row(name).data for name in zoo.list_models()}
+
+    def where(field, value):
+        return {name for name, data in fed.items() if data[field] == value}
+
+    black = where("rand_augment_fill", 0)
+    assert black == {name for name in fed if name.startswith(("mvitv2_", "uniformerv2_"))}
+    assert all(fed[name].rand_augment for name in black)
+    something = {name for name in fed if name.startswith("mvitv2_") and "_sthv2" in name}
+    assert len(something) == 4 and where("rand_augment_after_crop", True) == something
+    assert where("repeats_share_frames", False) == {"mvitv2_s_maskfeat_16x4_k400"}
+    assert where("hue_bytes", True) == {
+        *("tpn_slowonly_r50_8x8_k400", "tpn_slowonly_r50_8x8_k400_in1k"),
+        "tpn_tsm_r50_1x1x8_sthv1",
+    }
+    kinetics = {n for n in fed if "_k400" in n and n.startswith(("x3d", "pyslowfast_x3d", "vov3d"))}
+    timesformer = {name for name in fed if name.startswith("timesformer_")}
+    large = {f"pyslowfast_x3d_l_u16_sthv{i}" for i in (1, 2)}
+    assert where("even_sides", True) == kinetics | timesformer | large
+    sides = {
+        (data.crop, *(round(data.crop / scale) for scale in sorted(data.crop_scales)))
+        for data in (fed[name] for name in where("even_sides", True))
+    }
+    assert sides == {(224, 320, 256), (160, 228, 182), (312, 446, 356)}
+
+
+def test_one_row_tests_the_left_crop():
+    crops = {name: zoo.get_row(name).test.crops for name in zoo.list_models()}
+    assert [name for name in crops if crops[name] == "left"] == ["slowfast_r50_16x8_sthv2"]
+    assert configs.from_row("slowfast_r50_16x8_sthv2").test.crops == "left"
+
+
 def test_views_are_those_that_the_sampler_makes():
     for name in zoo.list_models():
         for runlocal in (False, True):

@@ -124,7 +124,7 @@ def test_every_family_answers_the_same_when_it_is_for_all_platforms(name):
     np.testing.assert_allclose(again.call(variables, video(name)), wanted, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("crops", ["center", "whole"])
+@pytest.mark.parametrize("crops", ["center", "left", "whole"])
 @pytest.mark.parametrize("size", [(50, 41), (33, 90), (36, 48), (20, 24)])
 def test_pixels_are_those_of_the_test(crops, size):
     frames = np.random.default_rng(1).integers(0, 256, (3, *size, 3), np.uint8)

@@ -65,7 +65,11 @@ def flat(config, prefix=""):
         ("data.crop_mode", "middle", "config.data.crop_mode='middle' must be 'random_resized', "),
         ("data.sampling.sampler", "sparse", "config.data.sampling.sampler='sparse' must be 'fra"),
         ("test.sampling.clip_len", 0, "config.test.sampling.clip_len=0 must be at least 1"),
-        ("test.crops", "five", "config.test.crops='five' must be 'whole', 'center', 'three' or"),
+        (
+            "test.crops",
+            "five",
+            "config.test.crops='five' must be 'whole', 'center', 'left', 'three'",
+        ),
         ("test.weights", "best", "config.test.weights='best' must be 'ema' or 'last'"),
         ("model.dtype", "float16", "config.model.dtype='float16' must be 'float32' or 'bfloat16'"),
     ],

@@ -28,6 +28,9 @@ class Augmentation:
             tests on whole pictures) or `center` (the largest central square).
         crop_scales: sides of `multi_scale` boxes, as fractions of the picture's short side; those
             of `square` lie between the least and the greatest.
+        even_sides: whether `square` cuts its box from a picture resized to a short side that is
+            drawn evenly from all that make the box as large as `crop_scales` say, so that wide
+            views are rarer; else the box's scale itself is drawn evenly.
         crop_scale_gap: how many places of that list its height and width may lie apart.
         fixed_crops: at how many places its boxes lie: 5, or 13 in steps of a quarter of the room.
         area: range of the box's area, as a fraction of the picture's.
@@ -35,21 +38,29 @@ class Augmentation:
         flip: probability of mirroring left and right.
         color_jitter: how far brightness, contrast and saturation factors may lie from 1, and
             how far hue may turn, as a fraction of the circle.
-        rand_augment: `m<magnitude>-n<operations>` or nothing; works on the whole picture, before
-            the box is cut.
+        hue_bytes: whether that fraction is cut to whole 255ths, of which 180 make the circle
+            (MMAction2's hue on OpenCV's bytes: 0.1 turns by up to 25 / 180).
+        rand_augment: `m<magnitude>-n<operations>` or nothing.
+        rand_augment_fill: grey level of what its moves uncover.
+        rand_augment_after_crop: whether it changes the square that comes out, not the whole
+            picture before the box is cut.
         random_erasing: probability that a box of noise covers a part of the clip.
     """
 
     size: int = 224
     crop_mode: str = "random_resized"
     crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    even_sides: bool = False
     crop_scale_gap: int = 1
     fixed_crops: int = 5
     area: tuple[float, float] = (0.08, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    hue_bytes: bool = False
     rand_augment: str = ""
+    rand_augment_fill: int = 128
+    rand_augment_after_crop: bool = False
     random_erasing: float = 0.0
 
     def __post_init__(self):
@@ -79,6 +90,10 @@ class Augmentation:
             raise JaxvidError(f"random_erasing is {self.random_erasing}: give a probability")
         if self.rand_augment:
             rand_augment.parse(self.rand_augment)
+        if not 0 <= self.rand_augment_fill <= 255:
+            raise JaxvidError(
+                f"rand_augment_fill is {self.rand_augment_fill}: give a grey level from 0 to 255"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +122,8 @@ def draw(augmentation: Augmentation, height: int, width: int, rng: np.random.Gen
     flip = bool(rng.random() < augmentation.flip)
     spread = np.asarray(augmentation.color_jitter)
     jitter = rng.uniform(-spread, spread) + (1.0, 1.0, 1.0, 0.0)
+    if augmentation.hue_bytes:
+        jitter[3] = np.trunc(jitter[3] * 255) / 180
     order = rng.permutation(4)
     operations, erased, noise = (), (0, 0, 0, 0), (0, 0)
     if augmentation.rand_augment:
@@ -169,9 +186,28 @@ def _square(
     augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
     """A square of any place, its side uniform between the extreme scales of the short side."""
+    if augmentation.even_sides:
+        return _resized_square(augmentation, height, width, rng)
     scale = rng.uniform(min(augmentation.crop_scales), max(augmentation.crop_scales))
     side = max(1, round(min(height, width) * scale))
     return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side
+
+
+def _resized_square(
+    augmentation: Augmentation, height: int, width: int, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Where a square of `size` lies in the picture, if this is first resized to a drawn side."""
+    size, short = augmentation.size, min(height, width)
+    low, high = (round(size / pick(augmentation.crop_scales)) for pick in (max, min))
+    resize = rng.integers(low, high + 1) / short
+    side = min(max(1, round(size / resize)), short)
+
+    def place(length: int) -> int:
+        # The last place is never drawn: so the published networks were trained.
+        first = rng.integers(max(round(length * resize) - size, 1))
+        return min(round(first / resize), length - side)
+
+    return place(height), place(width), side, side
 
 
 def _center(
@@ -335,6 +371,11 @@ def _center_offset(down, right):
     return [(down // 2, right // 2, False)]
 
 
+def _left_offset(down, right):
+    """The first of three; of a tall picture that is the upper one."""
+    return _three_offsets(down, right)[:1]
+
+
 def _three_offsets(down, right):
     """Both ends and the middle of the longer side."""
     tall = down > right
@@ -357,6 +398,7 @@ def _ten_offsets(down, right):
 _OFFSETS = {
     "whole": _whole_offset,
     "center": _center_offset,
+    "left": _left_offset,
     "three": _three_offsets,
     "ten": _ten_offsets,
 }

@@ -2,10 +2,10 @@
 
 The videos of training follow one another without end: all videos in an order drawn from (seed,
 0), all of them in an order drawn from (seed, 1), and so on. Each gives `data.repeats` clips that
-follow one another: of the same frames, as in the published recipes, but changed each in its own
-way. Clip number n of this stream is in batch n // batch size, and everything random about it is
-drawn from (seed, n). So batches do not depend on how many processes share them, starting at any
-step costs nothing, and fewer videos than a batch holds just come round sooner.
+follow one another: of the same frames, unless `data.repeats_share_frames` is off, but changed each
+in its own way. Clip number n of this stream is in batch n // batch size, and everything random
+about it is drawn from (seed, n). So batches do not depend on how many processes share them,
+starting at any step costs nothing, and fewer videos than a batch holds just come round sooner.
 
 A clip that cannot be read or decoded is replaced by that of another video, which is drawn from
 (seed, n) too, until more than `data.max_bad_records` videos were met that are bad.
@@ -76,13 +76,17 @@ def make_augmentation(config: ml_collections.ConfigDict) -> augment.Augmentation
         size=data.crop,
         crop_mode=data.crop_mode,
         crop_scales=tuple(data.crop_scales),
+        even_sides=data.even_sides,
         crop_scale_gap=data.crop_scale_gap,
         fixed_crops=data.fixed_crops,
         area=tuple(data.area),
         aspect=tuple(data.aspect),
         flip=data.flip,
         color_jitter=tuple(data.color_jitter),
+        hue_bytes=data.hue_bytes,
         rand_augment=data.rand_augment,
+        rand_augment_fill=data.rand_augment_fill,
+        rand_augment_after_crop=data.rand_augment_after_crop,
         random_erasing=data.random_erasing,
     )
 
@@ -119,6 +123,9 @@ def train_batches(
         )
     clip = clip_shape(config)
     augmentation = make_augmentation(config)
+    operate = functools.partial(rand_augment.apply, fill=augmentation.rand_augment_fill)
+    on_crop = bool(augmentation.rand_augment) and augmentation.rand_augment_after_crop
+    on_whole = bool(augmentation.rand_augment) and not on_crop
     how = _train_sampling(config)
     source, seed = split.source, config.seed
     mirrored = {a: b for pair in config.data.mirrored_labels for a, b in (pair, pair[::-1])}
@@ -137,12 +144,14 @@ def train_batches(
     def load(position: int, video: int) -> tuple:
         number, repeat = divmod(part.number(position), repeats)
         rng = generator(seed, number)
+        if not config.data.repeats_share_frames:
+            rng = _jumped(rng, repeat)
         first, total = 0, int(source.num_frames[video])
         if config.data.trim:
             first, total = _trim(total, config.data.trim, rng)
         views = first + sampling.sample_views(how, total, _fps(source, video), test=False, rng=rng)
-        if repeat:
-            rng = np.random.Generator(rng.bit_generator.jumped(repeat))
+        if config.data.repeats_share_frames:
+            rng = _jumped(rng, repeat)
         drawn = augment.draw(augmentation, int(source.height[video]), int(source.width[video]), rng)
         operations = np.array(drawn.operations, np.float32).reshape(-1, 2)
         return (
@@ -177,10 +186,10 @@ def train_batches(
     def change(
         images, frames, box, flip, jitter, order, kinds, values, erased, noise, label, video
     ):
-        if augmentation.rand_augment or not source.encoded:
+        if on_whole or not source.encoded:
             pixels = _pixels(images)
-            if augmentation.rand_augment:
-                pixels = rand_augment.apply(pixels, kinds, values)
+            if on_whole:
+                pixels = operate(pixels, kinds, values)
             top, left, height, width = tf.unstack(box)
             pixels = pixels[:, top : top + height, left : left + width]
         else:
@@ -188,7 +197,10 @@ def train_batches(
             pixels = _decode(
                 lambda image: tf.image.decode_and_crop_jpeg(image, box, **_JPEG), images
             )
-        pixels = tf.gather(augment.finish(pixels, flip, jitter, order, augmentation), frames)
+        pixels = augment.finish(pixels, flip, jitter, order, augmentation)
+        if on_crop:
+            pixels = operate(pixels, kinds, values)
+        pixels = tf.gather(pixels, frames)
         if augmentation.random_erasing:
             pixels = augment.erase(pixels, erased, noise)
         return {"video": tf.ensure_shape(pixels, clip), "label": label, "index": video}
@@ -343,6 +355,11 @@ def generator(seed: int, number: int) -> np.random.Generator:
     """The random numbers of one clip: the same wherever and whenever it is made."""
     # A list would be rounded to float64 as soon as a number needs 64 bits.
     return np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
+
+
+def _jumped(rng: np.random.Generator, repeat: int) -> np.random.Generator:
+    """Numbers of a repeat's own; of the first, those of the video."""
+    return np.random.Generator(rng.bit_generator.jumped(repeat)) if repeat else rng
 
 
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}

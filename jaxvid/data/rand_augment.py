@@ -18,7 +18,6 @@ from jaxvid.errors import JaxvidError
 _CHANCE = 0.5
 _SPREAD = 0.5
 _LEVELS = 10
-_FILL = 128.0
 # The most that an operation changes, at level 10, in either direction.
 _RANGES = {
     **dict.fromkeys(("brightness", "contrast", "saturation", "sharpness"), 0.9),
@@ -73,13 +72,14 @@ def value_of(kind: str, level: float, sign: float) -> float:
     return float(sign * share * _RANGES.get(kind, 0.0))
 
 
-def apply(frames: Any, kinds: Any, values: Any) -> Any:
+def apply(frames: Any, kinds: Any, values: Any, fill: int = 128) -> Any:
     """Applies the drawn operations one after the other.
 
     Args:
         frames: uint8 `[T, H, W, 3]`.
         kinds: int32 `[N]`, places in `KINDS`.
         values: float32 `[N]`, as `value_of` says.
+        fill: grey level of what moves uncover.
 
     Returns:
         uint8 `[T, H, W, 3]`.
@@ -87,7 +87,10 @@ def apply(frames: Any, kinds: Any, values: Any) -> Any:
     shape = frames.shape
 
     def one(i, frames):
-        branches = [lambda f=_OPERATIONS[kind]: f(frames, values[i]) for kind in KINDS]
+        branches = [lambda f=f: f(frames, values[i]) for f in _OPERATIONS.values()]
+        branches += [
+            lambda f=f: _move(frames, *f(frames, values[i]), fill) for f in _MOVES.values()
+        ]
         return i + 1, tf.ensure_shape(tf.switch_case(kinds[i], branches), shape)
 
     return tf.while_loop(lambda i, _: i < tf.size(kinds), one, (0, frames))[1]
@@ -189,35 +192,35 @@ def _rotate(frames, degrees):
     cos, sin = tf.cos(angle), tf.sin(angle)
     size = tf.cast(tf.shape(frames)[1:3] - 1, tf.float32) / 2
     y, x = size[0], size[1]
-    return _affine(frames, [cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y])
+    return [cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]
 
 
 def _shear_x(frames, factor):
     # The upper rim stays in its place, half a pixel above the first row's middle.
-    return _affine(frames, [1.0, factor, factor / 2], [0.0, 1.0, 0.0])
+    return [1.0, factor, factor / 2], [0.0, 1.0, 0.0]
 
 
 def _shear_y(frames, factor):
-    return _affine(frames, [1.0, 0.0, 0.0], [factor, 1.0, factor / 2])
+    return [1.0, 0.0, 0.0], [factor, 1.0, factor / 2]
 
 
 def _translate_x(frames, share):
     width = tf.cast(tf.shape(frames)[2], tf.float32)
-    return _affine(frames, [1.0, 0.0, share * width], [0.0, 1.0, 0.0])
+    return [1.0, 0.0, share * width], [0.0, 1.0, 0.0]
 
 
 def _translate_y(frames, share):
     height = tf.cast(tf.shape(frames)[1], tf.float32)
-    return _affine(frames, [1.0, 0.0, 0.0], [0.0, 1.0, share * height])
+    return [1.0, 0.0, 0.0], [0.0, 1.0, share * height]
 
 
-def _affine(frames, x, y):
-    """Takes pixel (x, y) from where the two rows, times (x, y, 1), say; grey from outside."""
+def _move(frames, x, y, fill):
+    """Takes pixel (x, y) from where the two rows, times (x, y, 1), say; `fill` from outside."""
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=_float(frames),
         transforms=tf.stack([*x, *y, 0.0, 0.0])[None],
         output_shape=tf.shape(frames)[1:3],
-        fill_value=_FILL,
+        fill_value=float(fill),
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
     )
@@ -234,6 +237,8 @@ _OPERATIONS = {
     "invert": _invert,
     "posterize": _posterize,
     "solarize": _solarize,
+}
+_MOVES = {
     "rotate": _rotate,
     "shear_x": _shear_x,
     "shear_y": _shear_y,
@@ -241,5 +246,5 @@ _OPERATIONS = {
     "translate_y": _translate_y,
 }
 
-KINDS = tuple(_OPERATIONS)
+KINDS = (*_OPERATIONS, *_MOVES)
 """A drawn operation is a place in here and a value, whose meaning `value_of` says."""

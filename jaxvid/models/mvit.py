@@ -426,6 +426,7 @@ _K400 = Recipe(
     mixup=0.8,
     cutmix=1.0,
     rand_augment="m7-n4",
+    rand_augment_fill=0,
     random_erasing=0.25,
     repeated_augmentation=2,
 )
@@ -451,6 +452,7 @@ _MASKFEAT = replace(
     warmup_factor=1 / 600,
     layer_decay=0.75,
     rand_augment="m7-n2",
+    repeats_share_frames=False,
 )
 _STHV2 = replace(
     _K400,
@@ -461,6 +463,7 @@ _STHV2 = replace(
     cosine_epochs=None,
     warmup_factor=0.1,
     flip=0.0,
+    rand_augment_after_crop=True,
     repeated_augmentation=1,
 )
 _STHV2_SMALL = replace(

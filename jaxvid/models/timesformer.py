@@ -236,7 +236,6 @@ NAMES = {
     for variant, fields in VARIANTS.items()
 }
 
-# The picture's shorter side is drawn evenly from 256 to 320 there, here the crop's share of it.
 _RECIPE = Recipe(
     epochs=15,
     batch_size=64,
@@ -246,6 +245,7 @@ _RECIPE = Recipe(
     milestones=(5, 10),
     crop_mode="square",
     crop_scales=(224 / 320, 224 / 256),
+    even_sides=True,
     no_decay=("cls_token", "pos_embed", "time_embed"),
 )
 

@@ -219,9 +219,11 @@ _SGD_K400 = Recipe(
     clip_norm=40.0,
     milestones=(75, 125),
     color_jitter=(0.5, 0.5, 0.5, 0.1),
+    hue_bytes=True,
     aux_weight=0.5,
 )
 _SGD_STH = replace(_SGD_K400, weight_decay=5e-4, clip_norm=20.0)
+_SGD_AUTHORS = replace(_SGD_STH, hue_bytes=False)
 _CLIP = Sampling(clip_len=8, frame_interval=8, num_clips=10)
 _SEGMENTS = Sampling(num_clips=8, twice_sample=True)
 _UNSCALED = "in training, crops were cut from frames of their own size, not resized before"
@@ -284,9 +286,9 @@ ROWS = [
          "tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb/"
          "tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb_20230221-940a3615",
          note=f"printed 8x3, but its config samples the 8 frames twice; {_UNSCALED}"),
-    _row("tpn_tsm_r50_1x1x8_sthv1_authors", _SEGMENTS, "sthv1", _SGD_STH, 50.7, None,
+    _row("tpn_tsm_r50_1x1x8_sthv1_authors", _SEGMENTS, "sthv1", _SGD_AUTHORS, 50.7, None,
          "tsm_tpn_r_50_im_f8_sthv1", "Something-Something-V1", "IM", note=_QUOTED),
-    _row("tpn_tsm_r50_1x1x8_sthv2_authors", _SEGMENTS, "sthv2", _SGD_STH, 64.7, None,
+    _row("tpn_tsm_r50_1x1x8_sthv2_authors", _SEGMENTS, "sthv2", _SGD_AUTHORS, 64.7, None,
          "tsm_tpn_r_50_im_f8_sthv2", "Something-Something-V2", "IM", note=_QUOTED),
 ]
 # fmt: on

@@ -293,6 +293,7 @@ _CLIP = Recipe(
     final_lr=1e-6,
     warmup_epochs=5,
     rand_augment="m7-n4",
+    rand_augment_fill=0,
 )
 _CLIP_K710 = replace(_CLIP, final_lr=5e-6, warmup_factor=0.5)
 _TUNED = replace(_CLIP, epochs=5, lr=2e-6, warmup_epochs=1, warmup_factor=0.5)

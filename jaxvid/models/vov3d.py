@@ -197,9 +197,12 @@ _KINETICS = Recipe(
     schedule="cosine",
     warmup_epochs=35,
     crop_mode="square",
-    crop_scales=(0.7, 0.875),
+    crop_scales=(224 / 320, 224 / 256),
+    even_sides=True,
 )
-_SOMETHING = replace(_KINETICS, epochs=100, batch_size=64, warmup_epochs=1, flip=0.0)
+_SOMETHING = replace(
+    _KINETICS, epochs=100, batch_size=64, warmup_epochs=1, even_sides=False, flip=0.0
+)
 _TUNED = replace(
     _SOMETHING,
     epochs=50,

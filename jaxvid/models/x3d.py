@@ -167,8 +167,7 @@ NAMES = {
 
 # Rows: what MMAction2 tests of the authors' weights, then what VoV3D's tables say of X3D.
 
-# PySlowFast's cosine begins under the warm-up, ours at its end; it decays biases, though no norms;
-# and on Kinetics it draws the picture's shorter side evenly, where `square` draws the crop's scale.
+# PySlowFast's cosine begins under the warm-up, ours at its end; it decays biases, though no norms.
 _AUTHORS = Recipe(
     epochs=300,
     batch_size=128,
@@ -179,11 +178,22 @@ _AUTHORS = Recipe(
     schedule="cosine",
     warmup_epochs=35,
     crop_mode="square",
-    crop_scales=(0.7, 0.875),
+    crop_scales=(224 / 320, 224 / 256),
+    even_sides=True,
 )
-_AUTHORS_LARGE = replace(_AUTHORS, epochs=256, batch_size=64, lr=0.05, warmup_factor=0.2)
-_SOMETHING = replace(_AUTHORS, epochs=100, batch_size=64, warmup_epochs=1, flip=0.0)
-_SOMETHING_LARGE = replace(_SOMETHING, flip=0.5)
+_AUTHORS_SMALL = replace(_AUTHORS, crop_scales=(160 / 228, 160 / 182))
+_AUTHORS_LARGE = replace(
+    _AUTHORS,
+    epochs=256,
+    batch_size=64,
+    lr=0.05,
+    warmup_factor=0.2,
+    crop_scales=(312 / 446, 312 / 356),
+)
+_SOMETHING = replace(
+    _AUTHORS, epochs=100, batch_size=64, warmup_epochs=1, even_sides=False, flip=0.0
+)
+_SOMETHING_LARGE = replace(_SOMETHING, even_sides=True, flip=0.5)
 _SECTIONS = {"sthv1": "Something-Something-V1", "sthv2": "Something-Something-V2"}
 _DRAWN = "its test draws each frame at random from its part of the video, ours is in fixed places"
 _M_FLOPS = "printed with the 6.1G of 256 pixels, but its config tests at 224 (4.7G)"
@@ -213,7 +223,7 @@ def _mmaction_row(
         num_classes=400,
         train=replace(test, num_clips=1),
         test=Protocol(test, short_side=crops[1], crops="three", crop=crops[1]),
-        recipe=_AUTHORS,
+        recipe=_AUTHORS_SMALL if size == "s" else _AUTHORS,
         train_crop=crops[0],
         train_short_side=crops[1],
         mean=(114.75,) * 3,

@@ -1,5 +1,7 @@
 """Pixels of tests against the reference's; random changes against what they promise."""
 
+import colorsys
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -44,6 +46,20 @@ def test_three_crops_smaller_than_the_short_side(height, width):
         np.testing.assert_array_equal(view, frames[0, 5:35, left : left + 30])
 
 
+@pytest.mark.parametrize("height, width", [(40, 60), (60, 40), (40, 40)])
+@pytest.mark.parametrize("crop", [40, 30])
+def test_the_left_crop_is_the_first_of_three(height, width, crop):
+    frames = noise(1, height, width, 3)
+    three, left = (
+        augment.make_views(frames, [[0]], Protocol(Sampling(), 40, crops, crop)).numpy()
+        for crops in ("three", "left")
+    )
+    np.testing.assert_array_equal(left, three[:1])
+    room = (40 - crop) // 2
+    top, start = (0, room) if height > width else (room, 0)
+    np.testing.assert_array_equal(left[0, 0], frames[0, top : top + crop, start : start + crop])
+
+
 def test_views_are_crop_major():
     frames = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 12, 3), np.uint8)
     frames[:, :, 6:] += 100
@@ -58,16 +74,18 @@ def test_views_are_crop_major():
 def test_crop_must_fit():
     with pytest.raises(JaxvidError, match="larger than short_side"):
         augment.check_protocol(Protocol(Sampling(), short_side=64, crop=65))
-    with pytest.raises(JaxvidError, match="choose one of whole, center, three, ten"):
+    with pytest.raises(JaxvidError, match="choose one of whole, center, left, three, ten"):
         augment.check_protocol(Protocol(Sampling(), crops="five"))
 
 
-@pytest.mark.parametrize("mode", augment.CROP_MODES)
+@pytest.mark.parametrize("mode", (*augment.CROP_MODES, "even_sides"))
 @pytest.mark.parametrize("size", [(240, 320), (33, 17), (1, 9), (1, 1)])
 def test_boxes_lie_inside_the_picture(mode, size):
     rng = np.random.default_rng(0)
+    even = mode == "even_sides"
+    how = Augmentation(crop_mode="square" if even else mode, even_sides=even)
     for _ in range(300):
-        top, left, height, width = augment.draw(Augmentation(crop_mode=mode), *size, rng).box
+        top, left, height, width = augment.draw(how, *size, rng).box
         assert top >= 0 and left >= 0 and height >= 1 and width >= 1
         assert top + height <= size[0] and left + width <= size[1]
 
@@ -96,6 +114,50 @@ def test_squares_lie_anywhere_and_are_uniform_in_scale():
     assert (top + height).max() == 400 and (left + width).max() == 600
     middle = left / (600 - width)
     assert abs(middle.mean() - 0.5) < 0.02 and abs(middle.std() - 12**-0.5) < 0.02
+
+
+def published_squares(height, width, low, high, size, rng, count):
+    """Shares and places of squares cut from a picture resized first, as PySlowFast has them."""
+    sides = np.round(rng.uniform(low, high, count)).astype(int)
+    boxes = []
+    for side in sides:
+        resized = [
+            side if length <= min(height, width) else length * side // min(height, width)
+            for length in (height, width)
+        ]
+        start = [rng.integers(max(length - size, 1)) for length in resized]
+        boxes.append([start[0] / resized[0], start[1] / resized[1], size / side])
+    return np.array(boxes)
+
+
+def distance(one, other):
+    """How far the distributions of two samples lie apart (Kolmogorov and Smirnov)."""
+    values = np.sort(np.concatenate([one, other]))
+    shares = [np.searchsorted(np.sort(a), values, "right") / len(a) for a in (one, other)]
+    return np.abs(shares[0] - shares[1]).max()
+
+
+@pytest.mark.parametrize("height, width", [(256, 340), (320, 568), (480, 272), (720, 1280)])
+@pytest.mark.parametrize("size, low, high", [(224, 256, 320), (160, 182, 228), (312, 356, 446)])
+def test_squares_of_evenly_drawn_sides_are_the_published_ones(height, width, size, low, high):
+    rng = np.random.default_rng(0)
+    how = Augmentation(
+        size=size, crop_mode="square", crop_scales=(size / high, size / low), even_sides=True
+    )
+    boxes = np.array([augment.draw(how, height, width, rng).box for _ in range(3000)])
+    assert (boxes[:, 2] == boxes[:, 3]).all()
+    ours = boxes[:, :3] / (height, width, min(height, width))
+    theirs = published_squares(height, width, low, high, size, rng, 3000)
+    # Of the same distribution, but for one in 100,000 and for stored pixels being whole.
+    for a, b in zip(ours.T, theirs.T, strict=True):
+        rounding = 0.5 / min(height, width) / np.ptp(b)
+        assert distance(a, b) < 2.47 * (2 / 3000) ** 0.5 + rounding
+    error = (high - low) / 12**0.5 / 3000**0.5
+    assert abs((size / ours[:, 2]).mean() - (low + high) / 2) < 5 * error
+    shares = Augmentation(size=size, crop_mode="square", crop_scales=how.crop_scales)
+    boxes = np.array([augment.draw(shares, height, width, rng).box for _ in range(3000)])
+    sides = size / boxes[:, 2] * min(height, width)
+    assert sides.mean() < (low + high) / 2 - 5 * error
 
 
 def test_box_falls_back_to_the_central_square():
@@ -165,6 +227,27 @@ def test_colours_change_alike_in_all_frames():
     assert np.abs(out.astype(int) - frame).mean() > 10
 
 
+def test_hue_in_bytes_turns_by_whole_parts_of_a_circle_of_180():
+    plain = Augmentation(color_jitter=(0.5, 0.5, 0.5, 0.1))
+    bytewise = Augmentation(color_jitter=(0.5, 0.5, 0.5, 0.1), hue_bytes=True)
+    turns = []
+    for seed in range(2000):
+        one, other = (
+            augment.draw(how, 9, 9, np.random.default_rng(seed)) for how in (plain, bytewise)
+        )
+        assert other.jitter[3] == int(one.jitter[3] * 255) / 180
+        assert one == dataclasses.replace(other, jitter=one.jitter)
+        assert one.jitter[:3] == other.jitter[:3]
+        turns.append(round(other.jitter[3] * 180))
+    # From -25 to 25: more than a tenth of the circle, and 0 twice as often as the others.
+    assert sorted(set(turns)) == list(range(-25, 26))
+    assert 1.2 < turns.count(0) / (2000 / 51) < 2.8
+    how = Augmentation(size=16, color_jitter=(0.0, 0.0, 0.0, 0.1), hue_bytes=True)
+    red = np.full((1, 16, 16, 3), (200, 20, 20), np.uint8)
+    turned = finish(red, how, jitter=(1.0, 1.0, 1.0, 25 / 180))[0, 0, 0] / 255
+    assert colorsys.rgb_to_hsv(*turned)[0] == pytest.approx(25 / 180, abs=0.002)
+
+
 @pytest.mark.parametrize("which", range(4))
 def test_each_colour_change(which):
     frames = noise(2, 10, 10, 3)
@@ -197,6 +280,7 @@ def test_each_colour_change(which):
         ({"fixed_crops": 9}, "fixed_crops is 9: give 5 or 13"),
         ({"random_erasing": 1.5}, "random_erasing"),
         ({"rand_augment": "m7"}, "rand_augment is 'm7'.* such as m7-n4"),
+        ({"rand_augment_fill": 256}, "rand_augment_fill is 256: give a grey level from 0 to 255"),
     ],
 )
 def test_settings_that_make_no_sense(settings, words):

@@ -82,6 +82,7 @@ def make_config(batch=4, seed=1, **data):
         "crop": 24,
         "crop_mode": "random_resized",
         "crop_scales": (1.0, 0.8),
+        "even_sides": False,
         "crop_scale_gap": 1,
         "fixed_crops": 5,
         "area": (0.3, 1.0),
@@ -89,9 +90,13 @@ def make_config(batch=4, seed=1, **data):
         "flip": 0.5,
         "mirrored_labels": (),
         "color_jitter": (0.0, 0.0, 0.0, 0.0),
+        "hue_bytes": False,
         "rand_augment": "",
+        "rand_augment_fill": 128,
+        "rand_augment_after_crop": False,
         "random_erasing": 0.0,
         "repeats": 1,
+        "repeats_share_frames": True,
         "max_bad_records": 0,
         "workers": 2,
     } | data
@@ -175,8 +180,20 @@ EVERYTHING = {
 }
 
 
-def test_augmented_pixels_are_those_of_the_plan(split):
-    config = make_config(**EVERYTHING)
+AS_PUBLISHED = EVERYTHING | {
+    "rand_augment_fill": 0,
+    "rand_augment_after_crop": True,
+    "repeats_share_frames": False,
+    "crop_mode": "square",
+    "even_sides": True,
+    "hue_bytes": True,
+}
+
+
+@pytest.mark.parametrize("changes", [EVERYTHING, AS_PUBLISHED])
+def test_augmented_pixels_are_those_of_the_plan(split, changes):
+    config = make_config(**changes)
+    after = config.data.rand_augment_after_crop
     batches = take(pipeline.train_batches(split, config), 4)
     how = Sampling(clip_len=4, frame_interval=2)
     augmentation = pipeline.make_augmentation(config)
@@ -187,18 +204,26 @@ def test_augmented_pixels_are_those_of_the_plan(split):
         video = batches[step]["index"][place]
         assert video == pipeline.epoch_order(1, number // 7, 7)[number % 7]
         rng = pipeline.generator(1, number)
+        own = np.random.Generator(rng.bit_generator.jumped(repeat)) if repeat else rng
         frames = decoded(split, video)
-        picked = sampling.sample(how, len(frames), test=False, rng=rng)[0]
-        if repeat:
-            rng = np.random.Generator(rng.bit_generator.jumped(repeat))
+        shared = config.data.repeats_share_frames
+        picked = sampling.sample(how, len(frames), test=False, rng=rng if shared else own)[0]
+        if shared and repeat:
+            own = np.random.Generator(rng.bit_generator.jumped(repeat))
+        rng = own
         drawn = augment.draw(augmentation, *frames.shape[1:3], rng)
         kinds = np.array([kind for kind, _ in drawn.operations], np.int32)
         values = np.array([value for _, value in drawn.operations], np.float32)
-        changed = rand_augment.apply(*map(tf.constant, (frames[picked], kinds, values)))
+        operations_of = tf.constant(kinds), tf.constant(values), config.data.rand_augment_fill
+        want = tf.constant(frames[picked])
+        if not after:
+            want = rand_augment.apply(want, *operations_of)
         top, left, height, width = drawn.box
-        crop = changed[:, top : top + height, left : left + width]
+        want = want[:, top : top + height, left : left + width]
         colors = np.float32(drawn.jitter), np.int32(drawn.order)
-        want = augment.finish(crop, drawn.flip, *colors, augmentation)
+        want = augment.finish(want, drawn.flip, *colors, augmentation)
+        if after:
+            want = rand_augment.apply(want, *operations_of)
         want = augment.erase(want, np.int32(drawn.erased), np.int32(drawn.noise))
         np.testing.assert_array_equal(batches[step]["video"][place], want)
         erased += any(drawn.erased)
@@ -224,12 +249,30 @@ def test_repeats_are_the_same_frames_changed_in_other_ways(split):
     np.testing.assert_array_equal(video, np.repeat(video[:, :1], 3, 1))
 
 
+def test_repeats_may_draw_frames_of_their_own(split):
+    how = {"batch": 6, "crop_mode": "center", "flip": 0.0, "trim": 0.2}
+    own = make_config(repeats=3, repeats_share_frames=False, **how)
+    batches = take(pipeline.train_batches(split, own), 14)
+    index = np.concatenate([batch["index"] for batch in batches]).reshape(-1, 3)
+    assert (index == index[:, :1]).all()
+    video = np.concatenate([batch["video"] for batch in batches]).reshape(28, 3, -1)
+    # Videos that are hardly longer than a clip have few other frames to draw.
+    long = split.source.num_frames[index[:, 0]] >= 12
+    pairs = ((0, 1), (0, 2), (1, 2))
+    differ = np.stack([(video[:, a] != video[:, b]).any(1) for a, b in pairs], 1)
+    assert long.sum() >= 4 and differ[long].mean() > 0.5
+    shared = make_config(repeats=3, **how)
+    other = take(pipeline.train_batches(split, shared), 14)
+    other = np.concatenate([batch["video"] for batch in other]).reshape(28, 3, -1)
+    np.testing.assert_array_equal(other, np.repeat(video[:, :1], 3, 1))
+
+
 def test_an_epoch_with_repeats_has_each_video_once():
     assert pipeline.steps_per_epoch(7, 4, 2) == 3
     assert pipeline.steps_per_epoch(240, 16, 2) == 30 == pipeline.steps_per_epoch(240, 8)
 
 
-@pytest.mark.parametrize("changes", [{"color_jitter": JITTER}, EVERYTHING])
+@pytest.mark.parametrize("changes", [{"color_jitter": JITTER}, EVERYTHING, AS_PUBLISHED])
 def test_batches_are_functions_of_seed_and_step(split, changes):
     config = make_config(**changes)
     first = take(pipeline.train_batches(split, config), 6)
@@ -259,7 +302,7 @@ def joined_parts(split, config, processes, count, start_step=0):
 
 
 # With 4 processes, the repeats of a video are in different ones.
-@pytest.mark.parametrize("changes, processes", [({}, 2), (EVERYTHING, 2), (EVERYTHING, 4)])
+@pytest.mark.parametrize("changes, processes", [({}, 2), (EVERYTHING, 2), (AS_PUBLISHED, 4)])
 def test_processes_share_the_same_batches(split, changes, processes):
     config = make_config(**changes)
     whole = take(pipeline.train_batches(split, config, start_step=1), 3)

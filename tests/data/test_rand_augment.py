@@ -22,10 +22,11 @@ def pictures(count=3, height=48, width=64, seed=0):
     return np.stack(frames)
 
 
-def apply(frames, *operations):
+def apply(frames, *operations, fill=128):
     kinds = np.array([KINDS.index(kind) for kind, _ in operations], np.int32)
     values = np.array([value for _, value in operations], np.float32)
-    return rand_augment.apply(tf.constant(frames), tf.constant(kinds), tf.constant(values)).numpy()
+    arrays = map(tf.constant, (frames, kinds, values))
+    return rand_augment.apply(*arrays, fill).numpy()
 
 
 def affine(matrix):
@@ -99,6 +100,19 @@ def test_outside_is_grey_and_blends_in():
     frames = np.full((1, 4, 8, 3), 228, np.uint8)
     moved = apply(frames, ("translate_x", 1.5 / 8))[0, :, :, 0]
     np.testing.assert_array_equal(moved, [[228] * 6 + [178, 128]] * 4)
+
+
+@pytest.mark.parametrize("kind, value", [case[:2] for case in MOVED], ids=ids(MOVED))
+def test_outside_is_of_the_colour_asked_for(kind, value):
+    grey, black = (apply(pictures(), (kind, value), fill=fill) for fill in (128, 0))
+    uncovered = (grey == 128).all((0, -1))
+    assert 0.05 < uncovered.mean() < 0.6
+    # At the rim the colour is mixed in, elsewhere both are the same.
+    assert black[:, uncovered].max() <= 1
+    assert (grey != black).any((0, -1)).mean() < uncovered.mean() + 0.06
+    flat = np.full((1, 4, 8, 3), 228, np.uint8)
+    moved = apply(flat, ("translate_x", 1.5 / 8), fill=0)[0, :, :, 0]
+    np.testing.assert_array_equal(moved, [[228] * 6 + [114, 0]] * 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
