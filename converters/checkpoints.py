@@ -99,10 +99,16 @@ def _convert(
     names = NameMap(zoo.names(row.variant))
     reading = spellings.read(names, tensors)
     remarks = reading.remarks()
-    known = {
+    reading.refuse_strays()
+    read = {
         known: np.asarray(tensors[key]) for key, known in reading.known.items() if known is not None
     }
+    beside = {key: np.asarray(tensors[key]) for group in reading.beside.values() for key in group}
     tensors.clear()
+    cast = {key: tensor.dtype.name for key, tensor in read.items() if tensor.dtype != np.float32}
+    count_of_tensors = len(read) + len(beside)
+    known = spellings.join(read)
+    read.clear()
 
     if num_classes is None:
         count = _count_classes(names, known, leaves, name, row, overrides) or count
@@ -121,12 +127,7 @@ def _convert(
             raise
         raise JaxvidError(f"{error}; its keys were read as {reading.spelling} spelt them") from None
     _check_recomputed(row.variant, zoo.create_model(name, count, **overrides), dropped)
-    cast = {
-        key: tensor.dtype.name
-        for key, tensor in known.items()
-        if key not in dropped and tensor.dtype != np.float32
-    }
-    count_of_tensors = len(known)
+    cast = {key: dtype for key, dtype in cast.items() if key not in dropped}
     known.clear()
 
     def copy(path: str) -> None:
@@ -144,6 +145,7 @@ def _convert(
         values=sum(array.size for array in params.values()),
         statistics=len(arrays) - len(params),
         dropped=list(dropped),
+        beside=reading.beside,
         cast=dict(Counter(cast.values())),
         remarks=remarks,
     )
@@ -158,9 +160,9 @@ def _convert(
         "overrides": overrides,
         "new": [f"params/{path}" for path in row.new],
         "cast": cast,
-        "prefix": reading.prefix,
-        "respelt": reading.respelt(),
+        **reading.way_back(),
         "dropped": _pack(dropped),
+        "beside": _pack(beside),
     }
     variables = traverse_util.unflatten_dict(arrays, sep="/")
     return {"params": {}, "batch_stats": {}} | variables, meta, report
@@ -176,7 +178,7 @@ def deploy(variables: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict,
         raise JaxvidError(
             f"{meta['variant']} has no other form to deploy: only MobileOne's training form has one"
         )
-    of_source = ("cast", "prefix", "respelt", "dropped")
+    of_source = ("cast", "prefix", "respelt", "dropped", "beside")
     kept = {key: meta[key] for key in meta if key not in of_source}
     return mobileone.deploy(variables), kept | {"row": variant, "variant": variant}
 
@@ -250,15 +252,16 @@ def to_torch(
     kinds = {kind: variables.get(kind, {}) for kind in ("params", "batch_stats")}
     arrays = {path: np.asarray(leaf) for path, leaf in _flat(kinds).items()}
     cast = meta.get("cast", {})
+    prefix, respelt = meta.get("prefix", ""), meta.get("respelt", {})
     tensors = {}
-    for key, array in names.to_torch(arrays).items():
+    for key, array in spellings.split(names.to_torch(arrays), respelt).items():
         tensors[key] = array.astype(_dtype(cast[key])) if key in cast else array
         counter = key.removesuffix("running_var") + STEP_COUNTER
         if key.endswith(".running_var") and "dropped" not in meta and names.drops(counter):
             tensors[counter] = np.zeros((), np.int64)
     tensors |= _unpack(meta.get("dropped", {}))
-    prefix, respelt = meta.get("prefix", ""), meta.get("respelt", {})
-    return {prefix + respelt.get(key, key): tensor for key, tensor in tensors.items()}
+    tensors = {prefix + respelt.get(key, key): tensor for key, tensor in tensors.items()}
+    return tensors | _unpack(meta.get("beside", {}))
 
 
 def leaves_of(name: str, row: Row, num_classes: int, overrides: dict) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def inflate_and_tell(
     source = checkpoints.open_source(source)
     tensors, remarks = checkpoints.read_source(source, ema)
     remarks = checkpoints.check_source(source) + remarks
-    wrapper = spellings.prefixes(tensors)[-1]
+    wrapper = spellings.wrapper_of(tensors)
     tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
     trunk = {
         key.removeprefix(_PREFIX): np.asarray(tensor)

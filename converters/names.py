@@ -14,13 +14,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxvid.errors import JaxvidError
+from jaxvid.errors import JaxvidError, listed
 
 Rule = tuple[str, str | None, str]
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 # A file of another network has hundreds of wrong keys: nearest names are slow and of no use there.
 _MAX_SUGGESTIONS = 10
-_MAX_LISTED = 1000
 # Of `in_order`: elements; and bytes from which on the copy's memory is not of numpy's allocator.
 _STRIP = 64
 _LARGE = 1 << 20
@@ -96,8 +95,8 @@ class NameMap:
         """Sorts PyTorch's tensors into our leaves: (path to array, dropped key to tensor).
 
         `leaves` gives shape and dtype of every leaf by path. The arrays are views in our order and
-        still of the tensor's type. Raises one `JaxvidError` that lists every key without a place,
-        every leaf without a tensor and every wrong shape or type.
+        still of the tensor's type. Raises one `JaxvidError` that lists keys without a place,
+        leaves without a tensor and wrong shapes or types.
         """
         filled: dict[str, np.ndarray] = {}
         sources: dict[str, str] = {}
@@ -109,22 +108,22 @@ class NameMap:
                 problems.add_unknown(key)
                 continue
             if len(matches) > 1:
-                problems.add(f"{_quote(key)} matches {len(matches)} rules of the name map")
+                problems.add(f"{quoted(key)} matches {len(matches)} rules of the name map")
                 continue
             rule, path = matches[0]
             if path is None:
                 dropped[key] = tensor
             elif path not in leaves:
-                problems.add(f"{_quote(key)} has no place: this network has no {path[:200]}")
+                problems.add(f"{quoted(key)} has no place: this network has no {path[:200]}")
             elif path in sources:
-                problems.add(f"{_quote(key)} and {_quote(sources[path])} both mean {path}")
+                problems.add(f"{quoted(key)} and {quoted(sources[path])} both mean {path}")
             else:
                 sources[path] = key
                 wanted = rule.layout.torch_shape(tuple(leaves[path].shape))
                 if tensor.shape != wanted:
-                    problems.add(f"{_quote(key)} has shape {tensor.shape}, not {wanted}")
-                elif not _is_real(tensor.dtype):
-                    problems.add(f"{_quote(key)} has type {tensor.dtype}, not a float")
+                    problems.add(f"{quoted(key)} has shape {tensor.shape}, not {wanted}")
+                elif not is_real(tensor.dtype):
+                    problems.add(f"{quoted(key)} has type {tensor.dtype}, not a float")
                 else:
                     filled[path] = rule.layout.to_ours(tensor)
         for path in leaves.keys() - sources.keys():
@@ -143,7 +142,7 @@ class NameMap:
                 continue
             rule, key = matches[0]
             if key in tensors:
-                problems.add(f"{path} and another leaf both mean {_quote(key)}")
+                problems.add(f"{path} and another leaf both mean {quoted(key)}")
             tensors[key] = rule.layout.to_torch(array)
         problems.raise_if_any()
         return tensors
@@ -212,7 +211,7 @@ def _compile(template: str, words: Mapping[str, str]) -> tuple[str, re.Pattern]:
 
 
 class _Problems:
-    """Everything that is wrong with a conversion, said at once."""
+    """Everything that is wrong with a conversion, said at once: the first of it, and how much."""
 
     def __init__(self, expected: Mapping[str, str | None]):
         self._expected = expected
@@ -233,7 +232,7 @@ class _Problems:
         known = [key for key in self._expected.values() if key]
         wanted = {self._expected.get(path) for path in self._missing} - {None}
         for number, key in enumerate(self._unknown):
-            problem = f"{_quote(key)} is unknown"
+            problem = f"{quoted(key)} is unknown"
             if number < _MAX_SUGGESTIONS:
                 near = difflib.get_close_matches(key[:200], sorted(wanted) or known, 1, 0.8)
                 problem += f" (nearest: {near[0]!r})" if near else ""
@@ -244,18 +243,17 @@ class _Problems:
         if not self._found:
             return
         count = len(self._found)
-        listed = "; ".join(self._found[:_MAX_LISTED])
-        more = f"; and {count - _MAX_LISTED} more" if count > _MAX_LISTED else ""
         raise JaxvidError(
             f"the tensors are not those of this network, check --model; {count} "
-            f"{'problem' if count == 1 else 'problems'}: {listed}{more}"
+            f"{'problem' if count == 1 else 'problems'}: {listed(self._found)}"
         )
 
 
-def _quote(key: str) -> str:
+def quoted(key: str) -> str:
+    """Returns a key as refusals name it, of a length that can be read."""
     return repr(key[:200])
 
 
-def _is_real(dtype: np.dtype) -> bool:
+def is_real(dtype: np.dtype) -> bool:
     """Says whether a type is a float, also one that numpy knows only through `ml_dtypes`."""
     return dtype.kind == "f" or dtype.name.startswith(("bfloat16", "float8"))

@@ -2,16 +2,49 @@
 
 A spelling is rules: a pattern of its keys, and what such a key is in the spelling that a family's
 `NAMES` know. None says that the key belongs to no network. A key without a rule is spelt alike.
+`KEY[1/3]` is the second third of the rows of KEY, which `join` puts together and `split` apart.
+
+Around a spelling lies what wrappers make of keys: words before all of them or inside of them, and
+keys of their own beside them.
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
-from converters.names import NameMap
+import numpy as np
+
+from converters.names import NameMap, is_real, quoted
+from jaxvid.errors import JaxvidError, listed
 
 # Put before every key by DataParallel, by Lightning and other wrappers, and by torch.compile.
-PREFIXES = ("module.", "model.", "_orig_mod.")
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")
+# Put between the words of a key by torch.compile, FSDP, checkpointing, DeepSpeed, Opacus and
+# DataParallel, where they wrap a part of the network.
+WRAPPERS = (
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "_module",
+    "module",
+)
+# Keys beside a network's own, by whose they are; no network has any of these.
+BESIDE = {
+    "the averaging": r"(.+\.)?(n_averaged|num_updates|ema_decay|initted|steps)|\w*ema\w*\.decay",
+    "a counter of operations": r"(.+\.)?total_(ops|params)",
+    "a loss": r"(.+\.)?(criterions?|loss|losses|loss_(fn|func|function|cls))(_\w+)?(\..+)?",
+    "a metric": r"((train|val|valid|test)_)?(acc|accuracy|metrics?|top\d|f1|auroc|confmat)\..+",
+    "a queue of features": r"(.+\.)?queue(_ptr)?",
+    "a wrapper": r"(.+\.)?_extra_state",
+}
+# What trunks saved without their recognizer do not have before their keys, and TEA's files do.
+_ADDED = ("backbone.", "module.")
+_MAX_PREFIX = 4
+_PART = re.compile(r"(.+)\[(\d)/([1-9])\]")
 _BLOCK = r"layer(\d)\.(\d+)"
 # A ResNet as torchvision has it, behind the prefix, to one whose convolutions hold their norms.
 _RESNET = [
@@ -69,6 +102,63 @@ def _caffe2() -> list[tuple[str, str | None]]:
     return rules
 
 
+def _hugging_face_blocks(layer: str, block: str) -> list[tuple[str, str | None]]:
+    """VideoMAE's blocks; version 5 of Transformers renamed the biases of queries and values."""
+    return [
+        *(
+            (rf"{layer}\.attention\.attention\.{name}\.weight", f"{block}.attn.qkv.weight[{i}/3]")
+            for i, name in enumerate(("query", "key", "value"))
+        ),
+        (rf"{layer}\.attention\.attention\.(?:q_bias|query\.bias)", f"{block}.attn.q_bias"),
+        (rf"{layer}\.attention\.attention\.(?:v_bias|value\.bias)", f"{block}.attn.v_bias"),
+        (rf"{layer}\.attention\.output\.dense\.(\w+)", rf"{block}.attn.proj.\2"),
+        (rf"{layer}\.layernorm_before\.(\w+)", rf"{block}.norm1.\2"),
+        (rf"{layer}\.layernorm_after\.(\w+)", rf"{block}.norm2.\2"),
+    ]
+
+
+def _hugging_face_mlp(layer: str, first: str, second: str) -> list[tuple[str, str | None]]:
+    return [
+        (rf"{layer}\.intermediate\.dense\.(\w+)", rf"{first}.\2"),
+        (rf"{layer}\.output\.dense\.(\w+)", rf"{second}.\2"),
+    ]
+
+
+def _hugging_face_timesformer(attention: str, norms: tuple[str, str]) -> list:
+    """`attention` is the number of the attention over space, `norms` where its norms lie."""
+    layer, known = (
+        r"(?:timesformer\.)?encoder\.layer\.(\d+)",
+        r"backbone.transformer_layers.layers.\1",
+    )
+    rules = []
+    for own, number in (("temporal_attention", "0"), ("attention", attention)):
+        to = rf"{known}.attentions.{number}.attn"
+        rules += [
+            (rf"{layer}\.{own}\.attention\.qkv\.(\w+)", rf"{to}.in_proj_\2"),
+            (rf"{layer}\.{own}\.output\.dense\.(\w+)", rf"{to}.out_proj.\2"),
+        ]
+    return [
+        (r"(?:timesformer\.)?embeddings\.cls_token", "backbone.cls_token"),
+        (r"(?:timesformer\.)?embeddings\.position_embeddings", "backbone.pos_embed"),
+        (r"(?:timesformer\.)?embeddings\.time_embeddings", "backbone.time_embed"),
+        (
+            r"(?:timesformer\.)?embeddings\.patch_embeddings\.projection\.(\w+)",
+            r"backbone.patch_embed.projection.\1",
+        ),
+        (r"(?:timesformer\.)?layernorm\.(\w+)", r"backbone.norm.\1"),
+        *rules,
+        (rf"{layer}\.temporal_layernorm\.(\w+)", rf"{known}.attentions.0.norm.\2"),
+        (rf"{layer}\.temporal_dense\.(\w+)", rf"{known}.attentions.0.temporal_fc.\2"),
+        (rf"{layer}\.layernorm_before\.(\w+)", rf"{known}.{norms[0]}.\2"),
+        (rf"{layer}\.layernorm_after\.(\w+)", rf"{known}.{norms[1]}.\2"),
+        *_hugging_face_mlp(layer, rf"{known}.ffns.0.layers.0.0", rf"{known}.ffns.0.layers.1"),
+        (r"classifier\.(\w+)", r"cls_head.fc_cls.\1"),
+    ]
+
+
+_HF_LAYER = r"(?:videomae\.)?encoder\.layer\.(\d+)"
+_HF_DECODER = r"decoder\.decoder_layers\.(\d+)"
+_HF_PATCHES = r"(?:videomae\.)?embeddings\.patch_embeddings\.projection\.(\w+)"
 SPELLINGS: dict[str, list[tuple[str, str | None]]] = {
     # 0.9 moved patch merging from the end of a stage to the start of the next one.
     "timm before 0.9": [
@@ -111,29 +201,75 @@ SPELLINGS: dict[str, list[tuple[str, str | None]]] = {
         (r"((?:blocks\.\d+|fc_norm)\..+)", r"backbone.\1"),
         (r"head\.(\w+)", r"cls_head.fc_cls.\1"),
     ],
+    "Hugging Face": [
+        (_HF_PATCHES, r"backbone.patch_embed.projection.\1"),
+        *_hugging_face_blocks(_HF_LAYER, r"backbone.blocks.\1"),
+        *_hugging_face_mlp(
+            _HF_LAYER, r"backbone.blocks.\1.mlp.layers.0.0", r"backbone.blocks.\1.mlp.layers.1"
+        ),
+        (r"fc_norm\.(\w+)", r"backbone.fc_norm.\1"),
+        (r"classifier\.(\w+)", r"cls_head.fc_cls.\1"),
+    ],
+    "Hugging Face, of what pretrains": [
+        (_HF_PATCHES, r"encoder.patch_embed.proj.\1"),
+        (r"(?:videomae\.)?layernorm\.(\w+)", r"encoder.norm.\1"),
+        *(
+            rule
+            for layer, block in (
+                (_HF_LAYER, r"encoder.blocks.\1"),
+                (_HF_DECODER, r"decoder.blocks.\1"),
+            )
+            for rule in (
+                *_hugging_face_blocks(layer, block),
+                *_hugging_face_mlp(layer, f"{block}.mlp.fc1", f"{block}.mlp.fc2"),
+            )
+        ),
+    ],
+    "Hugging Face, of divided attention": _hugging_face_timesformer(
+        "1", ("attentions.1.norm", "ffns.0.norm")
+    ),
+    "Hugging Face, of attention in one": _hugging_face_timesformer("0", ("norms.0", "norms.1")),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How the keys of a file are read: `known` gives each in the spelling of `NAMES`, or None."""
+    """How the keys of a file are read.
+
+    `known` gives each of the network's keys in the spelling of `NAMES`, or None. They begin with
+    `prefix`, which the name map does without or has `added` for, except `strays`; `wrappers` are
+    words inside of them that it does without. `beside` are keys that are not the network's, by
+    whose they are.
+    """
 
     prefix: str
     spelling: str
     known: dict[str, str | None]
+    added: str = ""
+    wrappers: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+    beside: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
 
-    def respelt(self) -> dict[str, str]:
-        """Returns by its known key each key that is spelt otherwise, without the prefix."""
-        own = {known: key.removeprefix(self.prefix) for key, known in self.known.items() if known}
-        return {known: key for known, key in own.items() if key != known}
+    def way_back(self) -> dict[str, Any]:
+        """Returns a prefix, and by its known key each key that is spelt otherwise behind it."""
+        prefix = self.prefix if all(key.startswith(self.prefix) for key in self.known) else ""
+        own = {known: key.removeprefix(prefix) for key, known in self.known.items() if known}
+        return {"prefix": prefix, "respelt": {k: key for k, key in own.items() if key != k}}
 
     def remarks(self) -> list[str]:
         """Returns sentences on what is unusual about the keys."""
         remarks = []
-        if self.prefix:
+        if self.prefix and self.added:
+            remarks.append(f"{self.prefix!r} stands for {self.added!r}")
+        elif self.prefix:
             remarks.append(f"every key began with {self.prefix!r}, which the name map does without")
+        elif self.added:
+            remarks.append(f"keys are without the {self.added!r} that the name map has before them")
+        if self.wrappers:
+            words = ", ".join(map(repr, self.wrappers))
+            remarks.append(f"keys had {words} inside, which the name map does without")
         if self.spelling:
-            count = len(self.respelt())
+            count = sum(known not in (None, key) for key, known in self.known.items())
             remarks.append(f"{count} keys are spelt as by {self.spelling}; so --to=torch does too")
         left = [key for key, known in self.known.items() if known is None]
         if left:
@@ -142,6 +278,16 @@ class Reading:
             )
         return remarks
 
+    def refuse_strays(self) -> None:
+        """Raises `JaxvidError` where keys lack what all others begin with."""
+        if self.strays:
+            one = len(self.strays) == 1
+            raise JaxvidError(
+                f"all keys but {listed(map(quoted, self.strays), separator=', ')} begin with "
+                f"{self.prefix!r}, and {'it is' if one else 'they are'} unknown without: leave "
+                f"{'it' if one else 'them'} out of the file, or check --model"
+            )
+
 
 def read(names: NameMap, keys: Iterable[str]) -> Reading:
     """Returns the reading of `keys` by which the name map knows the most of them.
@@ -149,38 +295,136 @@ def read(names: NameMap, keys: Iterable[str]) -> Reading:
     Of equals it is the one that changes least: no other spelling before any, a shorter prefix
     before a longer one.
     """
-    keys = list(keys)
+    knows = functools.cache(lambda key: names.knows(whole(key)))
+    beside = _beside(key for key in keys if not knows(key))
+    aside = {key for group in beside.values() for key in group}
+    keys = [key for key in keys if key not in aside]
     best, most = Reading("", "", {key: key for key in keys}), 0
-    for reading in _readings(keys):
-        count = sum(known is None or names.knows(known) for known in reading.known.values())
+    for reading in _readings(keys, knows):
+        count = sum(known is None or knows(known) for known in reading.known.values())
+        count -= len(reading.strays)
         if count > most:
             best, most = reading, count
         if most == len(keys):
             break
-    return best
+    return dataclasses.replace(best, beside=beside)
 
 
-def prefixes(keys: Iterable[str]) -> list[str]:
-    """Returns what wrappers may have put before every key: "", then longer and longer."""
-    keys, found = list(keys), [""]
+def wrapper_of(keys: Iterable[str]) -> str:
+    """Returns what wrappers put before every key, the longest of it."""
+    keys, found = list(keys), ""
     while keys:
-        more = next((p for p in PREFIXES if all(k.startswith(found[-1] + p) for k in keys)), None)
+        more = next((p for p in PREFIXES if all(k.startswith(found + p) for k in keys)), None)
         if more is None:
             break
-        found.append(found[-1] + more)
+        found += more
     return found
 
 
-def _readings(keys: list[str]) -> Iterator[Reading]:
-    for prefix in prefixes(keys):
-        yield Reading(prefix, "", {key: key.removeprefix(prefix) for key in keys})
-    for prefix in prefixes(keys):
+def whole(key: str) -> str:
+    """Returns the key of the tensor that `key` is, or is a part of."""
+    part = _PART.fullmatch(key)
+    return part[1] if part else key
+
+
+def join(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Puts parts of tensors together; parts that do not make a whole stay as they are."""
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for key, tensor in tensors.items():
+        parts.setdefault(whole(key), {})[key] = tensor
+    joined = {}
+    for key, found in parts.items():
+        wanted = [f"{key}[{i}/{len(found)}]" for i in range(len(found))]
+        shapes = {tensor.shape for tensor in found.values()}
+        kinds = {tensor.dtype for tensor in found.values()}
+        real = len(kinds) == 1 or all(map(is_real, kinds))
+        if found.keys() != set(wanted) or len(shapes) > 1 or shapes == {()} or not real:
+            joined |= found
+            continue
+        # Float32 holds every number of the types that such files mix with it.
+        type_ = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+        joined[key] = np.concatenate([found[part].astype(type_, copy=False) for part in wanted])
+    return joined
+
+
+def split(tensors: Mapping[str, np.ndarray], keys: Iterable[str]) -> dict[str, np.ndarray]:
+    """Returns the tensors with those in parts of which `keys` tell: the way back of `join`."""
+    tensors = dict(tensors)
+    parts = [part for part in map(_PART.fullmatch, keys) if part]
+    wholes = {part[1]: tensors.pop(part[1]) for part in parts if part[1] in tensors}
+    for part in parts:
+        number, count, tensor = int(part[2]), int(part[3]), wholes.get(part[1])
+        if tensor is None or tensor.ndim == 0 or len(tensor) % count or number >= count:
+            raise JaxvidError(f"the key {quoted(part[0])} in jaxvid.json is damaged")
+        rows = len(tensor) // count
+        tensors[part[0]] = tensor[number * rows : (number + 1) * rows]
+    return tensors
+
+
+def _beside(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Returns the keys that belong beside a network, by whose they are."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        owner = next((who for who, pattern in BESIDE.items() if re.fullmatch(pattern, key)), None)
+        if owner is not None:
+            found.setdefault(owner, []).append(key)
+    return found
+
+
+def _readings(keys: list[str], knows: Callable[[str], bool]) -> Iterator[Reading]:
+    bare = {key: _unwrap(key) for key in keys}
+    forms = [({key: key for key in keys}, ())]
+    if bare != forms[0][0] and len(set(bare.values())) == len(bare):
+        inside = tuple(word for word in WRAPPERS if any(f".{word}." in f".{key}" for key in keys))
+        forms.append((bare, inside))
+    begun = [(form, words, prefix) for form, words in forms for prefix in _prefixes(form.values())]
+    for form, words, prefix in begun:
+        strays = tuple(key for key, bare in form.items() if not bare.startswith(prefix))
+        known = {key: bare.removeprefix(prefix) for key, bare in form.items()}
+        yield Reading(prefix, "", known, "", words, strays)
+    for form, words, prefix in begun:
+        for added in _ADDED:
+            known = {
+                key: added + bare.removeprefix(prefix) if _lacks(bare, prefix, knows) else bare
+                for key, bare in form.items()
+            }
+            # Else it would hide what is wrong with the keys, which are named as this spells them.
+            if len(set(known.values())) == len(known) and all(map(knows, known.values())):
+                yield Reading(prefix, "", known, added, words)
+    for form, words, prefix in begun:
+        strays = tuple(key for key, bare in form.items() if not bare.startswith(prefix))
         for spelling, rules in SPELLINGS.items():
             compiled = [(re.compile(pattern), known) for pattern, known in rules]
-            known = {key: _respell(compiled, key.removeprefix(prefix)) for key in keys}
+            known = {
+                key: _respell(compiled, bare.removeprefix(prefix)) for key, bare in form.items()
+            }
             kept = [key for key in known.values() if key is not None]
             if len(set(kept)) == len(kept):  # Else two keys became one, as they are not spelt so.
-                yield Reading(prefix, spelling, known)
+                yield Reading(prefix, spelling, known, "", words, strays)
+
+
+def _lacks(key: str, prefix: str, knows: Callable[[str], bool]) -> bool:
+    return key.startswith(prefix) if prefix else not knows(key)
+
+
+def _prefixes(keys: Iterable[str]) -> list[str]:
+    """Returns what most of the keys begin with, word by word: "", then longer and longer."""
+    keys, found = list(keys), [""]
+    for _ in range(_MAX_PREFIX):
+        inside = [key for key in keys if key.startswith(found[-1])]
+        words = Counter(key[len(found[-1]) :].partition(".")[0] for key in inside)
+        word, count = words.most_common(1)[0] if words else ("", 0)
+        if 2 * count <= len(keys) or not any(key.startswith(f"{found[-1]}{word}.") for key in keys):
+            break
+        found.append(f"{found[-1]}{word}.")
+    return found
+
+
+def _unwrap(key: str) -> str:
+    """Takes wrappers' words out of a key; those that it begins with are a prefix."""
+    words = key.split(".")
+    first = next((place for place, word in enumerate(words) if word not in WRAPPERS), len(words))
+    return ".".join(words[:first] + [word for word in words[first:] if word not in WRAPPERS])
 
 
 def _respell(rules: list[tuple[re.Pattern, str | None]], key: str) -> str | None:
