@@ -1,7 +1,12 @@
 """From PyTorch checkpoints of the zoo's tables to ours and back, without PyTorch."""
 
+import sys
 from typing import TYPE_CHECKING
 
+if sys.argv[:1] == ["-m"]:  # It is about to be run as a command.
+    from jaxvid.errors import leave_quietly_when_interrupted
+
+    leave_quietly_when_interrupted()
 if TYPE_CHECKING:
     from converters.checkpoints import convert, to_torch
     from converters.images import inflate

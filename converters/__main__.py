@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from converters import checkpoints, download, images, many, torch_write
-from jaxvid import checkpoint, zoo
+from jaxvid import checkpoint, paths, zoo
 from jaxvid.errors import JaxvidError, exit_on_error
 
 DESCRIPTION = """\
@@ -41,6 +41,7 @@ with every key and every bit.
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     args = _parser().parse_args(argv)
+    paths.arguments(args, "checkpoint", "all", "out", "classes")
     if args.all is not None:
         _all(args)
         return
@@ -48,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise JaxvidError("--checkpoint is missing: give the folder or file to convert")
     if args.checkpoint is not None:
         _refuse(args, ("mirror",), "--checkpoint, as nothing is downloaded then")
+        paths.readable(args.checkpoint, "--checkpoint")
+    if args.to == "torch":
+        torch_write.check_free(args.out, overwrite=args.overwrite)
+    else:
+        checkpoint.check_free(args.out, "--out", overwrite=args.overwrite)
     if args.to == "torch":
         _to_torch(args)
     elif args.image_weights:
@@ -73,7 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         metavar="PATH",
-        type=Path,
         help="what to convert: a .pth file or its like (default: the published one, downloaded); "
         "with --to=torch a converted checkpoint's folder or a training run's, which means its best "
         "checkpoint",
@@ -81,7 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--all",
         metavar="FOLDER",
-        type=Path,
         help="convert every file below this folder that has the name under which a row's was "
         "published, or the row's own (ROW.pth), to --out/ROW; --model is then a pattern of rows "
         "(default: *), and what is converted already is left as it is",
@@ -96,7 +100,6 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         metavar="PATH",
         required=True,
-        type=Path,
         help="where the result goes: a folder; with --to=torch a .pth file",
     )
     parser.add_argument(
@@ -105,7 +108,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        type=Path,
         help="class names, one a line in the order of the logits, where they are not those of the "
         "model's dataset",
     )
@@ -159,6 +161,7 @@ def _all(args: argparse.Namespace) -> None:
     _refuse(args, ("classes_to", "classes_from"), where)
     if args.to != "jaxvid":
         raise JaxvidError("--to=torch takes one --checkpoint: leave --all out")
+    paths.writable(args.out, "--out")
     many.convert_all(args.all, args.out, args.model or "*", ema=args.ema, overwrite=args.overwrite)
 
 

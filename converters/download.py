@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from converters.mapped import sum_in
+from jaxvid import paths
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
 
@@ -81,10 +82,7 @@ def fetch(address: str, *, mirror: str | None = None) -> Path:
 
 def cache() -> Path:
     """Returns the folder that downloads go to."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    # The standard says that a relative one is none.
-    root = Path(root) if os.path.isabs(root) else Path("~/.cache").expanduser()
-    return root / "jaxvid" / "checkpoints"
+    return paths.cache() / "checkpoints"
 
 
 def _at_mirror(address: str, mirror: str) -> str:

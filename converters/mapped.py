@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxvid import paths
 from jaxvid.errors import JaxvidError
 
 MAX_DIMENSIONS = 32
@@ -31,7 +32,7 @@ class Mapped:
     """A file that is read where it lies. `memory` is all of it; `size` is in bytes."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = paths.local(path, "path")
         if not self.path.is_file():
             raise JaxvidError(f"there is no file {path}: check --checkpoint")
         try:

@@ -1,5 +1,6 @@
 """Writes a `.pth` file that `torch.load(weights_only=True)` opens, without PyTorch."""
 
+import contextlib
 import io
 import os
 import struct
@@ -13,6 +14,7 @@ import numpy as np
 
 from converters.names import in_order
 from converters.pickles import DTYPES, STORAGES
+from jaxvid import paths
 from jaxvid.errors import JaxvidError
 
 _ROOT = "checkpoint"
@@ -35,9 +37,7 @@ def write(
     `meta` holds strings, numbers, None, and lists and dicts of them. Raises `JaxvidError` where the
     file exists and `overwrite` is false, or cannot be written.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise JaxvidError(f"{path} exists already: choose another --out or pass --overwrite")
+    path = check_free(path, overwrite=overwrite)
     description = _describe(state_dict, meta)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -50,10 +50,19 @@ def write(
             _add(archive, "version", b"3\n")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # It may be what the system refuses.
+            temporary.unlink(missing_ok=True)
         raise JaxvidError(
             f"cannot write {path} ({error.strerror}): make room or choose another --out"
         ) from error
+
+
+def check_free(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Refuses a file that `write` could not write, before the work whose result it would hold."""
+    path = paths.writable_file(path, "--out")
+    if path.exists() and not overwrite:
+        raise JaxvidError(f"{path} exists already: choose another --out or pass --overwrite")
+    return path
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:

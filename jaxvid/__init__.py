@@ -1,7 +1,12 @@
 """Every published video-recognition network on JAX, with its weights and its test protocol."""
 
+import sys
 from typing import TYPE_CHECKING
 
+if sys.argv[:1] == ["-m"]:  # One of its modules is about to be run as a command.
+    from jaxvid.errors import leave_quietly_when_interrupted
+
+    leave_quietly_when_interrupted()
 if TYPE_CHECKING:
     from jaxvid.checkpoint import load as load_checkpoint
     from jaxvid.zoo import create_model, get_row, list_models

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxvid import paths
 from jaxvid.errors import JaxvidError
 
 if TYPE_CHECKING:
@@ -44,12 +45,19 @@ def save(path: str | Path, variables: dict, meta: dict, *, overwrite: bool = Fal
     and `overwrite` is false, holds other files, or cannot be written.
     """
     folder = _local(path)
-    if not overwrite and _read_record(folder) is not None:
-        raise JaxvidError(
-            f"{folder} already holds a checkpoint: choose another folder or overwrite"
-        )
+    _check_free(folder, overwrite)
     _begin(folder, variables, {"meta": meta})()
     _wait_for_all("written")
+
+
+def check_free(path: str | Path, what: str, *, overwrite: bool = False) -> Path:
+    """Refuses a folder that `save` could not write to, before the work whose result it would hold.
+
+    `what` is the flag that names it. Returns it as it is to be given to `save`.
+    """
+    folder = paths.writable(path, what)
+    _check_free(folder, overwrite)
+    return folder
 
 
 def load(path: str | Path, weights: str | None = None) -> dict:
@@ -453,15 +461,31 @@ def _read_record(folder: Path) -> dict | None:
     return record
 
 
-def _remove_leftovers(folder: Path, keep: str | None) -> None:
-    for entry in folder.iterdir():
-        if entry.name in (keep, RECORD):
-            continue
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if not overwrite and _read_record(folder) is not None:
+        raise JaxvidError(
+            f"{folder} already holds a checkpoint: choose another folder or overwrite"
+        )
+    if folder.is_dir():
+        with paths.writing(folder, "path"):
+            _leftovers(folder)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """Returns all of ours but the record; whatever else is in the folder is refused."""
+    entries = [entry for entry in folder.iterdir() if entry.name != RECORD]
+    for entry in entries:
         if not _OURS.fullmatch(entry.name):
             raise JaxvidError(
                 f"{folder} holds other files ({entry.name}): choose an empty or new folder"
             )
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return entries
+
+
+def _remove_leftovers(folder: Path, keep: str | None) -> None:
+    for entry in _leftovers(folder):
+        if entry.name != keep:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _remove(folder: Path) -> None:
@@ -535,9 +559,7 @@ def _wait_for_all(what: str) -> None:
 
 
 def _local(path: str | Path) -> Path:
-    if "://" in str(path):
-        raise JaxvidError(f"{path} is not a local folder: mount the bucket and give its path")
-    return Path(path).expanduser().absolute()
+    return paths.local(path, "path").absolute()
 
 
 def _orbax() -> "ocp":

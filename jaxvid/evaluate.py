@@ -17,7 +17,18 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, draw, fields, losses, metrics, reconstruct, rows, sharding, zoo
+from jaxvid import (
+    checkpoint,
+    draw,
+    fields,
+    losses,
+    metrics,
+    paths,
+    reconstruct,
+    rows,
+    sharding,
+    zoo,
+)
 from jaxvid import config as configs
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
@@ -345,7 +356,7 @@ def check_count(dataset: str, count: int) -> None:
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Result:
     """Tests `config.init`, or the best checkpoint of `workdir`, and writes `workdir/eval`."""
     fields.check(config)
-    workdir = pathlib.Path(workdir)
+    workdir = paths.writable(workdir, "--workdir")
     path = config.init or workdir / "checkpoints"
     meta = checkpoint.load_meta(path)
     pixels = config.train.loss == "pixels"
@@ -383,7 +394,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     variables = jax.device_put(variables, sharding.replicated(mesh))
     test = make_test(model, config, split, mesh)
     outcome = test(variables, pipeline.test_batches(split, config), "test")
-    outcome.write(workdir / "eval")
+    with paths.writing(workdir, "--workdir"):
+        outcome.write(workdir / "eval")
     if jax.process_index() == 0:
         print(outcome.line)
         print(f"scores, answers and pictures are in {workdir / 'eval'}")

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from jaxvid import checkpoint, losses, zoo
+from jaxvid import checkpoint, losses, paths, zoo
 from jaxvid.data import pipeline
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.layers.backend import tracing_for
@@ -68,7 +68,7 @@ def export(
     Raises:
       JaxvidError: an argument is wrong, `out` exists, or the weights are too many for the format.
     """
-    out = pathlib.Path(out)
+    out = paths.local(out, "--out")
     _check(out, format, batch, platforms, dtype)
     meta = checkpoint.load_meta(path)
     config = make_config(meta, model, path)
@@ -258,6 +258,7 @@ def _check(
         raise JaxvidError(f"--dtype={dtype} is unknown: take float32 or bfloat16")
     if out.exists():
         raise JaxvidError(f"--out={out} exists: choose a new folder, or delete that one")
+    paths.writable(out.parent, "--out")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -306,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the flags and writes the program; see `--help`."""
     args = _parser().parse_args(argv)
+    paths.arguments(args, "checkpoint", "out")
     batch = None if args.batch == "any" else args.batch
     if batch is not None and not batch.isdecimal():
         raise JaxvidError(f"--batch={batch} is no number: give a whole number from 1, or any")
@@ -329,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         dtype=args.dtype,
     )
     what, answer = card["input"], card["output"]
-    written = pathlib.Path(args.out)
+    written = args.out
     total = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
     print(
         f"{written}: {total / 2**20:.1f} MiB; video {what['dtype']} {_dimensions(what['shape'])} "

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from jaxvid import config as configs
+from jaxvid import paths
 from jaxvid.data.augment import CROP_MODES
 from jaxvid.data.sampling import SAMPLERS
 from jaxvid.errors import JaxvidError
@@ -168,6 +169,10 @@ RULES = {
 """Fields whose type does not say all. Files, patterns and names of data are checked where they are
 read, and `model.overrides` where the network is made."""
 
+PATHS = ("init", "train.teacher", "data.data_dir")
+"""Fields that are paths of files or folders, or empty. A split's name may be one, too: see
+`jaxvid.data.datasets`."""
+
 # What says nothing to a network that fills in masked cubes, and what says nothing to the others.
 _OF_CLASSES = (
     "train.aux_weight",
@@ -204,6 +209,9 @@ def check(config: ml_collections.ConfigDict) -> None:
         rule = RULES.get(field)
         if rule and value is not None and not rule.accepts(value):
             raise JaxvidError(f"config.{field}={value!r} must be {rule.words}")
+    for field in PATHS:
+        if given[field]:
+            paths.local(given[field], f"config.{field}")
     pixels = known["train.loss"] == "pixels"
     if pixels != (given["train.loss"] == "pixels"):
         raise JaxvidError(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxvid import arrays
+from jaxvid import arrays, paths
 from jaxvid.errors import JaxvidError, exit_on_error
 
 _MOST = 2 << 30  # bytes of a file of scores
@@ -35,6 +35,7 @@ def read(path: str | pathlib.Path) -> Scores:
     Raises:
       JaxvidError: there is no such file, or it is something else, or it contradicts itself.
     """
+    path = paths.local(path, "FILE")
     try:
         found = arrays.read_npz(path, _MOST)
         test = Scores(*(found[field.name] for field in dataclasses.fields(Scores)))
@@ -195,20 +196,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     files, weights = zip(*map(_file_and_weight, args.files), strict=True)
+    out = paths.writable(args.out, "--out")
     fused = fuse([read(file) for file in files], weights, args.average, files)
 
     from jaxvid.evaluate import write_scores
 
-    result = write_scores(
-        pathlib.Path(args.out),
-        fused.classes.tolist(),
-        fused.paths.tolist(),
-        fused.scores,
-        fused.labels,
-        {"fused": dict(zip(files, weights, strict=True)), "average": args.average},
-    )
+    with paths.writing(out, "--out"):
+        result = write_scores(
+            out,
+            fused.classes.tolist(),
+            fused.paths.tolist(),
+            fused.scores,
+            fused.labels,
+            {"fused": dict(zip(files, weights, strict=True)), "average": args.average},
+        )
     print(f"{len(files)} tests fused: {result}")
-    print(f"scores, answers and pictures are in {args.out}")
+    print(f"scores, answers and pictures are in {out}")
 
 
 if __name__ == "__main__":

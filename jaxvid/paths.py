@@ -11,8 +11,12 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxvid.errors import JaxvidError
+
+if TYPE_CHECKING:
+    import argparse
 
 # Also as pathlib bends it: Path("gs://bucket") is gs:/bucket. One letter alone may be a drive.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+):/|[A-Za-z]://")
@@ -44,6 +48,13 @@ def local(text: str | os.PathLike, what: str) -> Path:
     # `./~name` has lost its dot: whoever passes it through here again must get the same.
     meant = str(path).startswith("~") or _SCHEME.match(str(path))
     return path.absolute() if meant else path
+
+
+def arguments(args: "argparse.Namespace", *names: str) -> None:
+    """Lets those of a command's arguments in that are paths; one that was not given stays None."""
+    for name in names:
+        if getattr(args, name) is not None:
+            setattr(args, name, local(getattr(args, name), f"--{name.replace('_', '-')}"))
 
 
 def readable(path: str | os.PathLike, what: str) -> Path:
@@ -88,9 +99,8 @@ def writing(path: str | os.PathLike, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise JaxvidError(
-            f"cannot write {what}={path} ({reason(error, path)}): make room or choose another"
-        ) from error
+        said = f"cannot write {what}={path} ({reason(error, path)})"
+        raise JaxvidError(f"{said}: make room or choose another {what}") from error
 
 
 def reason(error: BaseException, path: str | os.PathLike = "") -> str:

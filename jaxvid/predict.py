@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxvid import draw
+from jaxvid import draw, paths
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
 
@@ -61,10 +61,8 @@ def find_videos(path: str | os.PathLike) -> tuple[list[pathlib.Path], int]:
     Raises:
       JaxvidError: there is no such file or folder, or no video in the folder.
     """
-    path = pathlib.Path(path)
+    path = paths.readable(path, "--video")
     if not path.is_dir():
-        if not path.exists():
-            raise JaxvidError(f"--video={path} does not exist: give a video file or a folder")
         return [path], 0
     files = [pathlib.Path(folder, name) for folder, _, names in os.walk(path) for name in names]
     videos = [
@@ -245,8 +243,9 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _is_live(video: str) -> bool:
+def _is_live(video: str | os.PathLike) -> bool:
     """Whether `--video` is a camera or standard input, not a file."""
+    video = os.fspath(video)
     camera = video.isdecimal() or video.startswith("/dev/video")
     return video == "-" or (camera and not os.path.isfile(video))
 
@@ -257,10 +256,10 @@ def _check(args: argparse.Namespace) -> None:
         raise JaxvidError(f"--top={args.top} must be 1 or more")
     if args.stride and not (args.window or _is_live(args.video)):
         raise JaxvidError("--stride is from window to window: add --window=SECONDS")
-    if args.picture and not args.picture.lower().endswith(".png"):
+    if args.picture and args.picture.suffix.lower() != ".png":
         raise JaxvidError(f"--picture={args.picture} must end in .png: pictures are PNGs")
     for option in ("picture", "explain"):
-        if getattr(args, option) and pathlib.Path(args.video).is_dir():
+        if getattr(args, option) and os.path.isdir(args.video):
             way_out = ": use --out for a folder of them" if option == "picture" else ""
             raise JaxvidError(f"--{option} is for a single video{way_out}")
     if args.features and (args.picture or args.explain or _is_live(args.video)):
@@ -268,7 +267,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.features and args.window and args.features.endswith(":full"):
         raise JaxvidError("--features of windows are means: leave out :full or --window")
     if args.explain:
-        if not args.explain.lower().endswith((".gif", ".mp4")):
+        if args.explain.suffix.lower() not in (".gif", ".mp4"):
             raise JaxvidError(f"--explain={args.explain} must end in .gif or .mp4")
         if args.window or _is_live(args.video):
             raise JaxvidError("--explain is for a whole video: leave out --window")
@@ -278,16 +277,25 @@ def _outputs(
     args: argparse.Namespace, videos: list[pathlib.Path]
 ) -> list[pathlib.Path] | list[None]:
     """Where each video's picture or features go, or None for nothing."""
-    root = pathlib.Path(args.video)
     if args.features:
-        folder = pathlib.Path(args.out or "features")
-        return [folder / path for path in _picture_paths(root, videos, ".npz")]
+        folder = args.out or pathlib.Path("features")
+        return [folder / path for path in _picture_paths(args.video, videos, ".npz")]
     if args.picture:
-        return [pathlib.Path(args.picture)]
+        return [args.picture]
     if args.json and not args.out:
         return [None] * len(videos)
-    folder = pathlib.Path(args.out or "predictions")
-    return [folder / path for path in _picture_paths(root, videos)]
+    folder = args.out or pathlib.Path("predictions")
+    return [folder / path for path in _picture_paths(args.video, videos)]
+
+
+def _check_outputs(args: argparse.Namespace, outputs: Sequence[pathlib.Path | None]) -> None:
+    """Refuses, before any video is decoded, outputs that cannot be written."""
+    option = "--picture" if args.picture else "--out"
+    for folder in {out.parent for out in outputs if out}:
+        paths.writable(folder, option)
+    for flag in ("picture", "explain"):
+        if getattr(args, flag):
+            paths.writable_file(getattr(args, flag), f"--{flag}")
 
 
 def _whole(
@@ -302,7 +310,7 @@ def _whole(
         _write_picture(prediction, video.name, min(args.top, _PICTURE_ANSWERS), out)
         files["picture"] = out
     if args.explain:
-        files["explanation"] = pathlib.Path(args.explain)
+        files["explanation"] = args.explain
         _write_explanation(predictor, prediction, files["explanation"])
     if args.json:
         yield _json(video, prediction, args.top, files, milliseconds)
@@ -419,13 +427,18 @@ def _features(predictor: "Predictor", args: argparse.Namespace) -> Any:
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the flags and answers for every video; see `--help`."""
     args = _parser().parse_args(argv)
+    paths.arguments(args, "checkpoint", "picture", "out", "explain")
+    if not _is_live(args.video):
+        paths.arguments(args, "video")
     _check(args)
+    paths.readable(args.checkpoint, "--checkpoint")
     if _is_live(args.video):
         videos, others = [pathlib.Path(args.video)], 0
-        outputs = [pathlib.Path(args.picture)] if args.picture else [None]
+        outputs = [args.picture]
     else:
         videos, others = find_videos(args.video)
         outputs = _outputs(args, videos)
+    _check_outputs(args, outputs)
 
     from jaxvid.predictor import Predictor
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, evaluate, explain, features, zoo
+from jaxvid import checkpoint, evaluate, explain, features, paths, zoo
 from jaxvid import config as configs
 from jaxvid.data import decode, pipeline
 from jaxvid.errors import JaxvidError
@@ -174,6 +174,7 @@ class Predictor:
         if isinstance(video, (np.ndarray, list)):
             total, damaged = len(video), 0
         else:
+            video = paths.local(video, "video")
             info = decode.probe(video)
             total, fps, damaged = info.num_frames, info.fps, info.damaged
         fps = float(fps) if fps and fps > 0 else None

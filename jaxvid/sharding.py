@@ -75,7 +75,8 @@ def failing_at_once() -> Iterator[None]:
             traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        code = error.code if isinstance(error, SystemExit) else 1
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def check_shared(folder: pathlib.Path) -> None:

@@ -26,6 +26,7 @@ from jaxvid import (
     metrics,
     optim,
     parts,
+    paths,
     sharding,
     stopping,
     teachers,
@@ -46,10 +47,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     the step under way and raises `Stopped`.
     """
     fields.check(config)
-    workdir = pathlib.Path(workdir)
+    workdir = paths.writable(workdir, "--workdir")
     with journal.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     sharding.check_shared(workdir)
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+    last = checkpoints.latest_step()
+    if config.init and last is None:
+        checkpoint.find(config.init)
+    if config.train.teacher:
+        checkpoint.find(config.train.teacher)
 
     # ---- devices
     mesh = sharding.make_mesh()
@@ -111,8 +118,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     # ---- the state to start from: this run's own, else config.init, else from nothing
     abstract = jax.eval_shape(init)
     placed = sharding.place_state(abstract, mesh, config.train.sharding)
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    last = checkpoints.latest_step()
     if last is not None:
         abstract = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -229,7 +234,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
         writer.close()
 
     # ---- the result
-    with journal.writing(workdir):
+    with paths.writing(workdir, "--workdir"):
         outcome.write(workdir / "eval")
     log(f"done: {outcome.line}")
     log(f"checkpoints, logs and pictures in eval are in {workdir}")

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jaxvid import zoo
+from jaxvid import paths, zoo
 from jaxvid.errors import exit_on_error
 from jaxvid.rows import CLASS_COUNTS
 
@@ -111,13 +111,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m jaxvid.zoo_page", description="Writes zoo.md and zoo.html, from the rows."
     )
-    parser.add_argument(
-        "--out", type=pathlib.Path, required=True, metavar="DIR", help="such as docs"
-    )
-    folder = parser.parse_args(argv).out
-    folder.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--out", required=True, metavar="DIR", help="such as docs")
+    folder = paths.writable(parser.parse_args(argv).out, "--out")
     for name, content in (("zoo.md", markdown()), ("zoo.html", page())):
-        (folder / name).write_text(content, encoding="utf-8")
+        with paths.writing(folder, "--out"):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content, encoding="utf-8")
         print(f"wrote {folder / name}")
 
 

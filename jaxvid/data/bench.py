@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, default=20, help="how many to time (default 20)")
     parser.add_argument("--workers", type=int, help="threads; 0 means all cores")
     parser.add_argument("--batch_size", type=int, help="global batch instead of the config's")
-    args = parser.parse_args(argv)
     with exit_on_error():
+        args = parser.parse_args(argv)
         from jaxvid.data import datasets, pipeline
 
         config = load_config(args.config)

@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection, wait
 
 import numpy as np
 
-from jaxvid import text
+from jaxvid import paths, text
 from jaxvid.data import decode, records, table
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
@@ -130,7 +130,8 @@ def build(
     an existing `labels.txt` of `out` hold, else those in the CSV, sorted. Raises `JaxvidError`
     where nothing sensible can be built, and with `strict` also for a single unreadable video.
     """
-    videos, labels, out = pathlib.Path(videos), pathlib.Path(labels), pathlib.Path(out)
+    videos, labels = paths.local(videos, "--videos"), paths.local(labels, "--labels")
+    out = paths.writable(out, "--out")
     split = labels.stem if split is None else split
     _check(videos, split, shards, short_side, quality, workers)
     rows = table.read(labels)
@@ -161,21 +162,24 @@ def build(
         summary = _summarise(out, split)
         _refuse(summary.bad, strict, out)
         return summary
-    done = _prepare(workplace, origin)
+    with paths.writing(out, "--out"):
+        done = _prepare(workplace, origin)
     results = _run(tasks, workplace, done, min(workers or usable_cores(), shards), split)
 
     bad, damaged = dict(repeated), {}
     for result in results:
         bad |= {jobs[number].path: reason for number, reason in result.bad.items()}
         damaged |= {jobs[number].path: reason for number, reason in result.damaged.items()}
-    _write_bad(out, split, bad, damaged)
+    with paths.writing(out, "--out"):
+        _write_bad(out, split, bad, damaged)
     _refuse(bad, strict, out)
     if not any(result.written for result in results):
         raise JaxvidError(
             f"none of the {len(rows)} videos of {labels} can be read below {videos}; the reasons "
             f"are in {out / 'bad_videos.csv'}"
         )
-    _publish(out, workplace, split, [task.file for task in tasks], results, names, origin)
+    with paths.writing(out, "--out"):
+        _publish(out, workplace, split, [task.file for task in tasks], results, names, origin)
     return _summarise(out, split)
 
 
@@ -291,7 +295,7 @@ def _class_names(out: pathlib.Path, classes: str | os.PathLike | None) -> tuple[
     existing = records.read_classes(out / "labels.txt")
     if classes is None:
         return existing
-    path = pathlib.Path(classes)
+    path = paths.local(classes, "--classes")
     if not path.is_file():
         raise JaxvidError(f"{path} is not a file; --classes names one with a class name a line")
     names = text.read_names(path)
@@ -564,9 +568,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "(default: labels.txt in --out, or the labels of the CSV, sorted)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace existing records of this split")
     add("--strict", action="store_true", help="fail if any video cannot be read")
-    flags = vars(parser.parse_args(arguments))
     with exit_on_error():
-        show(build(**flags))
+        show(build(**vars(parser.parse_args(arguments))))
 
 
 def show(summary: Summary) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 import ml_collections
 import numpy as np
 
+from jaxvid import paths
 from jaxvid.data import table
 from jaxvid.data.records import Records
 from jaxvid.errors import JaxvidError
@@ -75,12 +76,13 @@ def open_split(data: ml_collections.ConfigDict, split: str, *, labelled: bool = 
     `python -m jaxvid.data.build` wrote it. Unless the videos are to be `labelled`, they need no
     labels.
     """
+    folder = paths.local(data.data_dir, "config.data.data_dir") if data.data_dir else None
     if data.dataset == "files":
-        source = _files(data, split)
+        source = _files(data, folder, split)
     elif ":" in data.dataset:
-        source = _imported(data.dataset, split, data.data_dir)
+        source = _imported(data.dataset, split, folder)
     else:
-        source = Records(_folder(data.dataset, data.data_dir), split)
+        source = Records(_folder(data.dataset, folder), split)
     return check_split(source, split, labelled=labelled)
 
 
@@ -108,12 +110,11 @@ def check_split(source: Source, split: str, *, labelled: bool = True) -> Split:
     return Split(source, classes)
 
 
-def _files(data: ml_collections.ConfigDict, split: str) -> Source:
+def _files(data: ml_collections.ConfigDict, folder: pathlib.Path | None, split: str) -> Source:
     """Opens video files; refuses more that cannot be read than a run may meet."""
     from jaxvid.data.files import Files
 
-    folder = pathlib.Path(data.data_dir)
-    if not data.data_dir or not folder.is_dir():
+    if folder is None or not folder.is_dir():
         raise JaxvidError(
             f"dataset files needs data_dir, the folder of the videos, and {data.data_dir!r} is"
             " none: add data_dir=FOLDER to the config argument"
@@ -135,7 +136,7 @@ def _files(data: ml_collections.ConfigDict, split: str) -> Source:
     return source
 
 
-def _imported(dataset: str, split: str, data_dir: str) -> Source:
+def _imported(dataset: str, split: str, data_dir: pathlib.Path | None) -> Source:
     """Opens the records of another library's dataset."""
     from jaxvid.data import imports
 
@@ -151,18 +152,19 @@ def _list_of(folder: pathlib.Path, split: str) -> pathlib.Path:
     """The CSV of a split of video files."""
     if not split.endswith(".csv"):
         return folder / f"{split}.csv"
-    return pathlib.Path(split) if pathlib.Path(split).is_file() else folder / split
+    given = paths.local(split, "the list of a split")
+    return given if given.is_file() else folder / given
 
 
-def _folder(dataset: str, data_dir: str) -> pathlib.Path:
+def _folder(dataset: str, data_dir: pathlib.Path | None) -> pathlib.Path:
     if dataset == "toy":
         from jaxvid.data import toy
 
-        return toy.ensure(data_dir)
+        return toy.ensure(data_dir or "")
     if not data_dir:
         raise JaxvidError(
             f"dataset {dataset!r} needs data_dir, the folder that `python -m jaxvid.data.build`"
             " wrote: add data_dir=FOLDER to the config argument"
         )
-    inner = pathlib.Path(data_dir, dataset)
-    return inner if inner.is_dir() else pathlib.Path(data_dir)
+    inner = data_dir / dataset
+    return inner if inner.is_dir() else data_dir

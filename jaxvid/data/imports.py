@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvid import text
+from jaxvid import paths, text
 from jaxvid.data import records
 from jaxvid.data.cpu_tf import tf
 from jaxvid.errors import JaxvidError
@@ -57,7 +57,7 @@ class Found:
 
 def import_split(dataset: str, split: str, folder: str | os.PathLike) -> records.Records:
     """The records of a split, which are made in `folder` where they are missing."""
-    folder, origin = pathlib.Path(folder), f"{dataset} {split}"
+    folder, origin = paths.local(folder, "data_dir"), f"{dataset} {split}"
     name = re.sub(r"[^\w.+-]", "_", split)
     if not (folder / f"{name}.index.npz").exists():
         found = _tfds(dataset, split) if dataset.startswith("tfds:") else _dmvr(dataset, split)

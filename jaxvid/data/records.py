@@ -25,7 +25,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jaxvid import text
+from jaxvid import paths, text
 from jaxvid.data import sequence_example
 from jaxvid.data.crc32c import masked
 from jaxvid.errors import JaxvidError
@@ -89,7 +89,7 @@ class Records:
     encoded = True
 
     def __init__(self, folder: str | os.PathLike, split: str):
-        self.folder = pathlib.Path(folder)
+        self.folder = paths.local(folder, "folder")
         self.split = split
         index = self.folder / f"{split}.index.npz"
         if not index.exists():

@@ -16,6 +16,7 @@ import tempfile
 
 import numpy as np
 
+from jaxvid import paths
 from jaxvid.data import build, records
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
@@ -64,7 +65,7 @@ def make(folder: str | os.PathLike, settings: Settings = DEFAULT) -> None:
     """Writes `videos/`, `train.csv` and `test.csv` into a folder, a function of `settings`."""
     if min(settings.height, settings.width) < 48 or settings.height % 2 or settings.width % 2:
         raise JaxvidError("toy videos need an even height and width of at least 48 pixels")
-    folder = pathlib.Path(folder)
+    folder = paths.local(folder, "folder")
     counts = {"train": settings.train, "test": settings.test}
     progress = Progress(sum(counts.values()) * len(CLASSES), "drawing toy videos", "videos")
     number = 0
@@ -89,12 +90,12 @@ def ensure(cache_dir: str | os.PathLike = "", settings: Settings = DEFAULT) -> p
     It lies in `cache_dir`, by default the user's cache, and holds the splits `train` and `test`
     and the clips themselves in `videos/`.
     """
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxvid"
-    cache = pathlib.Path(cache_dir) if cache_dir else default
+    cache = paths.local(cache_dir, "data_dir") if cache_dir else paths.cache()
     version = hashlib.sha256(repr((settings, records.VERSION)).encode()).hexdigest()[:12]
     folder = cache / f"toy-{version}"
     if folder.is_dir():
         return folder
+    paths.writable(cache, "data_dir" if cache_dir else "XDG_CACHE_HOME")
     try:
         cache.mkdir(parents=True, exist_ok=True)
         partial = pathlib.Path(tempfile.mkdtemp(prefix=".toy-", dir=cache))
