@@ -4,19 +4,21 @@ python -m jaxvid.main --config=configs/tsm_r50.py:runlocal --workdir=runs/tsm
 python -m jaxvid.main --config=configs/zoo_row.py:name=NAME,init=DIR --mode=eval --workdir=runs/test
 """
 
-import importlib.util
-import pathlib
 import re
 import sys
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxvid import sharding
+from jaxvid import config_file, sharding
 from jaxvid.errors import JaxvidError, exit_on_error
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A config file, with its arguments: configs/FILE.py:name=value,..."
+    "config",
+    None,
+    "A config file, with its arguments: configs/FILE.py:name=value,...; those of the library are "
+    "found from any folder.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, logs and results; a run found there goes on."
@@ -47,33 +49,39 @@ def parse(argv: list[str]) -> list[str]:
     Raises:
       JaxvidError: a flag or a field of the config does not exist, or its value is of another type.
     """
+    argv, config = with_config(argv)
     try:
         return flags.FLAGS(argv)
     except JaxvidError:
         raise
     # Of a field that does not exist, ml_collections says so by one of Python's own errors.
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = wrong_field(argv)
+        reason = config and wrong_field(argv, config)
         if reason is None and not isinstance(error, flags.Error):
             raise
         said = str(error).splitlines()[0].rstrip(".")
         raise JaxvidError(reason or f"{said}: see python -m jaxvid.main --help") from error
 
 
-def wrong_field(argv: list[str]) -> str | None:
+def with_config(argv: list[str]) -> tuple[list[str], ml_collections.ConfigDict | None]:
+    """The flags with the config's file as it is found, and the config as that file gives it."""
+    given, config = list(argv), None
+    for i, arg in enumerate(given):
+        match = re.fullmatch("(--?config=)(.*)", arg, re.DOTALL)
+        # `--config FILE` is absl's other spelling.
+        if match or i and re.fullmatch("--?config", given[i - 1]):
+            prefix, text = match.groups() if match else ("", arg)
+            config = config_file.load(text)
+            path, argument = config_file.find(text)
+            given[i] = f"{prefix}{path}" + ("" if argument is None else f":{argument}")
+    return given, config
+
+
+def wrong_field(argv: list[str], config: ml_collections.ConfigDict) -> str | None:
     """What is wrong with the first field in `argv` that is not one of the config's."""
-    given = [arg.partition("=")[2] for arg in argv if re.match("--?config=", arg)]
-    if not given:
-        return None
-    path, _, arg = given[-1].partition(":")
-    if not pathlib.Path(path).is_file() or not path.endswith(".py"):
-        return f"--config={path} is no config file: give one such as configs/tsm_r50.py"
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     from jaxvid import fields
 
-    known = fields.names(module.get_config(arg or None))
+    known = fields.names(config)
     matches = [re.match(r"--?config\.([^=]+)", arg) for arg in argv]
     for field in (match[1] for match in matches if match):
         group = [name for name in known if name.startswith(f"{field}.")]

@@ -13,6 +13,7 @@ PACKAGES = ("jaxvid", "converters", "configs")
 
 LEAVES = {
     "jaxvid.arrays",
+    "jaxvid.config_file",
     "jaxvid.draw",
     "jaxvid.errors",
     "jaxvid.locks",

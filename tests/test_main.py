@@ -19,17 +19,28 @@ CONFIG = f"--config={ROOT}/configs/tsm_r50.py:runlocal"
         ("-config.optim.lrr=1", "config.optim.lrr is unknown: did you mean config.optim.lr?"),
         ("--config.batch_size=4", "config.batch_size is unknown: did you mean config.test.batch_s"),
         ("--config.optim=sgd", "config.optim is a group of fields: set one, such as config.optim."),
-        ("--config=nowhere.py", "--config=nowhere.py is no config file: give one such as configs/"),
     ],
 )
 def test_fields_that_do_not_exist(flag, words):
-    assert main.wrong_field(["main", CONFIG, flag]).startswith(words)
+    assert main.wrong_field(*main.with_config(["main", CONFIG, flag])).startswith(words)
 
 
 def test_fields_that_exist():
     flags = ["--config.optim.lr=1", "--config.model.overrides.width=8", "--workdir=x"]
-    assert main.wrong_field(["main", CONFIG, *flags]) is None
-    assert main.wrong_field(["main", "--workdir=x"]) is None
+    assert main.wrong_field(*main.with_config(["main", CONFIG, *flags])) is None
+    assert main.with_config(["main", "--workdir=x"]) == (["main", "--workdir=x"], None)
+
+
+@pytest.mark.parametrize("given", [["--config=F:name=a"], ["-config", "F:name=a"], ["--config=F"]])
+def test_a_config_is_found_however_it_is_spelt(given, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from jaxvid.config import from_row\n"
+        "def get_config(arg='none'): return from_row('tsm_test', init=arg)\n"
+    )
+    argv = ["main", *(arg.replace("F", str(file)) for arg in given), "--workdir=x"]
+    found, config = main.with_config(argv)
+    assert found == argv and config.init == ("name=a" if ":" in given[-1] else "none")
 
 
 @pytest.mark.parametrize(

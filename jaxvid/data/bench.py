@@ -6,14 +6,12 @@ python -m jaxvid.data.bench --config=configs/tsm_r50.py:data_dir=DIR
 import argparse
 import dataclasses
 import itertools
-import pathlib
-import runpy
 import time
 from collections.abc import Iterator, Sequence
 
-import ml_collections
 import numpy as np
 
+from jaxvid import config_file
 from jaxvid.errors import JaxvidError, exit_on_error
 
 
@@ -44,14 +42,6 @@ def measure(batches: Iterator[dict[str, np.ndarray]], count: int) -> Speed:
     return Speed(clips / seconds, frames / seconds, size / 1e6 / seconds, first - start)
 
 
-def load_config(text: str) -> ml_collections.ConfigDict:
-    """Reads a config file, with its argument after a colon: `configs/FILE.py:name=value,...`."""
-    path, _, argument = text.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise JaxvidError(f"there is no config file {path}: give one of configs/*.py")
-    return runpy.run_path(path)["get_config"](argument or None)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, measures, prints."""
     parser = argparse.ArgumentParser(
@@ -69,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args = parser.parse_args(argv)
         from jaxvid.data import datasets, pipeline
 
-        config = load_config(args.config)
+        config = config_file.load(args.config)
         part = config.test if args.test else config.train
         if args.workers is not None:
             config.data.workers = args.workers
