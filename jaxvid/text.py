@@ -27,6 +27,8 @@ from typing import Any
 
 from jaxvid.errors import JaxvidError
 
+_LABELS = pathlib.Path(__file__).parent / "labels"
+
 MAX_CLASSES = 100_000
 """More classes than this are a mistake."""
 MAX_NAME = 1000
@@ -147,7 +149,13 @@ def check_utf8(path: pathlib.Path, start: bytes) -> None:
 
 
 def read_names(path: pathlib.Path, what: str = "class names") -> tuple[str, ...]:
-    """The names of a list, one a line and each of them once; see `check_names`."""
+    """The names of a list, one a line and each of them once; see `check_names`.
+
+    Where there is no such file, `kinetics400` and the like are the lists of the library.
+    """
+    shipped = _LABELS / f"{path}.txt"
+    if path.name == str(path) and shipped.is_file() and not path.exists():
+        path = shipped
     return check_names(read_lines(path, what), lambda place: f"{path} line {place + 1}")
 
 

@@ -437,7 +437,7 @@ def commands(name: str) -> list[str]:
     run = f"  python -m jaxvid.main --config=configs/zoo_row.py:name={row.name}"
     build = "  python -m jaxvid.data.build"
     side = f" --short-side={row.short_side}" if row.short_side > RECORD_SIDE else ""
-    classes = f"--classes=jaxvid/labels/{row.dataset}.txt{side}"
+    classes = f"--classes={row.dataset}{side}"
     published = f"dataset={row.dataset},data_dir=DATA"
     if pretrains(row.variant):
         mine = f"{run},dataset=mine,data_dir=MINE"

@@ -232,6 +232,14 @@ def test_every_outside_package_is_declared():
     assert {DISTRIBUTIONS.get(name, name) for name in outside} <= declared
 
 
+def test_every_folder_of_code_is_installed():
+    # By name, as one of them lies elsewhere in a clone: `configs` becomes `jaxvid.configs`.
+    setup = (ROOT / "setup.cfg").read_text("utf-8")
+    named = re.search(r"^packages =\n((?: {4}[\w.]+\n)+)", setup, re.M)[1].split()
+    folders = {module_name(path.parent / "__init__.py") for path in SOURCES.values()}
+    assert set(named) == folders - {"configs"} | {"jaxvid.configs"}
+
+
 HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "av", "PIL", "matplotlib", "orbax"}
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pathlib
 import sys
 
 import pytest
@@ -174,3 +175,13 @@ def test_an_error_is_printed_without_escapes_and_secrets(capsys):
     assert capsys.readouterr().err == (
         "error: 2 fail:\n  a\\x1b[31m\\nerror: b\n  https://***@host/\\u202ex\n"
     )
+
+
+def test_the_librarys_lists_go_by_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(text.read_names(pathlib.Path("kinetics400"))) == 400
+    pathlib.Path("kinetics400").write_text("own\n")
+    assert text.read_names(pathlib.Path("kinetics400")) == ("own",)
+    for other in ("../labels/kinetics600", "kinetics"):
+        with pytest.raises(JaxvidError, match="is not a file: give a list of class names"):
+            text.read_names(pathlib.Path(other))

@@ -296,8 +296,6 @@ def _class_names(out: pathlib.Path, classes: str | os.PathLike | None) -> tuple[
     if classes is None:
         return existing
     path = paths.local(classes, "--classes")
-    if not path.is_file():
-        raise JaxvidError(f"{path} is not a file; --classes names one with a class name a line")
     names = text.read_names(path)
     if not names:
         raise JaxvidError(f"{path} is empty; it must have one class name a line")
@@ -564,7 +562,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "frames to this shorter side; none is enlarged (default: %(default)s)")  # fmt: skip
     add("--quality", type=int, default=95, metavar="1..100", help="of the JPEGs (default: 95)")
     add("--workers", type=int, metavar="N", help="processes (default: one for each core)")
-    add("--classes", metavar="FILE", help="class names, one a line, in the order of their numbers "
+    add("--classes", metavar="FILE", help="class names, one a line, in the order of their numbers, "
+        "or a dataset whose list the library brings, such as kinetics400 "
         "(default: labels.txt in --out, or the labels of the CSV, sorted)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace existing records of this split")
     add("--strict", action="store_true", help="fail if any video cannot be read")
