@@ -29,7 +29,7 @@ from multiprocessing.connection import Connection, wait
 import numpy as np
 
 from jaxvid import paths, text
-from jaxvid.data import decode, records, table
+from jaxvid.data import bounds, decode, records, table
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
 from jaxvid.rows import RECORD_SIDE
@@ -199,7 +199,7 @@ def encode_video(
             Image.fromarray(frame).save(out, "JPEG", quality=quality, subsampling="4:4:4")
             images.append(out.getvalue())
             size += len(images[-1]) + 32  # what surrounds a frame in its record
-            if size > records.MAX_LENGTH - 65536:
+            if size > bounds.MAX_RECORD - 65536:
                 raise JaxvidError(
                     f"{path} is larger than 2 GiB as JPEGs, more than a record may hold: "
                     "cut it into clips, or lower --short-side or --quality"

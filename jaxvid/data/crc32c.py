@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 try:
-    from google_crc32c import value as _native
+    from google_crc32c import extend as _native
 except ImportError:
     _native = None
 
@@ -19,22 +19,27 @@ _LANE = 64  # bytes; even
 _SHORT = 256  # below this a plain loop is faster than the lanes
 
 
-def crc32c(data: bytes) -> int:
-    """Computes the CRC-32C of `data`."""
+def crc32c(data: bytes, before: int = 0) -> int:
+    """Computes the CRC-32C of `data`, or of what has the CRC `before` with `data` after it."""
     if _native is not None:
-        return _native(bytes(data))
-    return _portable(data)
+        return _native(before, bytes(data))
+    return _portable(data, before)
 
 
 def masked(data: bytes) -> int:
     """Computes the checksum as TFRecord files store it: rotated and offset."""
-    crc = crc32c(data)
+    return mask(crc32c(data))
+
+
+def mask(crc: int) -> int:
+    """Rotates and offsets a CRC-32C, as TFRecord files store it."""
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _portable(data: bytes) -> int:
+def _portable(data: bytes, before: int = 0) -> int:
+    register = before ^ 0xFFFFFFFF
     if len(data) < _SHORT:
-        crc, table = 0xFFFFFFFF, _byte_table_list()
+        crc, table = register, _byte_table_list()
         for byte in bytes(data):
             crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
         return crc ^ 0xFFFFFFFF
@@ -42,7 +47,8 @@ def _portable(data: bytes) -> int:
     padded = np.zeros(count * _LANE, np.uint8)
     front = padded.size - len(data)  # leading zeros leave a zero register as it is
     padded[front:] = np.frombuffer(data, np.uint8)
-    padded[front : front + 4] ^= 0xFF  # equals starting from a register of ones
+    # Equals starting from that register.
+    padded[front : front + 4] ^= np.frombuffer(register.to_bytes(4, "little"), np.uint8)
     words = np.ascontiguousarray(padded.view("<u2").reshape(count, _LANE // 2).T)
     table = _word_table()
     lanes = np.zeros(count, np.uint32)

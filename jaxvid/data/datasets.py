@@ -107,6 +107,12 @@ def check_split(source: Source, split: str, *, labelled: bool = True) -> Split:
             + (known if source.classes else f"there are at most {limit} classes")
         )
     classes = tuple(source.classes) or tuple(str(i) for i in range(largest[number] + 1))
+    number = int(np.argmax([len(labels) for labels in source.labels]))
+    if len(source.labels[number]) > len(classes):
+        raise JaxvidError(
+            f"{where}: {source.name(number)} has {len(source.labels[number])} labels, more than"
+            f" there are classes ({len(classes)}): build the records again"
+        )
     return Split(source, classes)
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from jaxvid import paths, text
-from jaxvid.data import records
+from jaxvid.data import bounds, records
 from jaxvid.data.cpu_tf import tf
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
@@ -137,6 +137,8 @@ def _jpeg(image: bytes, path: str) -> bytes:
     try:
         # Pillow's other readers are never asked: some of them run programs.
         with Image.open(io.BytesIO(image), formats=("PNG", "BMP", "GIF")) as opened:
+            if problem := bounds.size_problem(opened.height, opened.width):
+                raise ValueError(problem)
             opened.convert("RGB").save(out, "JPEG", quality=_QUALITY, subsampling="4:4:4")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise JaxvidError(

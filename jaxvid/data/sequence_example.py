@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxvid.data import bounds
 from jaxvid.errors import JaxvidError
 
 FRAMES = "image/encoded"
@@ -25,6 +26,10 @@ WIDTH = "image/width"
 
 Value = bytes | int | float
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_ASKED_FOR = (LABEL_INDEX, FILENAME, START, END, FRAME_RATE, HEIGHT, WIDTH)
+_SHORT = 1 << 16
+_MAX_FIELDS = 4 * bounds.MAX_FRAMES  # three for each frame, and one more for other things
+_MAX_NAMES = 10_000  # in the context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,20 +58,11 @@ def encode(context: dict[str, Value | Sequence[Value]], frames: Sequence[bytes])
 def decode(record: bytes) -> Example:
     """Reads context and places of the frames.
 
-    Raises `JaxvidError` where the bytes are no SequenceExample.
+    `record` may be anything that has a length and gives bytes for a slice. What no reader asks for
+    is left out of the context where it is long. Raises `JaxvidError` where the bytes are no
+    SequenceExample, or one with more frames or values than `bounds` says.
     """
-    context: dict[str, list[Value]] = {}
-    frames: list[tuple[int, int]] = []
-    view = memoryview(record)
-    for number, start, stop in _messages(view, 0, len(view)):
-        for _, entry_start, entry_stop in _messages(view, start, stop):
-            name, value_start, value_stop = _map_entry(view, entry_start, entry_stop)
-            if number == 1:
-                context[name] = _values(view, value_start, value_stop)
-            elif number == 2 and name == FRAMES:
-                for _, one_start, one_stop in _messages(view, value_start, value_stop):
-                    frames.append(_bytes_place(view, one_start, one_stop))
-    return Example(context, np.array(frames, np.int64).reshape(-1, 2))
+    return _Reader(record).example()
 
 
 def _varint(value: int) -> bytes:
@@ -106,69 +102,102 @@ def _read_varint(view: memoryview, at: int, stop: int) -> tuple[int, int]:
     raise JaxvidError("the record is not a SequenceExample: a number in it does not end")
 
 
-def _fields(view: memoryview, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yields (field number, wire type, start, stop) of the fields between two places."""
-    while at < stop:
-        tag, at = _read_varint(view, at, stop)
-        kind = tag & 7
-        start = at
-        if kind == _VARINT:
-            _, at = _read_varint(view, at, stop)
-        elif kind == _FIXED64:
-            at += 8
-        elif kind == _FIXED32:
-            at += 4
-        elif kind == _BYTES:
-            length, start = _read_varint(view, at, stop)
-            at = start + length
-        else:
-            raise JaxvidError(f"the record is not a SequenceExample: it has wire type {kind}")
-        if at > stop:
-            raise JaxvidError("the record is not a SequenceExample: a field runs past its end")
-        yield tag >> 3, kind, start, at
+class _Reader:
+    """Walks through a message; what it meets of it is counted, so that it ends soon."""
 
+    def __init__(self, record: bytes):
+        self._view = memoryview(record) if isinstance(record, bytes | bytearray) else record
+        self._left = _MAX_FIELDS
 
-def _messages(view: memoryview, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    for number, kind, start, end in _fields(view, at, stop):
-        if kind == _BYTES:
-            yield number, start, end
+    def example(self) -> Example:
+        context: dict[str, list[Value]] = {}
+        frames: list[tuple[int, int]] = []
+        for number, start, stop in self._messages(0, len(self._view)):
+            for _, entry_start, entry_stop in self._messages(start, stop):
+                name, value_start, value_stop = self._map_entry(entry_start, entry_stop)
+                if number == 1:
+                    if len(context) >= _MAX_NAMES:
+                        raise JaxvidError(f"the record has more than {_MAX_NAMES} features")
+                    if name in _ASKED_FOR or value_stop - value_start <= _SHORT:
+                        context[name] = self._values(name, value_start, value_stop)
+                elif number == 2 and name == FRAMES:
+                    for _, one_start, one_stop in self._messages(value_start, value_stop):
+                        frames.append(self._bytes_place(one_start, one_stop))
+                        if len(frames) > bounds.MAX_FRAMES:
+                            raise JaxvidError(f"it has more than {bounds.MAX_FRAMES} frames")
+        return Example(context, np.array(frames, np.int64).reshape(-1, 2))
 
-
-def _map_entry(view: memoryview, at: int, stop: int) -> tuple[str, int, int]:
-    name, place = "", (stop, stop)
-    for number, start, end in _messages(view, at, stop):
-        if number == 1:
-            name = bytes(view[start:end]).decode(errors="replace")
-        elif number == 2:
-            place = (start, end)
-    return name, *place
-
-
-def _bytes_place(view: memoryview, at: int, stop: int) -> tuple[int, int]:
-    for number, start, end in _messages(view, at, stop):
-        if number == 1:
-            for inner, first, last in _messages(view, start, end):
-                if inner == 1:
-                    return first, last - first
-    raise JaxvidError(f"the record's {FRAMES!r} holds something other than encoded images")
-
-
-def _values(view: memoryview, at: int, stop: int) -> list[Value]:
-    values: list[Value] = []
-    for kind, start, end in _messages(view, at, stop):
-        for _, wire, first, last in _fields(view, start, end):
-            if kind == 1:
-                values.append(bytes(view[first:last]))
-            elif kind == 2:  # packed or not, the floats lie side by side
-                usable = (last - first) // 4 * 4
-                values.extend(np.frombuffer(view[first : first + usable], "<f4").tolist())
-            elif wire == _VARINT:
-                values.append(_signed(_read_varint(view, first, last)[0]))
+    def _fields(self, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yields (field number, wire type, start, stop) of the fields between two places."""
+        view = self._view
+        while at < stop:
+            self._left -= 1
+            if self._left < 0:
+                raise JaxvidError(f"the record has more than {_MAX_FIELDS} fields")
+            tag, at = _read_varint(view, at, stop)
+            kind = tag & 7
+            start = at
+            if kind == _VARINT:
+                _, at = _read_varint(view, at, stop)
+            elif kind == _FIXED64:
+                at += 8
+            elif kind == _FIXED32:
+                at += 4
+            elif kind == _BYTES:
+                length, start = _read_varint(view, at, stop)
+                at = start + length
             else:
-                while first < last:
-                    number, first = _read_varint(view, first, last)
-                    values.append(_signed(number))
-    return values
+                raise JaxvidError(f"the record is not a SequenceExample: it has wire type {kind}")
+            if at > stop:
+                raise JaxvidError("the record is not a SequenceExample: a field runs past its end")
+            yield tag >> 3, kind, start, at
+
+    def _messages(self, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        for number, kind, start, end in self._fields(at, stop):
+            if kind == _BYTES:
+                yield number, start, end
+
+    def _map_entry(self, at: int, stop: int) -> tuple[str, int, int]:
+        name, place = "", (stop, stop)
+        for number, start, end in self._messages(at, stop):
+            if number == 1:
+                if end - start > _SHORT:
+                    raise JaxvidError(f"the record has a name of {end - start} bytes")
+                name = bytes(self._view[start:end]).decode(errors="replace")
+            elif number == 2:
+                place = (start, end)
+        return name, *place
+
+    def _bytes_place(self, at: int, stop: int) -> tuple[int, int]:
+        for number, start, end in self._messages(at, stop):
+            if number == 1:
+                for inner, first, last in self._messages(start, end):
+                    if inner == 1:
+                        if last - first > bounds.MAX_PICTURE:
+                            raise JaxvidError(f"it has a frame of {last - first} bytes")
+                        return first, last - first
+        raise JaxvidError(f"the record's {FRAMES!r} holds something other than encoded images")
+
+    def _values(self, name: str, at: int, stop: int) -> list[Value]:
+        view = self._view
+        # Ten bytes each, at most.
+        if stop - at > 10 * bounds.MAX_LABELS + _SHORT:
+            raise JaxvidError(f"it has {stop - at} bytes of {name!r}, more than a record may have")
+        values: list[Value] = []
+        for kind, start, end in self._messages(at, stop):
+            for _, wire, first, last in self._fields(start, end):
+                if kind == 1:
+                    values.append(bytes(view[first:last]))
+                elif kind == 2:  # packed or not, the floats lie side by side
+                    usable = (last - first) // 4 * 4
+                    values.extend(np.frombuffer(view[first : first + usable], "<f4").tolist())
+                elif wire == _VARINT:
+                    values.append(_signed(_read_varint(view, first, last)[0]))
+                else:
+                    while first < last:
+                        number, first = _read_varint(view, first, last)
+                        values.append(_signed(number))
+        return values
 
 
 def _signed(value: int) -> int:
