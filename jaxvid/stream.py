@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ import numpy as np
 
 from jaxvid.data import decode
 from jaxvid.errors import JaxvidError
+
+_MOST = 640 << 20  # bytes of frames that are held at most, unless that is less than so many seconds
+_RATE = 60  # frames of every second of a window that are held in any case
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +39,18 @@ def windows(
 
     The last one ends with the video and is as long as the others, or as the video where that is
     shorter. Windows in which no frame begins are left out. A clock that jumps back goes on from
-    where it was; a `live` stream without a clock has the time at which its frames come.
+    where it was; a `live` stream without a clock, or with one that stands still for more frames
+    than two windows have, has the time at which its frames come.
 
     Raises:
-      JaxvidError: the video breaks off, or does not tell its time.
+      JaxvidError: the video breaks off, does not tell its time, or has more frames in a window
+        than there should be memory for.
     """
     held: collections.deque[tuple[float, np.ndarray]] = collections.deque()
     number, now, shift = 0, 0.0, None
+    still, stopped, most = 0, False, 0.0
     for count, frame in enumerate(video.frames()):
-        stamp = video.time
+        stamp = None if stopped else video.time
         if stamp is None:
             fps = video.info().fps
             if not live and math.isnan(fps):
@@ -52,7 +59,16 @@ def windows(
         if shift is None or stamp + shift < now:
             shift = now - stamp
         # Rounded, so that a frame at the very edge of a window falls on the same side everywhere.
-        now = round(stamp + shift, 6)
+        before, now = now, round(stamp + shift, 6)
+        still = still + 1 if now == before else 0
+        if still > 2 * _RATE * seconds + _RATE and not stopped:
+            if not live:
+                raise JaxvidError(
+                    f"the clock of the video stands still at {now:g} s for {still} frames: no "
+                    "--window"
+                )
+            print("note: the clock of the stream stands still; it goes by ours", file=sys.stderr)
+            stopped, shift = True, now - time.monotonic()
         while (end := _start(number, stride) + seconds) <= now:
             window = _window(video, held, _start(number, stride), end)
             if window.frames:
@@ -64,6 +80,14 @@ def windows(
         while held and held[0][0] < now - seconds:
             held.popleft()
         held.append((now, frame))
+        if not most:
+            info = video.info()
+            most = max(_MOST / (3 * info.height * info.width), _RATE * seconds)
+        if len(held) > most:
+            raise JaxvidError(
+                f"{len(held)} frames of the video begin within {seconds:g} s, more than can be "
+                "held: take a shorter --window"
+            )
     if held and now >= _start(number, stride):
         fps = video.info().fps
         end = now + (0.0 if math.isnan(fps) else 1 / fps)

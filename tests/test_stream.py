@@ -1,5 +1,7 @@
 """Windows of long videos and streams: what is in each, what is held, what is passed over."""
 
+import dataclasses
+import itertools
 import math
 import threading
 import time
@@ -112,6 +114,58 @@ def test_no_more_frames_are_held_than_a_window_has():
         pass
     # Those of the window at hand, those after it, and the frame between.
     assert Counted.most <= 22
+
+
+class Sized(Video):
+    """A video of larger frames, of which the most that were held at a time is noted."""
+
+    alive, most = weakref.WeakSet(), 0
+
+    def frames(self):
+        self.alive.clear()
+        for frame in super().frames():
+            self.alive.add(frame)
+            self.most = max(self.most, len(self.alive))
+            yield frame
+            del frame
+
+    def info(self):
+        return dataclasses.replace(super().info(), height=1000, width=1000)
+
+
+def test_a_stream_whose_clock_stands_still_goes_by_ours(monkeypatch, capsys):
+    ticks = itertools.count()
+    monkeypatch.setattr(stream.time, "monotonic", lambda: next(ticks) / 30)
+    for times in ([0.1 * n for n in range(20)] + [2.0] * 2000, [-n / 9 for n in range(2000)]):
+        video = Sized(times)
+        found = [(w.start, w.end) for w in stream.windows(video, 1.0, 1.0, live=True)]
+        assert len(found) > 30 and video.most < 400
+        assert all(b[0] >= a[1] for a, b in itertools.pairwise(found[:-1]))
+    assert capsys.readouterr().err.count("stands still; it goes by ours") == 2
+
+
+def test_a_file_whose_clock_stands_still_is_refused():
+    with pytest.raises(JaxvidError, match="stands still at 1 s for 181 frames: no --window"):
+        windows([0, 1] + [1.0] * 500, 1, 1)
+    assert windows([0, 1] + [1.0] * 100 + [2, 3], 1, 1)[1][2] == [*range(1, 102)]
+
+
+def test_a_clock_that_creeps_holds_no_more_than_there_is_memory_for():
+    video = Sized([n * 1e-5 for n in range(1000)])
+    with pytest.raises(JaxvidError, match="224 frames .* within 3 s, more than can be held"):
+        list(stream.windows(video, 3, 3))
+    assert video.most <= 225
+    # But all of a long window of an honest rate are.
+    assert len(list(stream.windows(Sized([n / 50 for n in range(600)]), 10, 10))) == 2
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_clocks_that_jump_anywhere_end_soon(live):
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        times = (10 ** rng.uniform(-6, 12, 50) * rng.choice([-1, 1], 50)).tolist()
+        found = list(stream.windows(Video(times), 1.0, 0.5, live))
+        assert all(window.frames for window in found)
 
 
 def test_a_files_windows_are_its_frames(tmp_path):

@@ -5,17 +5,43 @@ protocols number them. The frame is upright when the file's display matrix (a ph
 a mirrored camera) has been applied. Colours follow the file's own matrix and range.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
+import select
+import sys
+import time
 from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from jaxvid.data import bounds
 from jaxvid.errors import JaxvidError
+
+# fmt: off
+FORMATS = (
+    "amv", "apng", "asf", "av1", "avi", "avs2", "avs3", "cavsvideo", "dirac", "dnxhd", "dv",
+    "flv", "gif", "gxf", "h261", "h263", "h264", "hevc", "ivf", "ivr", "kux", "live_flv", "lxf",
+    "m4v", "matroska,webm", "mjpeg", "mjpeg_2000", "mov,mp4,m4a,3gp,3g2,mj2", "mpeg", "mpegts",
+    "mpegtsraw", "mpegvideo", "mpjpeg", "mv", "mxf", "nsv", "nut", "nuv", "obu", "ogg", "pmp", "rm",
+    "roq", "smk", "swf", "vc1", "vc1test", "vvc", "webp", "wtv", "yuv4mpegpipe",
+)
+# fmt: on
+"""FFmpeg's names of the files that hold a video themselves: no playlist, no text, no device."""
+_SOUNDS = ("aac", "ac3", "aiff", "amr", "ape", "au", "caf", "eac3", "flac", "mp3", "wav", "w64")
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<?xml", b"<MPD", b"[playlist]", b"<smil", b"[Ref")
+_OPTIONS = {
+    # So that a file that is no video but has sound says so.
+    "format_whitelist": ",".join((*FORMATS, *_SOUNDS)),
+    "max_pixels": str(bounds.MAX_PIXELS),
+}
+_OPENING = 64 << 20  # bytes of a stream in which its first packet must lie, and then each other
+_SILENCE = 60.0  # seconds without a byte after which a stream is not one
+_BARREN = 10_000  # packets of a stream of which not one gives a frame
 
 _TOLERATED = 0.1  # part of a file that may be missing at its end before it counts as truncated
 _RATE_ERROR = 0.01  # by which a container's average rate may differ from its timestamps
@@ -65,7 +91,13 @@ class Video:
         self._span = (math.inf, -math.inf)
         self._timed = 0
         self._count = self._packets = self._damaged = 0
-        self._container = _open_live(av, self._path) if live else _open_file(av, self._path)
+        self._input = _Input(0) if live and self._path == "-" else None
+        if not live:
+            self._container = _open_file(av, self._path)
+        elif self._input:
+            self._container = _open_stream(av, self._input)
+        else:
+            self._container = _open_camera(av, self._path)
         streams = [
             stream
             for stream in self._container.streams.video
@@ -79,9 +111,14 @@ class Video:
                 + (f"(only {kinds})" if kinds else "(no stream at all: truncated or damaged)")
             )
         self._stream = streams[0]
-        if self._stream.codec_context is None:
+        codec = self._stream.codec_context
+        if codec is None:
             self._container.close()
             raise JaxvidError(f"{self._path} has a codec that this build of FFmpeg cannot decode")
+        if codec.width * codec.height > bounds.MAX_PIXELS:
+            self._container.close()
+            raise JaxvidError(f"{self._path}: {bounds.size_problem(codec.height, codec.width)}")
+        codec.options = {"max_pixels": _OPTIONS["max_pixels"]}
         # Decoding in several threads loses frames beside a damaged packet, and which ones differs.
         self._stream.thread_type = "NONE"
         self._stream.codec_context.thread_count = 1
@@ -105,6 +142,8 @@ class Video:
         for frame in self._decode():
             number, self._count = self._count, self._count + 1
             if self._size is None:
+                if problem := bounds.size_problem(frame.height, frame.width):
+                    raise JaxvidError(f"{self._path}: {problem}")
                 self._size = _shrunk(frame.height, frame.width, self._short_side)
             if wanted is None or number in wanted:
                 height, width = self._size
@@ -126,7 +165,10 @@ class Video:
             if number == last:
                 return
         if not self._count:
-            raise JaxvidError(f"{self._path} has a video stream without a single readable frame")
+            raise JaxvidError(
+                f"{self._path} has a video stream without a single readable frame (of at most "
+                f"{bounds.MAX_PIXELS} pixels)"
+            )
         self._check_whole()
 
     def info(self) -> Info:
@@ -144,7 +186,12 @@ class Video:
         """Yields decoded frames; a packet that does not decode is counted and passed over."""
         av = self._av
         packets = self._container.demux(self._stream)
+        barren = 0
         while True:
+            if self._input:
+                self._input.refill()
+                if barren > _BARREN:
+                    raise JaxvidError(f"{self._path} gave no frame in {barren} packets")
             try:
                 packet = next(packets, None)
             except (av.FFmpegError, OSError) as error:
@@ -154,12 +201,14 @@ class Video:
             if packet is None:
                 return
             self._packets += packet.size > 0
+            barren += 1
             try:
                 frames = packet.decode()
             except av.FFmpegError:
                 self._damaged += 1
                 continue
             for frame in frames:
+                barren = 0
                 self._damaged += bool(frame.is_corrupt)
                 self.time = frame.time
                 if frame.time is not None:
@@ -185,16 +234,56 @@ class Video:
             )
 
     def _rate(self) -> float:
-        average = self._stream.average_rate
-        stated = float(average) if average else math.nan
+        stated = _possible(float(self._stream.average_rate or 0))
         span = self._span[1] - self._span[0] if self._timed == self._count > 1 else 0.0
         if span <= 0:
             return stated
-        measured = (self._count - 1) / span
-        return stated if abs(stated / measured - 1) < _RATE_ERROR else measured
+        measured = _possible((self._count - 1) / span)
+        if math.isnan(measured) or abs(stated / measured - 1) < _RATE_ERROR:
+            return stated
+        return measured
 
 
-def _open(av: Any, name: str, **options: str) -> Any:
+class _Input:
+    """A stream on a file descriptor as PyAV reads it, which gives up where no video comes.
+
+    `refill` says that something came of what was read. Where nothing is sent at all, that is said
+    once, and at last an error unless the stream has begun: a camera that pauses is waited for.
+    """
+
+    def __init__(self, descriptor: int):
+        self._descriptor, self._left = descriptor, _OPENING
+        self._begun = self._given_up = False
+
+    def refill(self) -> None:
+        self._left, self._begun = _OPENING, True
+
+    def read(self, size: int) -> bytes:
+        if self._given_up:  # an error is told once: FFmpeg goes on asking
+            return b""
+        if self._left <= 0:
+            self._given_up = True
+            raise JaxvidError(
+                f"standard input is no video stream: {_OPENING >> 20} MiB of it held no packet of "
+                "one"
+            )
+        began, said = time.monotonic(), False
+        while not select.select([self._descriptor], [], [], 1.0)[0]:
+            waited = time.monotonic() - began
+            if waited > _SILENCE and not self._begun:
+                self._given_up = True
+                raise JaxvidError(
+                    f"standard input sent nothing for {_SILENCE:.0f} s: pipe a video into it"
+                )
+            if waited > _SILENCE / 10 and not said:
+                print("note: waiting for more of the stream on standard input", file=sys.stderr)
+                said = True
+        data = os.read(self._descriptor, size)
+        self._left -= len(data)
+        return data
+
+
+def _open(av: Any, name: str | _Input, **options: Any) -> Any:
     """Opens `name` whatever bytes its metadata hold: PyAV before 19 has to be told to."""
     if int(av.__version__.partition(".")[0]) < 19:
         options["metadata_errors"] = "replace"
@@ -208,29 +297,38 @@ def _open_file(av: Any, path: str) -> Any:
         raise JaxvidError(f"{path} is empty")
     try:
         # An absolute path cannot be taken for a protocol, as `a:b.mp4` is.
-        return _open(av, os.path.abspath(path))
+        return _open(av, os.path.abspath(path), options={**_OPTIONS, "protocol_whitelist": "file"})
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise JaxvidError(
-            f"{path} cannot be opened as a video: {_reason(error)}; it is truncated, damaged, or "
-            "not a video"
-        ) from None
+        reason = _reason(error)
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLISTS):
+            raise JaxvidError(
+                f"{path} is a list that names other files, not a video: name those themselves"
+            )
+    raise JaxvidError(
+        f"{path} cannot be opened as a video: {reason}; it is truncated, damaged, or not a video"
+    )
 
 
-def _open_live(av: Any, path: str) -> Any:
+def _open_stream(av: Any, stream: _Input) -> Any:
+    try:
+        # No name is opened, so whatever the stream names is not either.
+        return _open(av, stream, options={**_OPTIONS, "protocol_whitelist": "pipe"})
+    except JaxvidError:
+        raise
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise JaxvidError(f"standard input is no video stream: {_reason(error)}") from None
+
+
+def _open_camera(av: Any, path: str) -> Any:
     device = f"/dev/video{path}" if path.isdecimal() else path
     try:
-        if path == "-":
-            return _open(av, "pipe:0")
         return _open(av, device, format="v4l2")
     except (av.FFmpegError, OSError, ValueError) as error:
-        if path == "-":
-            message = f"standard input is no video stream: {_reason(error)}"
-        else:
-            message = (
-                f"the camera {device} cannot be opened: {_reason(error)}; cameras are read by "
-                "Video4Linux, elsewhere pipe one in with --video=-"
-            )
-        raise JaxvidError(message) from None
+        raise JaxvidError(
+            f"the camera {device} cannot be opened: {_reason(error)}; cameras are read by "
+            "Video4Linux, elsewhere pipe one in with --video=-"
+        ) from None
 
 
 def probe(path: str | os.PathLike) -> Info:
@@ -277,6 +375,10 @@ def frames_at(
     return np.stack([images[number] for number in numbers.tolist()])
 
 
+def _possible(rate: float) -> float:
+    return rate if 0 < rate <= bounds.MAX_FPS else math.nan
+
+
 def _shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:
     if short_side is None or min(height, width) <= short_side:
         return height, width
@@ -315,7 +417,7 @@ def _turn(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
 
 def _seconds(text: str) -> float:
     """Reads `00:00:02.5`; 0 where the text is something else."""
-    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip("\0 "))
+    match = re.fullmatch(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d+)?)", text.strip("\0 "))
     return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else 0.0
 
 

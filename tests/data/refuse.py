@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
-_SCRIPT = """
-import json, resource, sys, time
+_SCRIPT = r"""
+import json, re, sys, time
 from jaxvid.errors import JaxvidError
 IMPORTS
 for path in sys.argv[1:]:
@@ -16,7 +16,8 @@ for path in sys.argv[1:]:
         CODE
     except JaxvidError as error:
         said = str(error)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    # Not getrusage: that counts what the process was before it became this one, too.
+    peak = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) >> 10
     print(json.dumps([said, peak, time.process_time() - began]))
 """
 

@@ -1,15 +1,23 @@
 """Decoding: every frame, in order, upright; what cannot be read is refused with its reason."""
 
+import contextlib
+import itertools
 import math
 import os
+import struct
+import threading
+import time
 import wave
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxvid.data import decode
+from jaxvid.data import bounds, decode
 from jaxvid.errors import JaxvidError
+from jaxvid.predict import EXTENSIONS
 from tests.data import clips
+from tests.data.refuse import refusals
 
 
 def levels(frames) -> list[int]:
@@ -206,3 +214,210 @@ def test_tagged_colours_are_honoured(tmp_path):
         found[tag] = next(decode.read_frames(tmp_path / f"{tag}.mp4"))[32, 32].astype(int)
     assert np.abs(found[1] - [191, 78, 18]).max() <= 3
     assert np.abs(found[5] - [181, 70, 21]).max() <= 3
+
+
+def lists_of_files(folder, target):
+    """Files that name another one, and text, as FFmpeg would take them for videos."""
+    hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n"
+    dash = (
+        '<?xml version="1.0"?>\n<MPD type="static"><Period><AdaptationSet><Representation>'
+        f"<BaseURL>{target}</BaseURL></Representation></AdaptationSet></Period></MPD>"
+    )
+    contents = {
+        "a.m3u8": hls,
+        "b.mp4": hls,
+        "c.mkv": "\ufeff\n" + hls,
+        "a.ffconcat": f"ffconcat version 1.0\nfile {target}\n",
+        "itself.mp4": "ffconcat version 1.0\nfile itself.mp4\n",
+        "a.mpd": dash,
+        "a.sdp": f"v=0\no=- 0 0 IN IP4 127.0.0.1\nt=0 0\nm=video {target} RTP/AVP 96\n",
+        "a.txt": "root:x:0:0\n" * 40,
+        "a.nfo": "root:x:0:0\n" * 40,
+        "a.srt": "1\n00:00:00,000 --> 00:00:01,000\ntext\n",
+        "a.jpg": None,
+        "a%d.png": None,
+    }
+    for name, text in contents.items():
+        if text is None:
+            with open(folder / name, "wb") as file:
+                Image.new("RGB", (32, 32)).save(file, "PNG" if name.endswith("g") else "JPEG")
+        else:
+            (folder / name).write_text(text)
+        yield folder / name
+
+
+def test_files_that_name_others_are_not_followed(tmp_path):
+    secret = clips.encode(tmp_path / "secret.ts", codec="mpeg2video")
+    assert decode.probe(secret).num_frames == 12
+    for path in lists_of_files(tmp_path, secret):
+        with pytest.raises(JaxvidError) as caught:
+            decode.probe(path)
+        said = str(caught.value)
+        assert said.startswith(str(path)) and "\n" not in said
+        if path.suffix in (".m3u8", ".ffconcat", ".mpd") or path.name in ("b.mp4", "c.mkv"):
+            assert "is a list that names other files" in said
+    for name in ("concat:secret.ts", "subfile,,start,0,end,9,,:secret.ts", "data:;base64,AA=="):
+        with pytest.raises(JaxvidError, match="is not a file"):
+            decode.probe(name)
+
+
+def test_every_ending_that_a_folder_is_searched_for_has_its_format():
+    import av
+
+    known = {name for names in av.formats_available for name in names.split(",")}
+    for name in decode.FORMATS:
+        assert set(name.split(",")) <= known, name
+    named = {name for names in decode.FORMATS for name in names.split(",")}
+    called = {".f4v": "mov", ".m2ts": "mpegts", ".m2v": "mpegvideo", ".mkv": "matroska",
+              ".mpg": "mpeg", ".mts": "mpegts", ".ogv": "ogg", ".qt": "mov", ".rmvb": "rm",
+              ".ts": "mpegts", ".vob": "mpeg", ".wmv": "asf", ".y4m": "yuv4mpegpipe"}  # fmt: skip
+    for ending in EXTENSIONS:
+        assert called.get(ending, ending[1:]) in named, ending
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.ts", "mpeg2video"), ("a.mpg", "mpeg2video"), ("a.flv", "flv"), ("a.asf", "mpeg4"),
+     ("a.nut", "mpeg4"), ("a.y4m", "wrapped_avframe"),
+     ("a.3gp", "mpeg4"), ("a.mxf", "mpeg2video"), ("a.m2v", "mpeg2video"), ("a.264", "libx264")],
+)  # fmt: skip
+def test_other_containers_are_read(tmp_path, name, codec):
+    assert decode.probe(clips.encode(tmp_path / name, codec=codec)).num_frames in (11, 12)
+
+
+def declared(path, height, width):
+    """Has the track and the sample of an MP4 say another size."""
+    data = bytearray(path.read_bytes())
+    at = data.find(b"avc1", data.find(b"stsd"))
+    data[at + 28 : at + 32] = struct.pack(">HH", width, height)
+    at = data.find(b"tkhd")
+    data[at + 80 : at + 88] = struct.pack(">II", width << 16, height << 16)
+    path.write_bytes(data)
+    return path
+
+
+def test_sizes_beyond_any_video_are_refused_before_they_are_decoded(tmp_path):
+    path = clips.encode(tmp_path / "strip.mp4", frames=2, size=(16, 400), codec="mpeg4")
+    with pytest.raises(JaxvidError, match="strip.mp4: its frames are 400x16: one side is over 20"):
+        decode.probe(path)
+    with pytest.raises(JaxvidError, match="one side is over 20"):
+        decode.frames_at(path, [0], 320)
+    # A size that only a header has is not that of the frames.
+    path = declared(clips.encode(tmp_path / "lie.mp4"), 60_000, 60_000)
+    with contextlib.suppress(JaxvidError):
+        assert decode.probe(path).height == 48
+
+
+def test_a_screen_of_any_size_is_refused_before_it_is_painted(tmp_path):
+    data = bytearray(clips.encode(tmp_path / "a.gif", codec="gif", pixels="rgb8").read_bytes())
+    paths = []
+    for width, height in ((65_535, 65_535), (20_000, 20_000), (8000, 5000), (30_000, 30)):
+        data[6:10] = struct.pack("<HH", width, height)
+        paths.append(tmp_path / f"{width}x{height}.gif")
+        paths[-1].write_bytes(data)
+    *large, strip = refusals("from jaxvid.data import decode", "decode.probe(path)", *paths)
+    assert all("without a single readable frame (of at most 35389440 pixels)" in s for s in large)
+    assert "30000x30: one side is over 20 times" in strip
+
+
+def test_a_duration_of_many_digits_is_no_duration():
+    assert decode._seconds("00:00:02.5") == 2.5
+    assert decode._seconds("9" * 5000 + ":00:00") == 0
+
+
+def test_a_rate_that_no_camera_has_is_not_believed(tmp_path):
+    path = clips.encode(tmp_path / "a.mkv", frames=3, times=[0, 0, 0])
+    assert math.isnan(decode.probe(path).fps) or decode.probe(path).fps <= bounds.MAX_FPS
+    assert math.isnan(decode._possible(1e9)) and math.isnan(decode._possible(math.nan))
+    assert math.isnan(decode._possible(0)) and decode._possible(240) == 240
+
+
+# ---- streams
+
+
+class Pipe:
+    """Standard input of another kind: what a thread writes into a pipe."""
+
+    def __init__(self, monkeypatch, pieces):
+        self._read, self._write = os.pipe()
+        made = decode._Input
+        monkeypatch.setattr(decode, "_Input", lambda _: made(self._read))
+        self._thread = threading.Thread(target=self._send, args=(pieces,), daemon=True)
+        self._thread.start()
+
+    def _send(self, pieces):
+        with contextlib.suppress(OSError):
+            for piece in pieces:
+                while piece:
+                    piece = piece[os.write(self._write, piece) :]
+            os.close(self._write)
+
+    def close(self):
+        os.close(self._read)
+        self._thread.join(10)
+
+
+def read_stream() -> int:
+    with decode.Video("-", live=True) as video:
+        return sum(1 for _ in video.frames())
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    made = []
+
+    def make(pieces):
+        made.append(Pipe(monkeypatch, pieces))
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_a_stream_gives_the_frames_of_its_file(tmp_path, pipe):
+    path = clips.encode(tmp_path / "a.ts", codec="mpeg2video")
+    data = path.read_bytes()
+    pipe([data[at : at + 777] for at in range(0, len(data), 777)])
+    with decode.Video("-", live=True) as video:
+        assert_numbered(video.frames(), range(12))
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b""],
+        [b"no video at all\n" * 100],
+        itertools.repeat(bytes(1 << 20)),
+        itertools.repeat(b"#EXTM3U\n/etc/passwd\n" * 1000),
+        itertools.chain([b"\0\0\0\x18ftypisom\0\0\0\0isomiso2\0\0\0\x01mdat\x7f" + b"\xff" * 7],
+                        itertools.repeat(bytes(1 << 20))),
+        (np.random.default_rng(n).bytes(1 << 20) for n in itertools.count()),
+    ],
+    ids=["nothing", "text", "zeros", "playlist", "endless box", "noise"],
+)  # fmt: skip
+def test_a_stream_that_is_no_video_is_refused_however_long_it_is(pipe, pieces, capsys):
+    pipe(pieces)
+    began = time.process_time()
+    with pytest.raises(JaxvidError, match="standard input|- ") as caught:
+        read_stream()
+    assert "\n" not in str(caught.value) and not capsys.readouterr().err
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.ts"])
+def test_a_stream_that_goes_bad_is_refused(tmp_path, pipe, name, capsys):
+    whole = clips.encode(tmp_path / name, codec="mpeg2video").read_bytes()
+    pipe(itertools.chain([whole * (20 if name == "a.ts" else 1)], itertools.repeat(bytes(1 << 20))))
+    with pytest.raises(JaxvidError):
+        read_stream()
+    assert not capsys.readouterr().err
+
+
+def test_a_pipe_that_sends_nothing_is_said_and_left(pipe, monkeypatch, capsys):
+    monkeypatch.setattr(decode, "_SILENCE", 1.5)
+    go = threading.Event()
+    pipe(iter(lambda: go.wait(20) and b"", b""))
+    with pytest.raises(JaxvidError, match="standard input sent nothing for 2 s: pipe a video"):
+        decode.Video("-", live=True)
+    assert "note: waiting for more of the stream" in capsys.readouterr().err
+    go.set()
