@@ -11,17 +11,21 @@ in `<csv>.probed` beside the CSV, a line a file, so that it is done once, and go
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import json
+import math
+import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from jaxvid.data import build, decode, records, table
+from jaxvid.data import bounds, build, decode, records, table
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
 from jaxvid.rows import RECORD_SIDE
 
+_MAX_LINE, _MAX_NOTES = 1 << 16, 1 << 30  # bytes of the notes that are read
 _VERSION = f"probed by jaxvid, version 1, frames of at most {RECORD_SIDE} pixels"
 _Key = tuple[str, int, int]  # path as written, size, time of the last change
 _Found = decode.Info | str  # or why it cannot be read
@@ -62,9 +66,11 @@ class Files:
         self.classes, numbers = table.number_labels(rows, names, csv_file, way_out)
         rows, self.repeated = table.without_repeats(rows, csv_file)
         table.say_oddities(folder, rows, self.classes, csv_file)
-        self.path = np.array([row.path for row in rows], np.str_)
+        # Objects, not padded to the longest.
+        self.path = np.array([row.path for row in rows], object)
         self.labels = [numbers[row.label] for row in rows]
-        found = _probe_all(folder, csv_file, self.path.tolist(), workers)
+        self._keys = [_key(folder, path) for path in self.path.tolist()]
+        found = _probe_all(folder, csv_file, self._keys, workers)
         self.bad = {n: reason for n, reason in enumerate(found) if isinstance(reason, str)}
         if len(self.bad) == len(rows):
             raise JaxvidError(f"no video of {csv_file} can be read: {self.bad[0]}")
@@ -87,10 +93,10 @@ class Files:
         """Decodes the frames `indices`: uint8 `[N, H, W, 3]`."""
         if number in self.bad:
             raise JaxvidError(self.bad[number])
-        frames = decode.frames_at(
-            table.locate(self._folder, str(self.path[number])), indices, RECORD_SIDE
-        )
-        if frames.shape[1:3] != (self.height[number], self.width[number]):
+        path = str(self.path[number])
+        frames = decode.frames_at(table.locate(self._folder, path), indices, RECORD_SIDE)
+        same = frames.shape[1:3] == (self.height[number], self.width[number])
+        if not same or _key(self._folder, path) != self._keys[number]:
             raise JaxvidError(
                 f"{self.name(number)} has changed since it was probed: delete {_notes(self._csv)}"
             )
@@ -98,11 +104,10 @@ class Files:
 
 
 def _probe_all(
-    folder: pathlib.Path, csv_file: pathlib.Path, paths: Sequence[str], workers: int
+    folder: pathlib.Path, csv_file: pathlib.Path, keys: Sequence[_Key], workers: int
 ) -> list[_Found]:
     """What each file is, from the notes or by decoding it, several at a time."""
-    keys = [_key(folder, path) for path in paths]
-    known = _read_notes(_notes(csv_file))
+    known = _read_notes(_notes(csv_file), frozenset(keys))
     missing = [key for key in keys if key not in known]
     if missing:
         progress = Progress(len(missing), f"probing the videos of {csv_file.name}", "videos")
@@ -151,25 +156,38 @@ def _notes(csv_file: pathlib.Path) -> pathlib.Path:
     return csv_file.with_name(f"{csv_file.name}.probed")
 
 
-def _read_notes(path: pathlib.Path) -> dict[_Key, _Found]:
-    """What is noted; lines that say nothing, as one that a kill cut short, are passed over."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
+def _read_notes(path: pathlib.Path, wanted: Collection[_Key]) -> dict[_Key, _Found]:
+    """What is noted of the files wanted; the last of several notes of one holds.
+
+    Lines that say nothing, as one that a kill cut short, are passed over, as is what no file is.
+    """
     known: dict[_Key, _Found] = {}
-    for line in lines[1:] if lines[:1] == [_VERSION] else ():
-        with contextlib.suppress(ValueError, TypeError):
-            name, size, time, found = json.loads(line)
-            known[name, size, time] = found if isinstance(found, str) else _read_info(found)
+    if not os.path.isfile(path):
+        return known
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.readline(_MAX_LINE).rstrip(b"\r\n") != _VERSION.encode():
+            return known
+        while file.tell() < _MAX_NOTES and (line := file.readline(_MAX_LINE)):
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
+                name, size, time, found = json.loads(line)
+                if (name, size, time) in wanted:
+                    known[name, size, time] = _read_found(found)
     return known
 
 
-def _read_info(fields: dict) -> decode.Info:
-    info = decode.Info(**fields)
-    counts = (info.num_frames, info.height, info.width)
-    if not isinstance(info.fps, float) or not all(
-        isinstance(count, int) and 0 < count < 2**31 for count in counts
+def _read_found(said: str | dict) -> _Found:
+    if isinstance(said, str):
+        if not said.strip() or not said.isprintable():
+            raise ValueError("not a reason")
+        return said
+    info = decode.Info(**said)
+    counts = (info.num_frames, info.height, info.width, info.damaged + 1)
+    if not (
+        isinstance(info.fps, float)
+        and isinstance(info.codec, str)
+        and all(type(count) is int and 0 < count < 2**31 for count in counts)
+        and bounds.size_problem(info.height, info.width) is None
+        and (math.isnan(info.fps) or 0 < info.fps <= bounds.MAX_FPS)
     ):
         raise ValueError("not what a video is")
     return info
@@ -179,7 +197,14 @@ def _read_info(fields: dict) -> decode.Info:
 def _note_writer(path: pathlib.Path) -> Iterator[Callable[[_Key, _Found], None]]:
     """A function that notes what a file is, at once; it does nothing where none can be written."""
     try:
-        if not path.is_file() or path.read_bytes()[: len(_VERSION)] != _VERSION.encode():
+        # A pipe in its place would be waited for.
+        if os.path.lexists(path) and not os.path.isfile(path):
+            raise OSError(errno.EINVAL, "it is no file")
+        start = b""
+        if os.path.isfile(path):
+            with open(path, "rb") as old:
+                start = old.read(len(_VERSION))
+        if start != _VERSION.encode():
             path.write_text(_VERSION + "\n", encoding="utf-8")
         file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed below
     except OSError as error:

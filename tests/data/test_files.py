@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import os
 
 import ml_collections
@@ -290,3 +291,53 @@ def test_jpegs_and_pixels_are_told_apart(split, records):
 
     difference = np.asarray(Image.open(io.BytesIO(image))).astype(int)
     assert np.abs(difference - split.source.frames(0, np.array([0]))[0]).mean() < 1
+
+
+def test_notes_of_any_kind_are_passed_over_or_believed(copied, monkeypatch):
+    assert len(probed(monkeypatch, copied)) == 6
+    notes = copied / "train.csv.probed"
+    head, *lines = [line for line in notes.read_text().splitlines() if line]
+    first = json.loads(lines[0])
+    hostile = [
+        "[" * 100_000,
+        "9" * 5000,
+        '"' + "x" * 200_000 + '"',
+        "\0\xff\x85\u2028",
+        json.dumps([["list"], 1, 2, "reason"]),
+        json.dumps([*first[:3], "a reason\nerror: forged \x1b[2J"]),
+        *(
+            json.dumps([*first[:3], first[3] | {field: value}])
+            for field, value in (("num_frames", True), ("height", 0), ("width", 90_000),
+                                 ("fps", 1e9), ("fps", -1.0), ("damaged", -5), ("codec", 7),
+                                 ("damaged", None), ("num_frames", 2**40))
+        ),
+    ]  # fmt: skip
+    for line in hostile:
+        notes.write_text("\n".join([head, line, *lines[1:]]))
+        assert probed(monkeypatch, copied) == [first[0]], line[:80]
+    # A million lines of another list take no memory, and a note may be there twice.
+    other = json.dumps(["other.mp4", 1, 2, first[3]])
+    notes.write_text("\n".join([head, *[other] * 10_000, *lines, *lines]))
+    assert probed(monkeypatch, copied) == []
+    assert len(files._read_notes(notes, frozenset(map(tuple, [first[:3]])))) == 1
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_never_waited_for(copied, monkeypatch, capsys, make):
+    make(copied / "train.csv.probed")
+    assert len(probed(monkeypatch, copied)) == 6
+    assert "train.csv.probed cannot be written (it is no file)" in capsys.readouterr().out
+    (copied / "5.mp4").unlink()
+    make(copied / "5.mp4")
+    split = open_files(copied, max_bad_records=1)
+    assert "5.mp4 is not a file" in split.source.bad[5]
+
+
+def test_a_video_that_changes_while_it_is_used_is_noticed(copied):
+    split = open_files(copied)
+    number = split.paths.index("0.mp4")
+    assert len(split.source.frames(number, np.array([0]))) == 1
+    with open(copied / "0.mp4", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(JaxvidError, match="0.mp4 has changed since it was probed: delete"):
+        split.source.frames(number, np.array([0]))
