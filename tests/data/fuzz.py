@@ -1,11 +1,14 @@
-"""Mutated and hostile records and videos, under watch.
+"""Mutated and hostile records, videos, streams, lists and scores, under watch.
 
-`python -m tests.data.fuzz records 2000` and `... videos 500` make and read that many. Each must
-give clips or one sentence of the program's own, run nothing, and stay within limits of time; the
-first that does not is kept and named, and the exit code is 1. Records go through the batches of
-training and test; videos through a build, through batches of files, and through prediction, which
-must agree on how many frames there are. `--seeds=DIR` takes that folder's videos as well as those
-that are made here.
+`python -m tests.data.fuzz records 2000` makes and reads that many; so do `videos`, `streams`,
+`lists` and `scores`. Each must give what it held or one sentence of the program's own, run nothing,
+and stay within limits of time and memory; the first that does not is kept and named, and the exit
+code is 1. Where a checksum covers what was damaged, an answer that differs is wrong.
+
+Records go through the batches of training and test; videos through a build, through batches of
+files, and through prediction, which must agree on how many frames there are; streams through
+standard input into windows; lists, with the notes beside them, through the opening of their videos;
+scores through fusion. `--seeds=DIR` takes that folder's videos as well as those that are made here.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,8 +33,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, config, predictor, zoo
-from jaxvid.data import build, datasets, pipeline, records, sequence_example, toy
+from jaxvid import checkpoint, config, fuse, predictor, stream, zoo
+from jaxvid.data import build, datasets, decode, pipeline, records, sequence_example, toy
 from jaxvid.data.crc32c import masked
 from jaxvid.errors import JaxvidError
 from tests.data import clips
@@ -82,7 +86,7 @@ class _Watch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("records", "videos"))
+    parser.add_argument("what", choices=("records", "videos", "streams", "lists", "scores"))
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=60, help="seconds for one of them")
@@ -90,14 +94,19 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="jaxvid-fuzz-")).resolve()
     tempfile.tempdir = str(folder)  # TensorFlow keeps what it compiles in passing there
-    if args.what == "records":
-        trial, check = _records(folder)
-    else:
-        trial, check = _videos(folder, args.seeds)
+    makers = {
+        "records": lambda: _records(folder),
+        "videos": lambda: _videos(folder, args.seeds),
+        "streams": lambda: _streams(folder, args.seeds),
+        "lists": lambda: _lists(folder),
+        "scores": lambda: _scores(folder),
+    }
+    trial, check = makers[args.what]()
     watch = _Watch(folder)
     signal.signal(signal.SIGALRM, _raise_late)
     outcomes: collections.Counter[str] = collections.Counter()
     slowest = (0.0, "")
+    before = _peak()
     for number in range(args.count):
         draw = random.Random(f"{args.what} {args.seed} {number}")
         kind, where = trial(draw)
@@ -117,6 +126,8 @@ def main() -> None:
             watch.on = False
         if watch.seen:
             problem = f"it acted: {watch.seen[:3]}"
+        if _peak() - before > 1024:
+            problem = problem or f"it took {_peak() - before} MiB"
         if problem:
             sys.exit(f"{kind}, number {number} of seed {args.seed}, kept as {where}: {problem}")
         slowest = max(slowest, (time.perf_counter() - began, f"{kind} {number}"))
@@ -125,9 +136,13 @@ def main() -> None:
             print(f"{number + 1} {args.what} read or refused", file=sys.stderr, flush=True)
     for outcome, count in sorted(outcomes.items()):
         print(f"{count:6} {outcome}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(f"{args.count} {args.what}, slowest {slowest[0]:.1f} s ({slowest[1]}), peak {peak} MiB")
+    grown = f"peak {_peak()} MiB of which {_peak() - before} for them"
+    print(f"{args.count} {args.what}, slowest {slowest[0]:.1f} s ({slowest[1]}), {grown}")
     shutil.rmtree(folder)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 @contextlib.contextmanager
@@ -190,13 +205,13 @@ def _records(folder: Path) -> tuple[Callable, Callable]:
     images = [split.frames(n, np.arange(split.num_frames[n])) for n in range(3)]
     with np.load(whole / index) as file:
         arrays = {name: file[name] for name in file}
-    settings = _settings()
+    settings, made = _settings(), {"kind": ""}
 
     def make(draw: random.Random) -> tuple[str, Path]:
         shutil.rmtree(trial, ignore_errors=True)
         trial.mkdir()
         kinds = ("shard", "shard and index", *names[1:], "payload", "picture", "context", "arrays")
-        kind = draw.choice(kinds)
+        kind = made["kind"] = draw.choice(kinds)
         files = dict(data)
         if kind in data or kind.startswith("shard"):
             name = shard if kind.startswith("shard") else kind
@@ -219,7 +234,13 @@ def _records(folder: Path) -> tuple[Callable, Callable]:
             split = datasets.open_split(data, "train")
             for number in range(len(split)):
                 with contextlib.suppress(JaxvidError):
-                    split.source.read(number)
+                    payload = split.source.read(number)
+                    if made["kind"] in ("shard", *names) and payload not in payloads:
+                        raise AssertionError(f"record {number} is another than was written")
+                with contextlib.suppress(JaxvidError):
+                    found = split.source.frames(number, range(split.source.num_frames[number]))
+                    if made["kind"] in ("shard", *names) and found not in images:
+                        raise AssertionError(f"frames of record {number} are not those written")
             _read_batches(split, settings)
         except JaxvidError as error:
             return _sentence(error)
@@ -329,6 +350,151 @@ def _videos(folder: Path, more: Path | None) -> tuple[Callable, Callable]:
     return make, check
 
 
+def _streams(folder: Path, more: Path | None) -> tuple[Callable, Callable]:
+    """How streams are made hostile, and how they are read."""
+    seeds = _seed_videos(folder / "seeds", stream=True)
+    if more:
+        seeds |= {path.name: path.read_bytes() for path in more.iterdir() if path.is_file()}
+        seeds = {name: data for name, data in seeds.items() if len(data) < 400_000}
+    trial, source = folder / "trial", decode._Input
+
+    def make(draw: random.Random) -> tuple[str, Path]:
+        name = draw.choice(sorted(seeds))
+        data = mutate(draw, seeds[name], list(seeds.values()))
+        trial.write_bytes(data * draw.choice((1, 1, 1, 50)))
+        return Path(name).suffix, trial
+
+    def check(draw: random.Random) -> str:
+        ends, endless = os.pipe(), draw.choice((b"", b"", bytes(1 << 16), draw.randbytes(1 << 16)))
+        decode._Input = lambda _: source(ends[0])
+        sender = threading.Thread(target=_send, args=(ends[1], trial.read_bytes(), endless))
+        sender.start()
+        try:
+            with decode.Video("-", 32, live=True) as video:
+                for number, window in enumerate(stream.windows(video, 1.0, 0.5, live=True)):
+                    assert window.frames and window.end > window.start
+                    if number > 50:
+                        break
+        except JaxvidError as error:
+            return _sentence(error)
+        finally:
+            os.close(ends[0])
+            sender.join()
+        return "read"
+
+    return make, check
+
+
+def _send(pipe: int, data: bytes, endless: bytes) -> None:
+    with contextlib.suppress(OSError):
+        while data:
+            data = data[os.write(pipe, data) :] or endless
+    os.close(pipe)
+
+
+# ---- lists and scores
+
+
+def _lists(folder: Path) -> tuple[Callable, Callable]:
+    """How lists of videos and the notes beside them are made hostile, and how they are read."""
+    whole, trial = folder / "whole", folder / "trial"
+    whole.mkdir()
+    trial.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        frames = toy.draw("up", rng, toy.Settings(frames=(4, 4), height=32, width=32))
+        toy.write_clip(trial / f"{name}.mp4", frames, 25)
+    lines = ["path,label", "a.mp4,up", '"b.mp4",down', "./a.mp4,up", ""]
+    listed, noted = trial / "train.csv", trial / "train.csv.probed"
+    listed.write_text("\n".join(lines))
+    data = ml_collections.ConfigDict(
+        {"dataset": "files", "data_dir": str(trial), "train_split": "train", "test_split": "",
+         "max_bad_records": 5, "workers": 1}
+    )  # fmt: skip
+    with _quiet():
+        datasets.open_split(data, "train")
+    seeds = {listed: listed.read_bytes(), noted: noted.read_bytes()}
+    labels = trial / "labels.txt"
+    pieces = [b'"', b",", b"\n", b"\r", b"|", b"../", b"\0", b"[" * 5000, b"9" * 5000,
+              b"a.mp4,up\n" * 999, b"x" * 300, b"\xef\xbb\xbf", b"\xff\xfe",
+              "\u2028\x85\u202e".encode()]  # fmt: skip
+
+    def make(draw: random.Random) -> tuple[str, Path]:
+        kind = draw.choice(("list", "notes", "both", "names"))
+        labels.unlink(missing_ok=True)
+        for path, content in seeds.items():
+            path.write_bytes(content)
+        for path in {"list": [listed], "notes": [noted], "names": [labels]}.get(kind, [*seeds]):
+            content = seeds.get(path, b"down\nup\n")
+            if draw.random() < 0.5:
+                where = draw.randrange(len(content) + 1)
+                content = content[:where] + draw.choice(pieces) + content[where:]
+            path.write_bytes(mutate(draw, content, [*seeds.values(), *pieces]))
+        return kind, trial
+
+    def check(draw: random.Random) -> str:
+        try:
+            split = datasets.open_split(data, "train")
+            for number in range(min(len(split), 3)):
+                with contextlib.suppress(JaxvidError):
+                    split.source.frames(number, np.array([0]))
+                    if split.paths[number] not in ("a.mp4", "b.mp4"):
+                        continue
+                    if noted.read_bytes().startswith(seeds[noted]) and (
+                        split.source.num_frames[number] != 4
+                    ):
+                        raise AssertionError("another number of frames than was noted")
+        except JaxvidError as error:
+            return _sentence(error)
+        return "read"
+
+    return make, check
+
+
+def _scores(folder: Path) -> tuple[Callable, Callable]:
+    """How files of scores are made hostile, and how they are read."""
+    rng = np.random.default_rng(0)
+    scores = rng.dirichlet(np.ones(4), 30).astype(np.float32)
+    arrays = {"scores": scores, "labels": rng.integers(0, 4, 30),
+              "paths": np.array([f"clips/{n}.mp4" for n in range(30)]),
+              "classes": np.array(["a", "b", "c", "d"])}  # fmt: skip
+    path, sound = folder / "scores.npz", fuse.Scores(**arrays)
+    seeds = []
+    for save in (np.savez, np.savez_compressed):
+        save(path, **arrays)
+        seeds.append(path.read_bytes())
+
+    def make(draw: random.Random) -> tuple[str, Path]:
+        kind = draw.choice(("bytes", "bytes", "arrays"))
+        if kind == "bytes":
+            path.write_bytes(mutate(draw, draw.choice(seeds), seeds))
+        else:
+            _write_arrays(draw, arrays, path)
+        made["kind"] = kind
+        return kind, path
+
+    made = {"kind": ""}
+
+    def check(draw: random.Random) -> str:
+        try:
+            found = fuse.read(path)
+            fused = fuse.fuse([found, sound], [1, 2], draw.choice(("prob", "score")))
+        except JaxvidError as error:
+            return _sentence(error)
+        assert np.isfinite(fused.scores).all()
+        if made["kind"] == "bytes":
+            for name, array in arrays.items():
+                if not np.array_equal(getattr(found, name), array):
+                    raise AssertionError(f"{name} are not those that were written")
+        return "read"
+
+    # Which also loads what reading headers needs.
+    assert check(random.Random(0)) == "read"
+    _write_arrays(random.Random(0), arrays, path)
+    check(random.Random(0))
+    return make, check
+
+
 def _count(read: Callable[[], int]) -> int | None:
     try:
         return read()
@@ -347,7 +513,7 @@ def _train_on_files(folder: Path, settings: ml_collections.ConfigDict) -> int:
     return int(split.source.num_frames[0])
 
 
-def _seed_videos(folder: Path) -> dict[str, bytes]:
+def _seed_videos(folder: Path, stream: bool = False) -> dict[str, bytes]:
     """Small clips in the containers and codecs that people have."""
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -363,6 +529,12 @@ def _seed_videos(folder: Path) -> dict[str, bytes]:
     clips.encode(folder / "b.avi", frames=5, codec="mjpeg", pixels="yuvj420p")
     clips.encode(folder / "a.gif", frames=5, codec="gif", pixels="rgb8")
     clips.encode(folder / "hevc.mp4", frames=5, codec="libx265")
+    if stream:
+        clips.encode(folder / "a.ts", frames=24, codec="mpeg2video")
+        clips.encode(folder / "a.mpg", frames=24, codec="mpeg2video")
+        clips.encode(folder / "a.flv", frames=24, codec="flv")
+        clips.encode(folder / "a.nut", frames=24, codec="mpeg4")
+        clips.encode(folder / "a.y4m", frames=24, codec="wrapped_avframe")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
