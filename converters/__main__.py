@@ -210,7 +210,7 @@ def _from_ours(args: argparse.Namespace) -> None:
             "converted or trained checkpoint (--deploy, --classes-to=DATASET, --to=torch)"
         )
     _refuse(args, ("model", "classes", "ema"), "a converted or trained checkpoint")
-    _save(args, checkpoint.load(args.checkpoint), checkpoint.load_meta(args.checkpoint))
+    _save(args, checkpoint.load_finite(args.checkpoint), checkpoint.load_meta(args.checkpoint))
 
 
 def _save(args: argparse.Namespace, variables: dict, meta: dict) -> None:
@@ -233,7 +233,7 @@ def _to_torch(args: argparse.Namespace) -> None:
         raise JaxvidError(f"{args.checkpoint} does not say of which model it is: add --model=NAME")
     if args.model not in (None, name, meta.get("variant")):
         raise JaxvidError(f"{args.checkpoint} is of {name}, not of {args.model}: leave --model out")
-    tensors = checkpoints.to_torch(name, checkpoint.load(args.checkpoint), meta)
+    tensors = checkpoints.to_torch(name, checkpoint.load_finite(args.checkpoint), meta)
     classes = {"classes": list(meta.get("classes") or [])}
     torch_write.write(
         args.out, tensors, {"jaxvid": name, "dataset_meta": classes}, overwrite=args.overwrite

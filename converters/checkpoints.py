@@ -11,21 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
 from converters import files, spellings
-from converters.mapped import Mapped, forget
+from converters.mapped import MAX_DIMENSIONS, Mapped, fetched
 from converters.names import NameMap, in_order
+from converters.pickles import MAX_NAME
 from converters.report import STEP_COUNTER, Report
-from jaxvid import zoo
+from jaxvid import finite, zoo
 from jaxvid.errors import JaxvidError
 from jaxvid.layers import mobileone
 from jaxvid.rows import CLASS_COUNTS, Row
 
 # Stacked (x, y) pairs of a flow network's input, in every published row.
 FLOW_CHANNELS = 10
+# What may be kept aside in jaxvid.json, before and after it was compressed.
 MAX_DROPPED_BYTES = 64 << 20
+MAX_PACKED_BYTES = 16 << 20
+# The types of a network's tensors, as jaxvid.json names those that became float32.
+FLOATS = {
+    **{name: name for name in ("float16", "float32", "float64")},
+    **{name: getattr(ml_dtypes, name) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")},
+}
+_AGAIN = "copy the checkpoint or convert it again"
 
 
 def convert(
@@ -62,13 +72,14 @@ def convert_and_tell(
     """
     row = zoo.starting_row(name)
     source = open_source(source)
+    where = source.path if isinstance(source, Mapped) else "the source"
     tensors, remarks = read_source(source, ema)
     with ThreadPoolExecutor(2) as threads:
         # The sum over all of a file leaves Python free to trace beside it, and then to copy.
         checked = threads.submit(check_source, source)
         try:
             variables, meta, report = _convert(
-                name, row, tensors, num_classes, classes, dict(overrides or {}), threads
+                name, row, tensors, num_classes, classes, dict(overrides or {}), where, threads
             )
         except JaxvidError:
             checked.result()  # A file that is damaged is why it does not fit.
@@ -86,6 +97,7 @@ def _convert(
     num_classes: int | None,
     classes: list[str] | None,
     overrides: dict,
+    where: object,
     threads: Executor,
 ) -> tuple[dict, dict, Report]:
     """Returns variables, their meta and what became of `tensors`, copied on `threads`.
@@ -130,14 +142,31 @@ def _convert(
     cast = {key: dtype for key, dtype in cast.items() if key not in dropped}
     known.clear()
 
+    own = {known: key for key, known in reading.known.items()}
+    bad: list[tuple[str, int, int]] = []
+    negative: list[str] = []
+
     def copy(path: str) -> None:
-        view = arrays[path]
-        arrays[path] = in_order(view, leaves[path].dtype)
-        forget(view)
+        read = fetched(arrays[path])
+        kept = read is not arrays[path] and read.flags.c_contiguous
+        kept = kept and read.dtype == leaves[path].dtype
+        arrays[path] = array = read if kept else in_order(read, leaves[path].dtype)
+        key = names.key_of(path) or path
+        key = own.get(key, key)
+        if count := finite.count(array):
+            bad.append((repr(key[:200]), count, array.size))
+        if path.endswith("/var") and (array < 0).any():
+            negative.append(key)
 
     # A tensor of each thread is in memory twice: it goes as soon as it is copied.
     for _ in threads.map(copy, list(arrays)):
         pass
+    finite.raise_if_any(where, bad)
+    if negative:
+        remarks.append(
+            f"{len(negative)} running variances are below 0, which none can be, and the answers "
+            f"may be no numbers: {negative[0][:200]!r}, ..."
+        )
     params = {path: array for path, array in arrays.items() if path.startswith("params/")}
     report = Report(
         tensors=count_of_tensors,
@@ -180,7 +209,9 @@ def deploy(variables: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict,
         )
     of_source = ("cast", "prefix", "respelt", "dropped", "beside")
     kept = {key: meta[key] for key in meta if key not in of_source}
-    return mobileone.deploy(variables), kept | {"row": variant, "variant": variant}
+    deployed = mobileone.deploy(variables)
+    finite.refuse(f"{variant}, made of this checkpoint,", _flat(deployed).items())
+    return deployed, kept | {"row": variant, "variant": variant}
 
 
 def map_classes(
@@ -248,20 +279,39 @@ def to_torch(
     that were dropped. Otherwise each BatchNorm's step counter is 0.
     """
     meta = meta or {}
+    cast, prefix, respelt = _of_source(meta)
     names = NameMap(zoo.names(zoo.starting_row(name).variant))
     kinds = {kind: variables.get(kind, {}) for kind in ("params", "batch_stats")}
     arrays = {path: np.asarray(leaf) for path, leaf in _flat(kinds).items()}
-    cast = meta.get("cast", {})
-    prefix, respelt = meta.get("prefix", ""), meta.get("respelt", {})
     tensors = {}
     for key, array in spellings.split(names.to_torch(arrays), respelt).items():
-        tensors[key] = array.astype(_dtype(cast[key])) if key in cast else array
+        with np.errstate(over="ignore"):
+            tensors[key] = array.astype(cast[key]) if key in cast else array
         counter = key.removesuffix("running_var") + STEP_COUNTER
         if key.endswith(".running_var") and "dropped" not in meta and names.drops(counter):
             tensors[counter] = np.zeros((), np.int64)
+    finite.refuse(f"the checkpoint of {name}", tensors.items())
     tensors |= _unpack(meta.get("dropped", {}))
     tensors = {prefix + respelt.get(key, key): tensor for key, tensor in tensors.items()}
     return tensors | _unpack(meta.get("beside", {}))
+
+
+def _of_source(meta: Mapping[str, Any]) -> tuple[dict[str, np.dtype], str, dict[str, str]]:
+    """Returns what `meta` says of the tensors' source: types by key, prefix, and keys as spelt."""
+    cast, prefix, respelt = meta.get("cast", {}), meta.get("prefix", ""), meta.get("respelt", {})
+    sound = isinstance(prefix, str) and isinstance(cast, dict) and isinstance(respelt, dict)
+    if not sound or not all(
+        isinstance(text, str) and len(text) <= MAX_NAME
+        for text in (*cast.values(), *respelt, *respelt.values())
+    ):
+        raise JaxvidError(f"jaxvid.json is damaged (cast, prefix or respelt): {_AGAIN}")
+    unknown = [name for name in cast.values() if name not in FLOATS]
+    if unknown:
+        raise JaxvidError(
+            f"jaxvid.json casts to {unknown[0][:50]!r}, which is none of {', '.join(FLOATS)}: "
+            f"{_AGAIN}"
+        )
+    return {key: np.dtype(FLOATS[name]) for key, name in cast.items()}, prefix, respelt
 
 
 def leaves_of(name: str, row: Row, num_classes: int, overrides: dict) -> dict[str, Any]:
@@ -316,6 +366,7 @@ def _check_recomputed(variant: str, model: Any, dropped: Mapping[str, np.ndarray
         tensor = dropped.get(key)
         if tensor is None:
             continue
+        tensor = fetched(tensor)
         expected = recompute(model, tensor.shape)
         # bfloat16, the least precision that files are saved with, rounds 1 by up to 2e-3.
         same = tensor.shape == expected.shape
@@ -372,39 +423,48 @@ def _pack(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if size > MAX_DROPPED_BYTES:
         raise JaxvidError(f"{size >> 20} MiB of tensors would be dropped: check --model")
     packed = {}
+    left = MAX_PACKED_BYTES
     for key, tensor in tensors.items():
+        tensor = fetched(tensor)
         if tensor.shape == () and tensor.dtype == np.int64:
             packed[key] = int(tensor)
-        else:
-            data = base64.b64encode(zlib.compress(np.ascontiguousarray(tensor).tobytes()))
-            shape = list(tensor.shape)
-            packed[key] = {
-                "dtype": tensor.dtype.name,
-                "shape": shape,
-                "zlib": data.decode("ascii"),
-            }
+            continue
+        data = base64.b64encode(zlib.compress(np.ascontiguousarray(tensor).tobytes()))
+        left -= len(data)
+        if left < 0:
+            raise JaxvidError(
+                f"over {MAX_PACKED_BYTES >> 20} MiB of tensors would be dropped: check --model"
+            )
+        shape = list(tensor.shape)
+        packed[key] = {"dtype": tensor.dtype.name, "shape": shape, "zlib": data.decode("ascii")}
     return packed
 
 
-def _unpack(packed: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    tensors = {}
+def _unpack(packed: Any) -> dict[str, np.ndarray]:
+    """Returns what `_pack` was given, and unpacks no more than it would have taken."""
+    if not isinstance(packed, dict):
+        raise JaxvidError(f"jaxvid.json is damaged (dropped): {_AGAIN}")
+    tensors, left = {}, MAX_DROPPED_BYTES
     for key, value in packed.items():
         try:
-            if isinstance(value, int):
+            if type(value) is int:
                 tensors[key] = np.array(value, np.int64)
                 continue
-            dtype, shape = _dtype(value["dtype"]), tuple(value["shape"])
+            dtype, shape = jax.numpy.dtype(value["dtype"]), tuple(value["shape"])
+            if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
+                raise ValueError("a shape that is none")
             size = dtype.itemsize * math.prod(shape)
+            left -= size
+            if left < 0:
+                raise ValueError("too large")
             unpacker = zlib.decompressobj()
             data = unpacker.decompress(base64.b64decode(value["zlib"]), size + 1)
             tensors[key] = np.frombuffer(data, dtype).reshape(shape)
         except (LookupError, TypeError, ValueError, OverflowError, zlib.error) as error:
-            raise JaxvidError(f"the dropped tensor {key!r} in jaxvid.json is damaged") from error
+            raise JaxvidError(
+                f"the dropped tensor {key[:200]!r} in jaxvid.json is damaged: {_AGAIN}"
+            ) from error
     return tensors
-
-
-def _dtype(name: str) -> np.dtype:
-    return jax.numpy.dtype(name)
 
 
 def _flat(tree: Any) -> dict[str, Any]:

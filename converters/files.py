@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from converters import npz_file, safetensors_file, torch_file
-from converters.mapped import Mapped
-from converters.pickles import Array, Module, Named, Tensor, Text, Unread
+from converters.mapped import Mapped, fetched
+from converters.pickles import MAX_NAME, Array, Module, Named, Tensor, Text, Unread
 from jaxvid.errors import JaxvidError
 
 # The names under which codebases keep the weights, in the order in which they are looked for:
@@ -28,7 +28,7 @@ _NO_CHECKPOINT = {
 
 
 def read(path: str | Path, *, ema: bool = False) -> dict[str, np.ndarray]:
-    """Reads the weights of a file: key to read-only array, mapped and not yet in memory.
+    """Reads the weights of a file: key to read-only array.
 
     The file may be PyTorch's (`.pth`, `.pyth`, `.pt`, of any version since 0.1.10, TorchScript's
     too), a pickle of numpy arrays (`.pkl`), `.safetensors` or `.npz`; its name does not matter.
@@ -38,6 +38,9 @@ def read(path: str | Path, *, ema: bool = False) -> dict[str, np.ndarray]:
     """
     file = Mapped(path)
     tensors, _ = read_and_tell(file, ema=ema)
+    tensors = {key: fetched(tensor) for key, tensor in tensors.items()}
+    for tensor in tensors.values():
+        tensor.flags.writeable = False
     file.verify()
     return tensors
 
@@ -45,7 +48,8 @@ def read(path: str | Path, *, ema: bool = False) -> dict[str, np.ndarray]:
 def read_and_tell(file: Mapped, *, ema: bool = False) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reads as `read` does; returns (tensors, sentences on what was left out or is unusual).
 
-    What the tensors hold is not checked before `verify_and_tell` has returned.
+    What the tensors hold is read by `mapped.fetched`, and not checked before `verify_and_tell` has
+    returned.
     """
     path = file.path
     content, first = _content(file), []
@@ -77,7 +81,7 @@ def verify_and_tell(file: Mapped) -> list[str]:
 
 
 def _content(file: Mapped) -> Any:
-    head = bytes(file.memory[:512])
+    head = bytes(file.read(0, 512))
     if head[:4] == b"PK\3\4":
         members = torch_file.table(file)
         if any(torch_file.is_description(name) for name in members):
@@ -85,7 +89,8 @@ def _content(file: Mapped) -> Any:
         if any(name.endswith(".npy") for name in members):
             return npz_file.read(file, members)
         raise JaxvidError(f"{file.path} is a zip file, but neither of torch.save nor of numpy")
-    if head[:1] == b"\x80" or head[:1] in (b"(", b"}", b"]", b"c") and file.memory[-1:] == b".":
+    plain = head[:1] in (b"(", b"}", b"]", b"c") and file.read(file.size - 1, 1) == b"."
+    if plain or head[:1] == b"\x80":
         return torch_file.read_pickles(file)
     if safetensors_file.is_safetensors(head):
         return safetensors_file.read(file)
@@ -148,6 +153,11 @@ def _tensors(file: Mapped, place: str, found: Mapping[Any, Any]) -> dict[str, np
     tensors, bad = {}, []
     try:
         for key, value in found.items():
+            if isinstance(key, str) and len(key) > MAX_NAME:
+                raise JaxvidError(
+                    f"{place} has a key of {len(key)} letters ({key[:50]!r}...), and none of a "
+                    f"network has over {MAX_NAME}: check where it comes from"
+                )
             array = value.array() if isinstance(value, Tensor | Array) else value
             if isinstance(key, str) and isinstance(array, np.ndarray):
                 tensors[key] = array

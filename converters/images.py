@@ -9,9 +9,9 @@ import numpy as np
 from flax import traverse_util
 
 from converters import checkpoints, spellings
-from converters.mapped import Mapped
+from converters.mapped import Mapped, fetched
 from converters.names import NameMap, in_order
-from jaxvid import zoo
+from jaxvid import finite, zoo
 from jaxvid.errors import JaxvidError
 from jaxvid.layers.densenet import densenet_names
 from jaxvid.layers.mobilenet import (
@@ -96,6 +96,7 @@ def inflate_and_tell(
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
     source = checkpoints.open_source(source)
+    where = source.path if isinstance(source, Mapped) else "the source"
     tensors, remarks = checkpoints.read_source(source, ema)
     remarks = checkpoints.check_source(source) + remarks
     wrapper = spellings.wrapper_of(tensors)
@@ -110,9 +111,12 @@ def inflate_and_tell(
     images = _images(names, trunk, leaves)
     arrays, dropped = names.to_ours(trunk, images)
     inflated = averaged = tiled = 0
+    bad: list[tuple[str, int, int]] = []
     for path, array in arrays.items():
         wanted = leaves[path].shape
-        array = in_order(array, leaves[path].dtype)
+        array = in_order(fetched(array), leaves[path].dtype)
+        if count := finite.count(array):
+            bad.append((repr(names.key_of(path)), count, array.size))
         if array.ndim == 5 and array.shape[3] != wanted[3]:
             array = np.repeat(array.mean(3, keepdims=True), wanted[3], 3)
             averaged += 1
@@ -131,6 +135,7 @@ def inflate_and_tell(
             array = np.tile(array, (times, 1))
             tiled += 1
         arrays[path] = array
+    finite.raise_if_any(where, bad)
     new = sorted(leaves.keys() - arrays.keys())
     left = [key for key in tensors if key.startswith(_CLASSIFIERS)]
     left += [key for key in dropped if not key.endswith("num_batches_tracked")]

@@ -8,21 +8,19 @@ which stands for digits, or `{c:conv1|conv2}`, which stands for one of the words
 import dataclasses
 import difflib
 import math
-import mmap
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from converters.mapped import empty
 from jaxvid.errors import JaxvidError, listed
 
 Rule = tuple[str, str | None, str]
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 # A file of another network has hundreds of wrong keys: nearest names are slow and of no use there.
 _MAX_SUGGESTIONS = 10
-# Of `in_order`: elements; and bytes from which on the copy's memory is not of numpy's allocator.
-_STRIP = 64
-_LARGE = 1 << 20
+_STRIP = 64  # Elements, of `in_order`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,25 +60,15 @@ def in_order(view: np.ndarray, dtype: np.dtype) -> np.ndarray:
     Numpy walks the result row by row and so fetches a line of memory per element that it reads;
     in strips of a few lines' width each is read once.
     """
-    copy = _empty(view.shape, np.dtype(dtype))
-    if view.flags.c_contiguous:
-        copy[...] = view
-        return copy
-    for start in range(0, view.shape[-1], _STRIP):
-        copy[..., start : start + _STRIP] = view[..., start : start + _STRIP]
+    dtype = np.dtype(dtype)
+    copy = empty(math.prod(view.shape) * dtype.itemsize).view(dtype).reshape(view.shape)
+    with np.errstate(over="ignore"):  # Whoever casts to less looks at what has become of it.
+        if view.flags.c_contiguous:
+            copy[...] = view
+            return copy
+        for start in range(0, view.shape[-1], _STRIP):
+            copy[..., start : start + _STRIP] = view[..., start : start + _STRIP]
     return copy
-
-
-def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Returns an array to be written, whose memory is taken page by page as that happens.
-
-    Numpy asks for huge pages, which a system whose memory is in pieces is slow to find.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    if size < _LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):  # Windows has neither.
-        return np.empty(shape, dtype)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 class NameMap:

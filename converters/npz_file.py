@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from converters import torch_file
-from converters.mapped import Mapped
+from converters.mapped import MAX_DIMENSIONS, Mapped
 from jaxvid.errors import JaxvidError
 
 # Python 2 wrote `3L` for a long 3.
@@ -21,7 +21,7 @@ _HEADER = re.compile(
 _TYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16")
 _MAX_HEADER = 1 << 16
 # Weights hardly compress; what expands further than this is a bomb, or as good as one.
-MAX_RATIO = 20
+MAX_RATIO = 8
 _SMALL = 64 << 20
 
 
@@ -45,8 +45,9 @@ def _member(file: Mapped, member: zipfile.ZipInfo) -> memoryview:
     if member.compress_type != zipfile.ZIP_DEFLATED or member.flag_bits & 1:
         return torch_file.member_bytes(file, member)
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    packed = file.fetch(torch_file.raw_bytes(file, member))
     try:
-        data = unpacker.decompress(torch_file.raw_bytes(file, member), member.file_size + 1)
+        data = unpacker.decompress(packed, member.file_size + 1)
     except zlib.error as error:
         raise file.damaged(f"{member.filename[:100]!r} cannot be unpacked") from error
     if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
@@ -55,12 +56,13 @@ def _member(file: Mapped, member: zipfile.ZipInfo) -> memoryview:
 
 
 def _array(file: Mapped, name: str, data: memoryview) -> np.ndarray:
-    if bytes(data[:6]) != b"\x93NUMPY" or bytes(data[6:7]) not in (b"\1", b"\2", b"\3"):
+    head = bytes(file.fetch(data[: 12 + _MAX_HEADER]))
+    if head[:6] != b"\x93NUMPY" or head[6:7] not in (b"\1", b"\2", b"\3"):
         raise file.damaged(f"{name!r} does not begin as an array does")
-    length = struct.Struct("<H" if data[6] == 1 else "<I")
+    length = struct.Struct("<H" if head[6] == 1 else "<I")
     start = 8 + length.size
-    size = length.unpack(data[8:start])[0] if len(data) >= start else 0
-    header = _HEADER.fullmatch(bytes(data[start : start + min(size, _MAX_HEADER)]))
+    size = length.unpack(head[8:start])[0] if len(head) >= start else 0
+    header = _HEADER.fullmatch(head[start : start + min(size, _MAX_HEADER)])
     if header is None:
         raise file.damaged(f"the description of {name!r} makes no sense")
     order, kind, columns_first, sizes = (group.decode("latin-1") for group in header.groups())
@@ -70,6 +72,8 @@ def _array(file: Mapped, name: str, data: memoryview) -> np.ndarray:
         )
     dtype = np.dtype(kind)
     shape = [int(size) for size in re.findall(r"\d+", sizes)]
+    if len(shape) > MAX_DIMENSIONS:
+        raise file.damaged(f"{name!r} has more than {MAX_DIMENSIONS} dimensions")
     data = data[start + size :]
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise file.damaged(f"{name!r} is not as long as its shape says")

@@ -6,6 +6,7 @@ a pickle that asks for any other call is refused with the name. Tensors and arra
 until their `array` is asked for, so what is not kept is not even read.
 """
 
+import codecs
 import dataclasses
 import pickletools
 import re
@@ -64,7 +65,9 @@ UNREAD = {
 # The pickle of a large checkpoint has some hundred thousand opcodes; each costs about 100 bytes.
 MAX_OPCODES = 2_000_000
 MAX_TEXT = 64 << 20
+MAX_NAME = 1000  # Letters of a tensor's key.
 _MAX_LINE = 1 << 20
+_WINDOW = 1 << 16
 # Longer strings are numbers in disguise, and stay in the file until they are asked for.
 _MAX_STRING = 1 << 16
 _MAX_DEPTH = 100
@@ -102,9 +105,13 @@ class Text:
 
     data: memoryview
 
-    def encode(self) -> memoryview:
+    def encode(self, file: Mapped) -> memoryview:
         """Returns the bytes that Python 3 writes as such a text under the old protocols."""
-        return memoryview(str(self.data, "utf-8").encode("latin-1"))
+        decoder, encoded = codecs.getincrementaldecoder("utf-8")(), bytearray()
+        for chunk in file.chunks(self.data, _WINDOW):
+            encoded += decoder.decode(chunk).encode("latin-1")
+        decoder.decode(b"", final=True)
+        return memoryview(bytes(encoded))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,17 +148,22 @@ class Module:
 
     def tensors(self, file: Mapped) -> dict[str, Tensor]:
         """Returns the tensors by the keys that they have in the network's state_dict."""
-        found, left, count = {}, [((), self)], 0
+        found, left, count, letters = {}, [("", 0, self)], 0, 0
         while left:
-            place, module = left.pop()
+            place, depth, module = left.pop()
             for name, value in module.attributes.items():
                 count += 1
-                if count > MAX_OPCODES or len(place) > _MAX_DEPTH:
+                if count > MAX_OPCODES or depth > _MAX_DEPTH:
                     raise file.damaged("its modules have no end")
-                if isinstance(name, str) and isinstance(value, Module):
-                    left.append(((*place, name), value))
-                elif isinstance(name, str) and isinstance(value, Tensor):
-                    found[".".join((*place, name))] = value
+                if not isinstance(name, str) or not isinstance(value, Module | Tensor):
+                    continue
+                letters += len(place) + len(name)
+                if len(place) + len(name) > MAX_NAME or letters > MAX_TEXT:
+                    raise file.damaged("the names of its modules have no end")
+                if isinstance(value, Module):
+                    left.append((f"{place}{name}.", depth + 1, value))
+                else:
+                    found[place + name] = value
         return found
 
 
@@ -182,8 +194,7 @@ class Array:
         dtype, data = np.dtype(self.dtype.name), self.data
         if isinstance(data, Text):
             self.file.count(len(data.data))
-            data = data.encode()
-            self.file.forget()
+            data = data.encode(self.file)
         elif isinstance(data, str):
             data = memoryview(data.encode("latin-1"))
         if not isinstance(data, memoryview):
@@ -216,6 +227,8 @@ class _Cursor:
         self._file = file
         self._data = data
         self._copied = 0
+        self._window = b""
+        self._window_at = 0
         self.position = 0
 
     def count(self, copied: int) -> None:
@@ -226,19 +239,33 @@ class _Cursor:
 
     def read(self, count: int) -> bytes:
         self.count(min(count, len(self._data) - self.position))
-        piece = bytes(self._data[self.position : self.position + count])
+        start = self._look(count)
+        piece = self._window[start : start + count]
         self.position += len(piece)
         return piece
 
     def readline(self) -> bytes:
-        ahead = bytes(self._data[self.position : self.position + _MAX_LINE])
-        return self.read(ahead.find(b"\n") + 1)
+        for reach in (_WINDOW, _MAX_LINE):
+            start = self._look(reach)
+            end = self._window.find(b"\n", start, start + reach)
+            if end >= 0:
+                break
+        return self.read(end + 1 - start if end >= 0 else 0)
 
     def view(self, count: int) -> memoryview:
         if not 0 <= count <= len(self._data) - self.position:
             raise ValueError("cut off")
         self.position += count
         return self._data[self.position - count : self.position]
+
+    def _look(self, count: int) -> int:
+        """Has `count` bytes, if there are, in `_window`; returns where in it they begin."""
+        start = self.position - self._window_at
+        if not 0 <= start <= start + count <= len(self._window):
+            ahead = self._data[self.position : self.position + max(count, _WINDOW)]
+            self._window, self._window_at = bytes(self._file.fetch(ahead)), self.position
+            start = 0
+        return start
 
 
 class _Machine:
@@ -303,22 +330,25 @@ class _Machine:
                 raise self._file.damaged("its description is garbled")
             argument = None
             if length := _LENGTHS.get(opcode.name):
-                (count,) = struct.unpack(length, cursor.view(struct.calcsize(length)))
-                argument = self._payload(opcode.name, cursor.view(count))
+                size = struct.calcsize(length)
+                if len(packed := cursor.read(size)) < size:
+                    raise ValueError("cut off")
+                argument = self._payload(opcode.name, struct.unpack(length, packed)[0])
             elif opcode.arg is not None:
                 argument = opcode.arg.reader(cursor)
             yield opcode.name, argument
 
-    def _payload(self, opcode: str, data: memoryview) -> str | Text | memoryview:
+    def _payload(self, opcode: str, count: int) -> str | Text | memoryview:
         """Returns short text as such, and anything that may be an array's bytes in place."""
-        if "BYTE" in opcode or ("STRING" in opcode and len(data) > _MAX_STRING):
-            return data
-        if len(data) > _MAX_STRING:
-            return Text(data)
-        self._cursor.count(len(data))
+        if "BYTE" in opcode or count > _MAX_STRING:
+            data = self._cursor.view(count)
+            return Text(data) if "UNICODE" in opcode else data
+        text = self._cursor.read(count) if count >= 0 else b""
+        if len(text) != count:
+            raise ValueError("cut off")
         if "STRING" in opcode:
-            return str(data, "latin-1")
-        return str(data, "utf-8", "surrogatepass")
+            return str(text, "latin-1")
+        return str(text, "utf-8", "surrogatepass")
 
     def _run(self, opcode: str, argument: Any) -> None:
         stack = self._stack

@@ -3,14 +3,14 @@
 The format is small enough to be read here, as views of the mapped file, without one more package.
 """
 
-import json
 import math
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from converters.mapped import Mapped
+from converters.mapped import MAX_DIMENSIONS, Mapped
+from jaxvid import jsons
 from jaxvid.errors import JaxvidError
 
 DTYPES = {
@@ -46,15 +46,17 @@ def read(file: Mapped) -> dict[str, np.ndarray]:
     Raises `JaxvidError` where tensors overlap, leave gaps or reach beyond the file, as the format
     forbids.
     """
-    size = int.from_bytes(file.memory[:8], "little")
+    size = int.from_bytes(file.read(0, 8), "little")
     if size > file.size - 8:
         raise file.damaged("its description is cut off")
     if size > MAX_HEADER:
         raise file.damaged(f"its description is {size >> 20} MiB long")
     try:
-        header = json.loads(str(file.memory[8 : 8 + size], "utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise file.damaged("its description makes no sense") from error
+        header = jsons.parse(bytes(file.read(8, size)))
+        if not isinstance(header, dict):
+            raise ValueError("it is no object")
+    except ValueError as error:
+        raise file.damaged(f"its description makes no sense: {error}") from error
     header.pop("__metadata__", None)
     data = file.memory[8 + size :]
     tensors, ranges = {}, []
@@ -81,6 +83,8 @@ def _entry(file: Mapped, name: str, described: Any) -> tuple[np.dtype, list[int]
         numbers = [*shape, start, end]
     except (LookupError, TypeError, ValueError) as error:
         raise file.damaged(f"the description of {name[:100]!r} makes no sense") from error
+    if len(shape) > MAX_DIMENSIONS:
+        raise file.damaged(f"{name[:100]!r} has more than {MAX_DIMENSIONS} dimensions")
     if not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers):
         raise file.damaged(f"the description of {name[:100]!r} makes no sense")
     if not isinstance(kind, str) or kind not in DTYPES:
@@ -89,9 +93,3 @@ def _entry(file: Mapped, name: str, described: Any) -> tuple[np.dtype, list[int]
             "it as F32"
         )
     return np.dtype(DTYPES[kind]), list(shape), start, end
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name twice")
-    return dict(pairs)

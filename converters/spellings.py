@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from converters.mapped import fetched
 from converters.names import NameMap, is_real, quoted
 from jaxvid.errors import JaxvidError, listed
 
@@ -343,7 +344,9 @@ def join(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             continue
         # Float32 holds every number of the types that such files mix with it.
         type_ = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
-        joined[key] = np.concatenate([found[part].astype(type_, copy=False) for part in wanted])
+        with np.errstate(over="ignore"):  # What became of it is looked at later.
+            read = [fetched(found[part]).astype(type_, copy=False) for part in wanted]
+        joined[key] = np.concatenate(read)
     return joined
 
 

@@ -5,7 +5,9 @@ member of raw bytes per storage. Before, from 0.1.10 on, it is a row of pickles 
 of the storages behind them. Either way tensors are views of the mapped file.
 """
 
+import io
 import itertools
+import os
 import struct
 import sys
 import zipfile
@@ -17,10 +19,13 @@ import numpy as np
 
 from converters import pickles
 from converters.mapped import Mapped
+from jaxvid import regular
 from jaxvid.errors import JaxvidError
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+# A member takes about 100 bytes of a zip file's table, and ten times that in memory.
+MAX_TABLE = 16 << 20
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 
@@ -32,8 +37,8 @@ def read_archive(file: Mapped, members: Mapping[str, zipfile.ZipInfo]) -> Any:
     root = roots[0]
     byteorder = "little"
     if root + "byteorder" in members:
-        data = member_bytes(file, members[root + "byteorder"])
-        byteorder = bytes(data[:10]).decode("latin-1").strip()
+        data = member_bytes(file, members[root + "byteorder"])[:10]
+        byteorder = bytes(file.fetch(data)).decode("latin-1").strip()
     if byteorder not in ("little", "big"):
         raise file.damaged("its byte order is neither little nor big")
     storages: dict[tuple[str, str], memoryview] = {}
@@ -104,7 +109,7 @@ class _Legacy:
             if key not in self._kinds:
                 raise self._file.damaged(f"nothing describes its storage {key[:100]!r}")
             itemsize = np.dtype(pickles.STORAGES[self._kinds[key]]).itemsize
-            count = int.from_bytes(memory[end : end + 8], self._byteorder, signed=True)
+            count = int.from_bytes(self._file.read(end, 8), self._byteorder, signed=True)
             start, end = end + 8, end + 8 + count * itemsize
             if count < 0 or end > self._file.size:
                 raise self._file.damaged(f"its storage {key[:100]!r} is cut off")
@@ -139,7 +144,7 @@ def table(file: Mapped) -> dict[str, zipfile.ZipInfo]:
     """Returns the members of a zip file by name, none of which overlaps another."""
     try:
         # Only the table of contents is used: `zipfile` would copy what it extracts.
-        with zipfile.ZipFile(file.path) as archive:
+        with _Table(regular.open_to_read(file.path)) as opened, zipfile.ZipFile(opened) as archive:
             members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     # A hostile table makes `zipfile` raise nearly anything.
     except Exception as error:
@@ -148,6 +153,17 @@ def table(file: Mapped) -> dict[str, zipfile.ZipInfo]:
         if one.header_offset + _LOCAL_HEADER.size + one.compress_size > next_one.header_offset:
             raise file.damaged("its members overlap")
     return {member.filename: member for member in members}
+
+
+class _Table(io.BufferedReader):
+    """A zip file of which no more than a table of contents can be read at once."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = os.fstat(self.fileno()).st_size - self.tell()
+        if size > MAX_TABLE:
+            raise ValueError("a table without end")
+        return super().read(size)
 
 
 def member_bytes(file: Mapped, member: zipfile.ZipInfo, *, check_later: bool = False) -> memoryview:
@@ -180,7 +196,7 @@ def member_bytes(file: Mapped, member: zipfile.ZipInfo, *, check_later: bool = F
 def raw_bytes(file: Mapped, member: zipfile.ZipInfo) -> memoryview:
     """Returns the bytes of a member as they lie in the file, compressed where it is."""
     start = member.header_offset
-    header = file.memory[start : start + _LOCAL_HEADER.size]
+    header = file.read(start, _LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or bytes(header[:4]) != b"PK\3\4":
         raise file.damaged(f"{member.filename[:100]!r} is not where its table says")
     *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)

@@ -8,7 +8,6 @@ by side as `step_<number>`, and writes them while it goes on.
 """
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxvid import paths
+from jaxvid import finite, jsons, paths
 from jaxvid.errors import JaxvidError
 
 if TYPE_CHECKING:
@@ -32,8 +31,9 @@ if TYPE_CHECKING:
 RECORD = "jaxvid.json"
 FORMAT = 1
 _STEP = re.compile(r"step_(\d+)")
-_ARRAYS = re.compile(r"arrays-(\d+)")
-_LEAF = re.compile(r"[\w<>]+\[[\d,]*\]")
+_ARRAYS = re.compile(r"arrays-([0-9]{1,9})")
+_LEAF = re.compile(r"[\w<>]{1,30}\[(?:[0-9]{1,15}(?:,[0-9]{1,15}){0,31})?\]")
+_MAX_NAME, _MAX_DEPTH = 1000, 50
 # What a killed save may leave: its own folder, Orbax's temporary form of it, an unnamed record.
 _OURS = re.compile(r"arrays-\d+(\..+)?|jaxvid\.json\.tmp")
 
@@ -83,6 +83,14 @@ def load(path: str | Path, weights: str | None = None) -> dict:
         raise JaxvidError(f"{folder} holds no params: give the folder of a network's checkpoint")
     read = _nest(_read(folder, record, like))
     return {"params": {}, "batch_stats": {}} | (read["ema"] if inside else read)
+
+
+def load_finite(path: str | Path, weights: str | None = None) -> dict:
+    """Reads as `load` does what is to be computed with: no array may hold NaN or infinity."""
+    variables = load(path, weights)
+    names, leaves, _ = _flatten(variables)
+    finite.refuse(path, zip(names, leaves, strict=True))
+    return variables
 
 
 def load_meta(path: str | Path) -> dict:
@@ -367,7 +375,13 @@ def _compare(folder: Path, stored: dict[str, str], wanted: dict) -> None:
 
 
 def _dump(record: dict) -> str:
-    return json.dumps(record, indent=1, ensure_ascii=False)
+    text = jsons.dump(record, indent=1, ensure_ascii=False)
+    if len(text.encode()) > jsons.MAX_BYTES:
+        raise JaxvidError(
+            f"what {RECORD} would say takes over {jsons.MAX_BYTES >> 20} MiB, which is not read "
+            "again: say less in `meta`"
+        )
+    return text
 
 
 def _number(metric: float | None) -> float | None:
@@ -435,30 +449,41 @@ def _nest(named: dict[str, Any]) -> dict:
 def _read_record(folder: Path) -> dict | None:
     """Returns the checkpoint's record, or None where `folder` is no finished checkpoint."""
     try:
-        text = (folder / RECORD).read_text(encoding="utf-8")
+        record = jsons.read(folder / RECORD)
+        if not _is_sound(record):
+            raise ValueError("meta, arrays or leaves")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JaxvidError(f"cannot read {folder / RECORD} ({error})") from error
-    try:
-        record = json.loads(text)
-        sound = (
-            isinstance(record["meta"], dict)
-            and _ARRAYS.fullmatch(record["arrays"])
-            and all(_LEAF.fullmatch(described) for described in record["leaves"].values())
-        )
-        if not sound:
-            raise ValueError("meta, arrays or leaves")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise JaxvidError(f"cannot read {folder / RECORD} ({error.strerror or error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise JaxvidError(
             f"{folder / RECORD} is damaged: delete that folder, or copy or write it again"
         ) from error
     if record.get("format") != FORMAT:
         raise JaxvidError(
-            f"{folder / RECORD} has format {record.get('format')}, this program reads {FORMAT}: "
-            "update jaxvid"
+            f"{folder / RECORD} has format {str(record.get('format'))[:20]!r}, this program reads "
+            f"{FORMAT}: update jaxvid"
         )
     return record
+
+
+def _is_sound(record: Any) -> bool:
+    """Says whether a record has the parts that all of them have, and such as can be read."""
+    leaves, names = record["leaves"], set(record["leaves"])
+    step, metric = record.get("step", 0), record.get("metric")
+    return (
+        isinstance(record["meta"], dict)
+        and bool(_ARRAYS.fullmatch(record["arrays"]))
+        and all(_LEAF.fullmatch(described) for described in leaves.values())
+        and all(len(name) <= _MAX_NAME and name.count("/") < _MAX_DEPTH for name in names)
+        # No array has another one inside.
+        and not any(
+            name[: end.start()] in names for name in names for end in re.finditer("/", name)
+        )
+        and type(step) is int
+        and (metric is None or isinstance(metric, int | float))
+    )
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:

@@ -390,7 +390,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     model = zoo.create_model(
         config.model.name, len(classes), compute_dtype(config), **config.model.overrides
     )
-    variables = checkpoint.load(path, config.test.weights)
+    variables = checkpoint.load_finite(path, config.test.weights)
     variables = jax.device_put(variables, sharding.replicated(mesh))
     test = make_test(model, config, split, mesh)
     outcome = test(variables, pipeline.test_batches(split, config), "test")

@@ -85,7 +85,7 @@ def export(
     clip_shape = (frames, protocol.crop, protocol.crop, channels)
     classes = class_names(meta, config)
     network = zoo.create_model(row.name, len(classes), jnp.dtype(dtype), **config.model.overrides)
-    variables = checkpoint.load(path)
+    variables = checkpoint.load_finite(path)
     check_variables(network, variables, clip_shape, path)
 
     shape = (frames, *preprocess, 3) if preprocess else clip_shape

@@ -97,7 +97,7 @@ class Predictor:
         self._network = zoo.create_model(
             self.config.model.name, len(self.classes), None, **self.config.model.overrides
         )
-        variables = checkpoint.load(path)
+        variables = checkpoint.load_finite(path)
         _, clips = pipeline.plan_test(self.protocol, 1, None)
         size = self.protocol.crop
         self._clip_shape = (clips.shape[1], size, size, 3)

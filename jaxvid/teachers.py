@@ -28,7 +28,7 @@ def load(
         or its head is more than one linear layer.
     """
     path = config.train.teacher
-    meta, variables = checkpoint.load_meta(path), checkpoint.load(path)
+    meta, variables = checkpoint.load_meta(path), checkpoint.load_finite(path)
     wanted = {
         "classes": list(classes),
         "mean": list(config.data.mean),

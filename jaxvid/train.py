@@ -296,7 +296,7 @@ def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     the decoder is left out. Raises `JaxvidError` where anything else differs: then the checkpoint
     is another network's.
     """
-    loaded = flax.traverse_util.flatten_dict(checkpoint.load(path), sep="/")
+    loaded = flax.traverse_util.flatten_dict(checkpoint.load_finite(path), sep="/")
     meta = checkpoint.load_meta(path)
     known, missing = meta.get("classes"), set(meta.get("new", ())) - loaded.keys()
     own = flax.traverse_util.flatten_dict(state.variables, sep="/")
