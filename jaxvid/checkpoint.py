@@ -5,9 +5,13 @@ Orbax's format, whose name `jaxvid.json` holds. It is written arrays first, and 
 one rename that puts `jaxvid.json` in place. Until then the folder is no checkpoint, or still the
 old one, so a kill or a full disk never leaves half of one. A training run keeps such folders side
 by side as `step_<number>`, and writes them while it goes on.
+
+`jaxvid.json` holds a checksum of each array as a whole, whatever devices its parts lay on, so that
+whoever reads arrays on any others sees whether they are still what was written.
 """
 
 import contextlib
+import hashlib
 import logging
 import math
 import os
@@ -22,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxvid import finite, jsons, paths
+from jaxvid import finite, jsons, locks, paths, whole
 from jaxvid.errors import JaxvidError
 
 if TYPE_CHECKING:
@@ -34,20 +38,25 @@ _STEP = re.compile(r"step_(\d+)")
 _ARRAYS = re.compile(r"arrays-([0-9]{1,9})")
 _LEAF = re.compile(r"[\w<>]{1,30}\[(?:[0-9]{1,15}(?:,[0-9]{1,15}){0,31})?\]")
 _MAX_NAME, _MAX_DEPTH = 1000, 50
+_SUM = re.compile(r"[0-9a-f]{16}")
 # What a killed save may leave: its own folder, Orbax's temporary form of it, an unnamed record.
-_OURS = re.compile(r"arrays-\d+(\..+)?|jaxvid\.json\.tmp")
+_OURS = re.compile(r"arrays-\d+(\..+)?|jaxvid\.json\.tmp|\.jaxvid\.json\.part")
 
 
 def save(path: str | Path, variables: dict, meta: dict, *, overwrite: bool = False) -> None:
     """Writes `{"params", "batch_stats"}` and what they are to the folder `path`, whole or not.
 
     `meta` is anything JSON can hold. Raises `JaxvidError` where `path` already holds a checkpoint
-    and `overwrite` is false, holds other files, or cannot be written.
+    and `overwrite` is false, holds other files, cannot be written, or another process writes there.
     """
     folder = _local(path)
-    _check_free(folder, overwrite)
-    _begin(folder, variables, {"meta": meta})()
-    _wait_for_all("written")
+    with contextlib.ExitStack() as stack:
+        if _first_process():
+            with _refused(folder):
+                stack.enter_context(locks.hold(folder, ""))
+        _check_free(folder, overwrite)
+        _begin(folder, variables, {"meta": meta})()
+        _wait_for_all("written")
 
 
 def check_free(path: str | Path, what: str, *, overwrite: bool = False) -> Path:
@@ -199,7 +208,8 @@ class Checkpoints:
         if _first_process():
             folder = self.folder(step)
             with _refused(folder):
-                _put(folder / RECORD, _dump(_read_record(folder) | {"metric": _number(metric)}))
+                text = _dump(_read_record(folder) | {"metric": _number(metric)})
+                whole.text(folder / RECORD, text, durable=True)
             self._remove_old()
         _wait_for_all("measured")
 
@@ -278,7 +288,7 @@ def _begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Ca
     arrays = f"arrays-{int(_ARRAYS.fullmatch(old['arrays'])[1]) + 1 if old else 0}"
     record = {"format": FORMAT, "arrays": arrays} | record
     record["leaves"] = {name: _describe(leaf) for name, leaf in named.items()}
-    text = _dump(record)
+    _dump(record)  # What JSON cannot hold is refused before anything is written.
     response = None
     with _refused(folder):
         if _first_process():
@@ -295,6 +305,8 @@ def _begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Ca
             context.asynchronous.create_directories_asynchronously = False
             with context, _quiet():
                 response = ocp.save_async(folder / arrays, _nest(full))
+        # While Orbax writes; later the arrays may be given away.
+        record["sums"] = _sums(named, _first_process())
 
     def finish() -> None:
         with _refused(folder):
@@ -304,7 +316,7 @@ def _begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Ca
             # Orbax has waited for all processes to write their parts.
             if _first_process():
                 _flush(folder / arrays)
-                _put(folder / RECORD, text)
+                whole.text(folder / RECORD, _dump(record), durable=True)
                 _remove_leftovers(folder, keep=arrays)
 
     return finish
@@ -358,7 +370,88 @@ def _read(folder: Path, record: dict, like: dict) -> dict:
             restored |= dict(zip(names, leaves, strict=True))
             if restored.keys() != like.keys():
                 raise ValueError("arrays are missing")
+    _check_sums(folder, record.get("sums", {}), restored)
     return restored
+
+
+def _check_sums(folder: Path, expected: dict[str, str], arrays: dict[str, Any]) -> None:
+    """Refuses arrays that are not what was written; of what older versions wrote nothing is known.
+
+    Raises:
+      JaxvidError: naming the first of them.
+    """
+    known = {name: array for name, array in arrays.items() if name in expected}
+    wrong = [name for name, found in _sums(known).items() if found != expected[name]]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise JaxvidError(
+            f"the array {wrong[0]}{more} of {folder} is damaged, as its checksum says: copy the "
+            "folder again from where it is whole, or write it again"
+        )
+
+
+def _sums(arrays: dict[str, Any], needed: bool = True) -> dict[str, str]:
+    """The checksum of each array; {} if not `needed` here, where only its parts are.
+
+    All processes take part, as some arrays may have to be gathered.
+    """
+
+    def sum_of(leaf: Any) -> str | None:
+        array = _gathered(leaf)
+        return _checksum(array) if needed else None
+
+    local = {name: leaf for name, leaf in arrays.items() if _is_here(leaf)}
+    # What is gathered is gathered by all processes in the same order.
+    sums = {name: sum_of(leaf) for name, leaf in arrays.items() if name not in local}
+    if not needed:
+        return {}
+    with futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return sums | dict(zip(local, pool.map(sum_of, local.values()), strict=True))
+
+
+_ROWS, _COLUMNS = 512, 256
+
+
+def _checksum(array: np.ndarray) -> str:
+    """Sixteen digits that change with any bit of an array, at the speed at which memory is read.
+
+    The bytes, in the order of the array's elements, are laid out in blocks of 512 rows of 256 words
+    of 8 bytes, the last one shorter. Of each block the rows are added up, modulo 2**64, and all
+    these sums with what is left over at the end are hashed by BLAKE2b. A word that changes always
+    changes its sum.
+    """
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    end = data.size - data.size % (_COLUMNS * 8)
+    rows = data[:end].view("<u8").reshape(-1, _COLUMNS)
+    whole_blocks = len(rows) - len(rows) % _ROWS
+    blocks = rows[:whole_blocks].reshape(-1, _ROWS, _COLUMNS)
+    digest = hashlib.blake2b(np.add.reduce(blocks, axis=1), digest_size=8)
+    digest.update(np.add.reduce(rows[whole_blocks:], axis=0))
+    digest.update(data[end:])
+    return digest.hexdigest()
+
+
+def _is_here(leaf: Any) -> bool:
+    """Whether this process has all of an array."""
+    return isinstance(leaf, np.ndarray) or leaf.is_fully_replicated or leaf.is_fully_addressable
+
+
+def _gathered(leaf: Any) -> np.ndarray:
+    """All of an array; what is on this machine's memory as numpy already is not copied.
+
+    `np.asarray` of the array itself would be kept as long as the array is.
+    """
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    if not _is_here(leaf):
+        everywhere = jax.sharding.NamedSharding(leaf.sharding.mesh, jax.sharding.PartitionSpec())
+        leaf = jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
+    if leaf.is_fully_replicated:
+        return np.asarray(leaf.addressable_data(0))
+    array = np.empty(leaf.shape, leaf.dtype)
+    for shard in leaf.addressable_shards:
+        array[shard.index] = np.asarray(shard.data)
+    return array
 
 
 def _compare(folder: Path, stored: dict[str, str], wanted: dict) -> None:
@@ -481,6 +574,8 @@ def _is_sound(record: Any) -> bool:
         and not any(
             name[: end.start()] in names for name in names for end in re.finditer("/", name)
         )
+        and record.get("sums", leaves).keys() == leaves.keys()
+        and all(_SUM.fullmatch(digits) for digits in record.get("sums", {}).values())
         and type(step) is int
         and (metric is None or isinstance(metric, int | float))
     )
@@ -498,7 +593,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 def _leftovers(folder: Path) -> list[Path]:
     """Returns all of ours but the record; whatever else is in the folder is refused."""
-    entries = [entry for entry in folder.iterdir() if entry.name != RECORD]
+    entries = [entry for entry in folder.iterdir() if entry.name not in (RECORD, locks.NAME)]
     for entry in entries:
         if not _OURS.fullmatch(entry.name):
             raise JaxvidError(
@@ -519,28 +614,11 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put(path: Path, text: str) -> None:
-    """Puts a file in place in one step: it is there whole or not at all, even after power loss."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _flush_one(temporary)
-    os.replace(temporary, path)
-    _flush_one(path.parent)
-
-
 def _flush(folder: Path) -> None:
     for parent, _, files in os.walk(folder):
         for name in files:
-            _flush_one(Path(parent, name))
-        _flush_one(Path(parent))
-
-
-def _flush_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            whole.flush(Path(parent, name))
+        whole.flush(parent)
 
 
 @contextlib.contextmanager

@@ -87,10 +87,12 @@ def test_a_save_cut_short_leaves_the_old_one_or_the_new_one(tmp_path, monkeypatc
         raise Killed
 
     with monkeypatch.context() as patch:
-        target = {"arrays": "_flush", "record": "_put", "cleaning": "_remove_leftovers"}[moment]
+        target = "_remove_leftovers" if moment == "cleaning" else "_flush"
         if moment == "cleaning":
             keeps = iter([checkpoint._remove_leftovers, die])
             patch.setattr(checkpoint, target, lambda *a, **k: next(keeps)(*a, **k))
+        elif moment == "record":
+            patch.setattr(checkpoint.whole, "text", die)
         else:
             patch.setattr(checkpoint, target, die)
         with pytest.raises(Killed):
@@ -106,7 +108,11 @@ def test_a_save_cut_short_leaves_the_old_one_or_the_new_one(tmp_path, monkeypatc
 
 def test_a_first_save_cut_short_is_no_checkpoint_and_can_be_repeated(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+
+        def die(*_, **__):
+            raise KeyboardInterrupt
+
+        patch.setattr(checkpoint.whole, "text", die)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(tmp_path / "a", variables(0), {})
     with pytest.raises(JaxvidError, match="no finished checkpoint"):
@@ -309,6 +315,105 @@ def test_damage_is_one_sentence(tmp_path):
         checkpoint.load(tmp_path / "nowhere")
     with pytest.raises(JaxvidError, match="not a local folder"):
         checkpoint.load("gs://bucket/run")
+
+
+def flip(file, position):
+    """Turns one bit of a file over."""
+    data = bytearray(file.read_bytes())
+    data[position // 8] ^= 1 << position % 8
+    file.write_bytes(data)
+
+
+def test_no_flipped_bit_of_the_arrays_goes_unseen(tmp_path):
+    """Whatever it hits: the load fails in one sentence, or the bit is one that nobody reads."""
+    rng = np.random.default_rng(5)
+    state = {"params": {"kernel": rng.normal(size=(40, 700)).astype("f4"), "bias": np.ones(30)}}
+    checkpoint.save(tmp_path / "a", state | {"batch_stats": {}}, {})
+    inside = (tmp_path / "a" / "arrays-0").rglob("*")
+    files = [file for file in inside if file.is_file() and file.stat().st_size]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    where = [(largest, int(bit)) for bit in rng.integers(largest.stat().st_size * 8, size=12)]
+    where += [(file, int(rng.integers(file.stat().st_size * 8))) for file in files]
+    named = 0
+    for file, bit in where:
+        flip(file, bit)
+        try:
+            loaded = checkpoint.load(tmp_path / "a")
+        except JaxvidError as error:
+            named += str(error) == (
+                f"the array params/kernel of {tmp_path / 'a'} is damaged, as its checksum says: "
+                "copy the folder again from where it is whole, or write it again"
+            )
+        else:
+            assert_same(loaded["params"], state["params"])
+        flip(file, bit)
+    assert named >= 10
+    checkpoint.load(tmp_path / "a")
+
+
+def test_a_run_does_not_go_on_from_a_damaged_state(tmp_path):
+    run = Checkpoints(tmp_path)
+    with run:
+        run.save(1, train_state(1), {})
+    record = json.loads((run.folder(1) / "jaxvid.json").read_text())
+    record["sums"]["half/x"] = "0" * 16
+    record["sums"]["step"] = "1" * 16
+    (run.folder(1) / "jaxvid.json").write_text(json.dumps(record))
+    with pytest.raises(JaxvidError, match="the array half/x and 1 more of .*step_00000001 is dam"):
+        run.restore(1, train_state(0))
+    assert_same(checkpoint.load(tmp_path), variables(1))  # Of these all are as they were.
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path):
+    checkpoint.save(tmp_path, variables(), {})
+    record = json.loads((tmp_path / "jaxvid.json").read_text())
+    del record["sums"]
+    (tmp_path / "jaxvid.json").write_text(json.dumps(record))
+    assert_same(checkpoint.load(tmp_path), variables())
+    for sums in ({}, {"params/nan": "0" * 16}, dict.fromkeys(record["leaves"], "zz")):
+        (tmp_path / "jaxvid.json").write_text(json.dumps(record | {"sums": sums}))
+        with pytest.raises(JaxvidError, match="jaxvid.json is damaged"):
+            checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 2048, 5000, 1 << 20, 2_200_001])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, jnp.bfloat16, np.bool_])
+def test_a_checksum_is_of_every_bit_and_of_nothing_else(size, dtype):
+    rng = np.random.default_rng(size)
+    array = rng.integers(2, size=size).astype(dtype)
+    known = checkpoint._checksum(array)
+    assert checkpoint._checksum(np.array(array[::-1])[::-1]) == known
+    assert checkpoint._checksum(np.asarray(jnp.asarray(array))) == known
+    data = array.view(np.uint8)
+    for bit in rng.integers(data.size * 8, size=min(size, 20)).tolist():
+        data[bit // 8] ^= 1 << bit % 8
+        assert checkpoint._checksum(array) != known
+        data[bit // 8] ^= 1 << bit % 8
+
+
+def test_of_two_saves_into_one_folder_one_is_told(tmp_path):
+    began = threading.Event()
+    flush = checkpoint._flush
+
+    def slow(folder):
+        began.set()
+        time.sleep(0.2)
+        flush(folder)
+
+    def save():
+        checkpoint.save(tmp_path / "a", variables(1), {"n": 1}, overwrite=True)
+
+    first = threading.Thread(target=save)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_flush", slow)
+        first.start()
+        began.wait(30)
+        with pytest.raises(JaxvidError, match=f"a is being written by process {os.getpid()} on"):
+            checkpoint.save(tmp_path / "a", variables(2), {"n": 2}, overwrite=True)
+        first.join()
+    assert checkpoint.load_meta(tmp_path / "a") == {"n": 1}
+    assert_same(checkpoint.load(tmp_path / "a"), variables(1))
+    assert len(list((tmp_path / "a").iterdir())) == 2
 
 
 WRITE_ON_FOUR = """
