@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from converters import checkpoints, download, images, many, torch_write
-from jaxvid import checkpoint, paths, zoo
+from jaxvid import checkpoint, paths, text, zoo
 from jaxvid.errors import JaxvidError, exit_on_error
 
 DESCRIPTION = """\
@@ -248,13 +248,10 @@ def _refuse(args: argparse.Namespace, flags: Sequence[str], where: str) -> None:
 
 
 def _read_classes(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise JaxvidError(f"cannot read --classes={path} as text ({error})") from error
-    classes = [line.strip() for line in lines if line.strip()]
-    if not classes or len(set(classes)) < len(classes):
-        raise JaxvidError(f"--classes={path} should hold one name a line, each of them once")
+    classes = list(text.read_names(path))
+    if not classes:
+        raise JaxvidError(f"--classes={path} is empty: it should hold one class name a line")
+    text.say(*(f"note: {path}: {line}" for line in text.alike(classes)), error=True)
     return classes
 
 

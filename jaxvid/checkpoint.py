@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxvid import finite, jsons, locks, paths, whole
 from jaxvid.errors import JaxvidError
+from jaxvid.text import normal
 
 if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
@@ -104,8 +105,16 @@ def load_finite(path: str | Path, weights: str | None = None) -> dict:
 
 def load_meta(path: str | Path) -> dict:
     """Reads what the checkpoint at `path` says of itself, with `step` and `metric` in training."""
-    record = _read_record(find(path))
-    return record["meta"] | {key: record[key] for key in ("step", "metric") if key in record}
+    folder = find(path)
+    record = _read_record(folder)
+    meta = record["meta"] | {key: record[key] for key in ("step", "metric") if key in record}
+    if meta.get("classes"):
+        names = meta["classes"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise JaxvidError(f"{folder / RECORD}: classes are no list of names: write it again")
+        # Lists of names that are read today are composed, which an older one may not have been.
+        meta["classes"] = [normal(name) for name in names]
+    return meta
 
 
 def find(path: str | Path) -> Path:

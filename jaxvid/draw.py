@@ -5,13 +5,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxvid.text import shown
+
+# Text that matplotlib takes neither for a formula nor for TeX.
+_VERBATIM = {"parse_math": False, "usetex": False}
+_TICK_ROOM = 600
+_DPI = 110
+
 
 def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], path: pathlib.Path) -> None:
     """Draws counts [classes, classes] (label by answer) to a PNG.
 
     Colours are shares of each label's videos; counts are written in where there is room.
     """
-    figure, axes = _figure(len(classes))
+    font = _font(15)
+    names = [_fitted(name, _TICK_ROOM, font) for name in classes] if len(classes) <= 40 else []
+    figure, axes = _figure(len(classes), max(map(font.getlength, names), default=0))
     totals = np.maximum(confusion.sum(1, keepdims=True), 1)
     image = axes.imshow(confusion / totals, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the label's videos")
@@ -19,14 +28,14 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], path: pathli
     axes.set_ylabel("label")
     correct = np.trace(confusion)
     axes.set_title(f"{correct} of {confusion.sum()} videos correct")
-    if len(classes) <= 40:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+    if names:
+        axes.set_xticks(range(len(names)), names, rotation=90, **_VERBATIM)
+        axes.set_yticks(range(len(names)), names, **_VERBATIM)
     if len(classes) <= 20:
         for i, j in zip(*np.nonzero(confusion), strict=True):
             shade = "white" if confusion[i, j] > totals[i, 0] / 2 else "black"
             axes.text(j, i, confusion[i, j], ha="center", va="center", color=shade, fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=_DPI)
 
 
 _TILE, _GAP, _MARGIN, _ROW, _MIN_WIDTH = 160, 6, 14, 32, 760
@@ -127,8 +136,8 @@ def timeline(
     """
     from matplotlib.figure import Figure
 
-    shown = np.argsort(-scores.max(0), kind="stable")[: min(count, len(_COLORS), len(classes))]
-    colors = dict(zip(shown.tolist(), _COLORS, strict=False))
+    highest = np.argsort(-scores.max(0), kind="stable")[: min(count, len(_COLORS), len(classes))]
+    colors = dict(zip(highest.tolist(), _COLORS, strict=False))
     # A window says most of its middle: each stands for what is nearest to that.
     middles = times.mean(1)
     edges = np.concatenate([times[:1, 0], (middles[1:] + middles[:-1]) / 2, times[-1:, 1]])
@@ -141,20 +150,22 @@ def timeline(
         facecolors=[colors.get(number, "#c8ccd0") for number in best],
     )
     band.set_yticks([])
-    band.set_title(_plain(title), fontsize=11, loc="left")
+    band.set_title(shown(title), fontsize=11, loc="left", **_VERBATIM)
     font = _font(13)
-    for number in shown.tolist():
-        label = _plain(_fitted(classes[number], 230, font))
+    for number in colors:
         # The last value is drawn to its end, as every other one is to the next.
         curve = np.append(scores[:, number], scores[-1, number])
-        axes.step(edges, curve, where="post", color=colors[number], label=label, linewidth=1.8)
+        axes.step(edges, curve, where="post", color=colors[number], label=number, linewidth=1.8)
     axes.set_ylim(0, 1.02)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel("seconds")
     axes.set_ylabel("probability")
     axes.grid(alpha=0.25)
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110, format="png")
+    legend = figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    for entry, number in zip(legend.get_texts(), colors, strict=True):
+        # Of a curve that is called so from the start, a name such as `_x` would leave none.
+        entry.set(text=_fitted(classes[number], 230, font), **_VERBATIM)
+    figure.savefig(path, dpi=_DPI, format="png")
 
 
 _MOVIE_SIDE, _HEAT = 320, 0.6
@@ -220,11 +231,6 @@ def _thermal(heat: np.ndarray) -> np.ndarray:
     return 255 * matplotlib.colormaps["turbo"](np.clip(heat, 0, 1))[..., :3]
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")
-
-
 def _font(size: int, bold: bool = False):
     # matplotlib brings a typeface that has far more than Latin letters; Pillow's own has not.
     import matplotlib
@@ -238,7 +244,7 @@ def _font(size: int, bold: bool = False):
 
 def _fitted(text: str, room: float, font) -> str:
     """Returns the text, or as much of its beginning as fits into `room` pixels with an ellipsis."""
-    text = " ".join(text.split())
+    text = shown(" ".join(text.split()))
     if font.getlength(text) <= room:
         return text
     kept = len(text)
@@ -247,10 +253,12 @@ def _fitted(text: str, room: float, font) -> str:
     return text[:kept].rstrip() + "…"
 
 
-def _figure(classes: int):
+def _figure(classes: int, label: float):
+    """A square for so many classes, and room beside it for their labels of so many pixels."""
     # The object interface, not pyplot: no global state and no display needed.
     from matplotlib.figure import Figure
 
     side = min(max(5.0, 1.5 + 0.4 * classes), 16.0)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    beside = max(0.0, label / _DPI - 1)
+    figure = Figure(figsize=(side + 1 + beside, side + beside), layout="constrained")
     return figure, figure.add_subplot()

@@ -3,7 +3,6 @@
 A network that pretrains is tested by how well it fills in masked cubes of videos held out.
 """
 
-import csv
 import itertools
 import json
 import pathlib
@@ -27,6 +26,7 @@ from jaxvid import (
     reconstruct,
     rows,
     sharding,
+    text,
     zoo,
 )
 from jaxvid import config as configs
@@ -251,13 +251,14 @@ def write_scores(
         paths=np.array(paths),
         classes=np.array(classes),
     )
-    with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "answer", "score", "correct"])
+    lines = (
+        [path, label, classes[answer], f"{row[answer]:.4f}", int(right)]
         for path, row, (label, answer, right) in zip(
             paths, scores, _answered(classes, scores, labels), strict=True
-        ):
-            writer.writerow([path, label, classes[answer], f"{row[answer]:.4f}", int(right)])
+        )
+    )
+    header = ["path", "label", "answer", "score", "correct"]
+    text.write_csv(folder / "predictions.csv", header, lines)
     (folder / "result.json").write_text(json.dumps(about | result.figures, indent=1) + "\n")
     if isinstance(result, metrics.MultiLabel):
         _write_precisions(folder / "classes.csv", classes, labels, result)
@@ -284,17 +285,15 @@ def write_reconstructions(
     if jax.process_index() != 0:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "losses.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "loss"])
-        writer.writerows([path, f"{loss:.4f}"] for path, loss in zip(paths, losses, strict=True))
+    lines = ([path, f"{loss:.4f}"] for path, loss in zip(paths, losses, strict=True))
+    text.write_csv(folder / "losses.csv", ["path", "loss"], lines)
     train = config.train
     about = _protocol(config) | {
         "mask_ratio": train.mask_ratio,
         "normalize_cubes": train.normalize_cubes,
     }
-    text = json.dumps(about | metrics.reconstruction(losses).figures, indent=1)
-    (folder / "result.json").write_text(text + "\n")
+    result = json.dumps(about | metrics.reconstruction(losses).figures, indent=1)
+    (folder / "result.json").write_text(result + "\n")
     made = "detail filled in" if train.normalize_cubes else "filled in"
     captions = [
         f"{path}: clip, what was seen of it, {made} (loss {loss:.3f})"
@@ -320,26 +319,26 @@ def _write_precisions(
     path: pathlib.Path, classes: list[str], labels: np.ndarray, result: metrics.MultiLabel
 ) -> None:
     """Writes a line per class: its videos and its average precision, empty for none."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "videos", "average_precision"])
-        counts = (labels > 0).sum(0).tolist()
-        for name, videos, value in zip(classes, counts, result.average_precisions, strict=True):
-            writer.writerow([name, videos, f"{value:.4f}" if videos else ""])
+    counts = (labels > 0).sum(0).tolist()
+    lines = (
+        [name, videos, f"{value:.4f}" if videos else ""]
+        for name, videos, value in zip(classes, counts, result.average_precisions, strict=True)
+    )
+    text.write_csv(path, ["class", "videos", "average_precision"], lines)
 
 
 def _write_classes(path: pathlib.Path, classes: list[str], confusion: np.ndarray) -> None:
     """Writes a line per class: its videos, how many are right, and what it is taken for most."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "videos", "correct", "accuracy", "taken_for", "times"])
-        for number, (name, row) in enumerate(zip(classes, confusion, strict=True)):
-            videos, correct = int(row.sum()), int(row[number])
-            wrong = row.copy()
-            wrong[number] = 0
-            mistake, times = classes[wrong.argmax()], int(wrong.max())
-            share = f"{correct / videos:.4f}" if videos else ""
-            writer.writerow([name, videos, correct, share, mistake if times else "", times])
+    lines = []
+    for number, (name, row) in enumerate(zip(classes, confusion, strict=True)):
+        videos, correct = int(row.sum()), int(row[number])
+        wrong = row.copy()
+        wrong[number] = 0
+        mistake, times = classes[wrong.argmax()], int(wrong.max())
+        share = f"{correct / videos:.4f}" if videos else ""
+        lines.append([name, videos, correct, share, mistake if times else "", times])
+    header = ["class", "videos", "correct", "accuracy", "taken_for", "times"]
+    text.write_csv(path, header, lines)
 
 
 def check_count(dataset: str, count: int) -> None:

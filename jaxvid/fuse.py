@@ -6,12 +6,14 @@ python -m jaxvid.fuse runs/rgb/eval/scores.npz runs/flow/eval/scores.npz=1.5 --o
 import argparse
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from jaxvid import arrays, paths
 from jaxvid.errors import JaxvidError, exit_on_error
+from jaxvid.text import normal
 
 _MOST = 2 << 30  # bytes of a file of scores
 
@@ -48,7 +50,8 @@ def read(path: str | pathlib.Path) -> Scores:
     problem = _problem(test)
     if problem:
         raise JaxvidError(f"{path} is not the scores.npz of a test: {problem}")
-    return test
+    classes = np.array([normal(name) for name in test.classes.tolist()], np.str_)
+    return dataclasses.replace(test, classes=classes)
 
 
 def _problem(test: Scores) -> str | None:
@@ -62,6 +65,8 @@ def _problem(test: Scores) -> str | None:
         array = getattr(test, name)
         if array.dtype.kind != "U" or array.shape != (length,):
             return f"its {name} are {_kind(array)}, not {length} texts: its arrays differ in length"
+        if (np.ascontiguousarray(array).view(np.uint32) > sys.maxunicode).any():
+            return f"its {name} are no texts: they hold numbers that are no letters"
     if test.labels.dtype.kind not in "iub":
         return f"its labels are {_kind(test.labels)}, not whole numbers"
     if test.labels.shape not in ((count,), (count, classes)):

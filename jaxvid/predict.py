@@ -12,11 +12,9 @@ In a notebook:
 import argparse
 import collections
 import contextlib
-import json
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,7 @@ import numpy as np
 from jaxvid import draw, paths
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
+from jaxvid.text import say, shown, to_json
 
 if TYPE_CHECKING:
     from jaxvid.predictor import Prediction, Predictor
@@ -56,7 +55,8 @@ def __getattr__(name: str) -> Any:
 def find_videos(path: str | os.PathLike) -> tuple[list[pathlib.Path], int]:
     """The video files of a folder and all below it, sorted, and how many other files there are.
 
-    A file stands for itself, whatever its name ends in.
+    Links to folders are followed, each real folder once. A file stands for itself, whatever its
+    name ends in.
 
     Raises:
       JaxvidError: there is no such file or folder, or no video in the folder.
@@ -64,7 +64,7 @@ def find_videos(path: str | os.PathLike) -> tuple[list[pathlib.Path], int]:
     path = paths.readable(path, "--video")
     if not path.is_dir():
         return [path], 0
-    files = [pathlib.Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    files = list(_files_below(path))
     videos = [
         file
         for file in files
@@ -77,6 +77,30 @@ def find_videos(path: str | os.PathLike) -> tuple[list[pathlib.Path], int]:
             "name a file to have it read whatever its ending"
         )
     return sorted(videos), len(files) - len(videos)
+
+
+def _files_below(top: pathlib.Path) -> Iterator[pathlib.Path]:
+    """All files of a folder and of those below it, also behind links, each real folder once.
+
+    Links come last, so that a folder goes by its own path where it has one.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = collections.deque([os.fspath(top)])
+    while waiting:
+        for folder, inner, names in os.walk(waiting.popleft(), onerror=_say_unreadable):
+            place = os.stat(folder)
+            if (place.st_dev, place.st_ino) in seen:
+                inner.clear()
+                continue
+            seen.add((place.st_dev, place.st_ino))
+            inner.sort()
+            below = [os.path.join(folder, name) for name in inner]
+            waiting.extend(link for link in below if os.path.islink(link))
+            yield from (pathlib.Path(folder, name) for name in names)
+
+
+def _say_unreadable(error: OSError) -> None:
+    say(f"warning: {error.filename} is left out ({error.strerror})", error=True)
 
 
 def _picture_paths(
@@ -130,13 +154,13 @@ def _length(prediction: "Prediction") -> str:
 def _text(
     path: pathlib.Path, prediction: "Prediction", top: int, files: dict[str, pathlib.Path]
 ) -> str:
-    answers = prediction.top(top)
+    answers = [(shown(label), score) for label, score in prediction.top(top)]
     width = max(len(label) for label, _ in answers)
-    lines = [f"{path}  ({_length(prediction)})"]
+    lines = [f"{shown(path)}  ({_length(prediction)})"]
     for label, score in answers:
         bar = "#" * round(20 * score)
         lines.append(f"  {100 * score:5.1f} %  {label:<{width}}  {bar}".rstrip())
-    lines += [f"  {what}: {file}" for what, file in files.items()]
+    lines += [f"  {what}: {shown(file)}" for what, file in files.items()]
     return "\n".join(lines)
 
 
@@ -157,7 +181,7 @@ def _json(
         "milliseconds": round(milliseconds, 1),
         **{what: str(file) for what, file in files.items()},
     }
-    return json.dumps(answer, ensure_ascii=False)
+    return to_json(answer)
 
 
 def _answers(prediction: "Prediction", top: int) -> list[dict[str, Any]]:
@@ -166,8 +190,8 @@ def _answers(prediction: "Prediction", top: int) -> list[dict[str, Any]]:
 
 def _refusal(path: pathlib.Path, error: JaxvidError, as_json: bool) -> str:
     if as_json:
-        return json.dumps({"path": str(path), "error": str(error)}, ensure_ascii=False)
-    return f"{path}\n  no answer: {error}"
+        return to_json({"path": str(path), "error": str(error)})
+    return f"{shown(path)}\n  no answer: {shown(error)}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -347,7 +371,7 @@ def _windows(
         # Compile before the stream is opened: the first windows would wait for it.
         predictor.predict(np.zeros((1, 64, 64, 3), np.uint8))
     if not args.json:
-        yield str(video)
+        yield shown(video)
     opened = decode.Video(video, predictor.short_side, live=live)
     # A thread may still read a stream that is given up.
     with contextlib.nullcontext() if live else opened:
@@ -369,23 +393,23 @@ def _windows(
                     answer["latency"] = round(time.monotonic() - window.ready, 3)
                     answer["skipped"] = skipped
                 passed += skipped
-                yield json.dumps(answer, ensure_ascii=False) if args.json else _line(answer)
+                yield to_json(answer) if args.json else _line(answer)
                 if out:
                     times.append((window.start, window.end))
                     scores.append(prediction.scores)
     if passed:
-        print(f"{video}: windows passed over to keep up: {passed}", file=sys.stderr)
+        say(f"{video}: windows passed over to keep up: {passed}", error=True)
     if times:
         with _writing(out):
             title = f"{video.name}: windows of {seconds:g} s every {stride:g} s"
             draw.timeline(np.array(times), np.array(scores), predictor.classes, out, title)
         if not args.json:
-            yield f"  picture: {out}"
+            yield f"  picture: {shown(out)}"
 
 
 def _line(window: dict[str, Any]) -> str:
     answers = ", ".join(
-        f"{each['label']} {100 * each['score']:.1f} %" for each in window["answers"]
+        f"{shown(each['label'])} {100 * each['score']:.1f} %" for each in window["answers"]
     )
     return f"  {window['start']:8.2f} - {window['end']:8.2f} s  {answers}"
 
@@ -416,10 +440,10 @@ def _features(predictor: "Predictor", args: argparse.Namespace) -> Any:
         shapes = {name: list(array.shape) for name, array in arrays.items()}
         if args.json:
             answer = {"path": str(video), "features": str(out), "shapes": shapes}
-            yield json.dumps(answer, ensure_ascii=False)
+            yield to_json(answer)
         else:
             sizes = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-            yield f"{video}\n  features: {out}  ({sizes})"
+            yield f"{shown(video)}\n  features: {shown(out)}  ({sizes})"
 
     return write
 
@@ -447,7 +471,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.features:
         answer = _features(predictor, args)
     if others:
-        print(f"{args.video}: files left out as no videos: {others}", file=sys.stderr)
+        say(f"{args.video}: files left out as no videos: {others}", error=True)
     progress = Progress(len(videos), "predict", "videos") if len(videos) > 1 else None
     refused = []
     for video, out in zip(videos, outputs, strict=True):
@@ -455,7 +479,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for line in answer(predictor, args, video, out):
                 _print(line, progress)
         except JaxvidError as error:
-            refused.append(str(error))
+            refused.append(shown(error))
             if args.json or progress:
                 _print(_refusal(video, error, args.json), progress)
         if progress:
@@ -470,7 +494,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _print(line: str, progress: Progress | None) -> None:
     if progress:
         progress.clear()
-    print(line, flush=True)
+    say(*line.split("\n"))
 
 
 if __name__ == "__main__":

@@ -178,8 +178,8 @@ def check_names(names: Sequence[str], where: Callable[[int], str]) -> tuple[str,
         name = check_name(given, where(place))
         if name in first:
             raise JaxvidError(
-                f"{where(place)} names {quoted(name)} once more ({where(first[name])} does): name "
-                "each class once"
+                f"{where(place)} names {quoted(name)} once more, after {where(first[name])}: name "
+                "each of them once"
             )
         first[name] = place
     return tuple(first)

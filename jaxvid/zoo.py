@@ -27,6 +27,7 @@ from flax import linen as nn
 from jaxvid import models
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.rows import CLASS_COUNTS, RECORD_SIDE, SHORT_NAMES, Row
+from jaxvid.text import read_names
 
 _LABELS = pathlib.Path(__file__).parent / "labels"
 _COSTS = pathlib.Path(models.__path__[0]) / "costs.csv"
@@ -239,7 +240,7 @@ def labels(name: str) -> list[str]:
     Raises:
       JaxvidError: there is no such dataset.
     """
-    return (_LABELS / f"{dataset(name)}.txt").read_text(encoding="utf-8").splitlines()
+    return list(read_names(_LABELS / f"{dataset(name)}.txt"))
 
 
 def channel_map(source: str, target: str) -> list[int | None]:

@@ -3,6 +3,7 @@
 import av
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
 from jaxvid import draw
@@ -92,6 +93,51 @@ def test_confusion_matrix_is_a_picture(tmp_path, classes):
         pixels = np.asarray(image.convert("RGB"))
     assert min(pixels.shape[:2]) > 300
     assert (pixels < 128).all(-1).any() and (pixels > 250).all(-1).any()
+
+
+NAMES = [
+    "$\\frac{$",
+    "$1 to $2",
+    "_x",
+    "__",
+    "a_b^c%&#",
+    r"\alpha \$ {",
+    "走る",
+    "=1",
+    "x\x1b\udcff",
+]
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved."""
+    saved, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (saved.append(self), save(self, *a, **k))
+    )
+    return saved
+
+
+def check_verbatim(texts):
+    assert [text.get_text() for text in texts] == [*NAMES[:-1], r"x\x1b\xff"]
+    assert not any(text.get_parse_math() or text.get_usetex() for text in texts)
+
+
+def test_names_are_drawn_as_they_are(tmp_path, figures):
+    draw.confusion_matrix(np.eye(len(NAMES), dtype=int), NAMES, tmp_path / "confusion.png")
+    check_verbatim(figures[0].axes[0].get_xticklabels())
+    check_verbatim(figures[0].axes[0].get_yticklabels())
+    names = [*NAMES[:7], NAMES[8]]  # as many as there are colours
+    scores = np.linspace(0.9, 0.1, len(names))[None]
+    timeline(tmp_path, [(0, 1)], scores, names, title=r"$\frac{$ _\x1b")
+    NAMES.remove("=1"), check_verbatim(figures[1].legends[0].get_texts()), NAMES.insert(7, "=1")
+    strip(tmp_path, FRAMES, [(name, 0.5) for name in NAMES], title=NAMES[-1])
+
+
+def test_long_names_leave_room_for_the_matrix(tmp_path, figures):
+    draw.confusion_matrix(np.eye(2, dtype=int), ["a name " * 140, "b" * 1000], tmp_path / "c.png")
+    box = figures[0].axes[0].get_window_extent()
+    assert box.width > 250 and box.height > 250
 
 
 def timeline(tmp_path, times, scores, classes, **settings):

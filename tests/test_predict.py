@@ -1,5 +1,7 @@
 """Prediction: the same scores as evaluation, every file answered or named, output to rely on."""
 
+import contextlib
+import errno
 import io
 import json
 import os
@@ -331,6 +333,90 @@ def mixed(videos, tmp_path):
 def run(*arguments):
     with exit_on_error():
         predict.main([str(argument) for argument in arguments])
+
+
+def names_below(folder):
+    found, others = predict.find_videos(folder)
+    return [os.path.relpath(path, folder) for path in found], others
+
+
+def test_links_to_folders_are_followed_and_each_folder_read_once(tmp_path):
+    real, top = tmp_path / "real", tmp_path / "top"
+    (real / "inner").mkdir(parents=True)
+    (top / "own").mkdir(parents=True)
+    for path in (real / "v.mp4", real / "inner/w.mp4", top / "own.mp4", top / "own/x.mp4"):
+        path.write_text("")
+    (top / "a_wave").symlink_to(real)
+    (top / "z_wave").symlink_to(real / "inner")
+    (top / "a_link").symlink_to(top / "own")
+    (real / "loop").symlink_to(top)
+    (real / "itself").symlink_to(real / "itself")
+    (top / "file.mp4").symlink_to(top / "own.mp4")
+    names = ["a_wave/inner/w.mp4", "a_wave/v.mp4", "file.mp4", "own/x.mp4", "own.mp4"]
+    assert names_below(top) == (names, 1)
+    (top / "own.mp4").unlink(), (top / "file.mp4").unlink(), (top / "own/x.mp4").unlink()
+    assert names_below(top) == (["a_wave/inner/w.mp4", "a_wave/v.mp4"], 1)
+    (tmp_path / "link").symlink_to(top)
+    assert names_below(tmp_path / "link")[0] == ["a_wave/inner/w.mp4", "a_wave/v.mp4"]
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path, capsys, monkeypatch):
+    (tmp_path / "inner\x1b").mkdir()
+    (tmp_path / "a.mp4").write_text("")
+    scandir = os.scandir
+
+    def refuse(path):
+        if "inner" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert names_below(tmp_path) == (["a.mp4"], 0)
+    said = f"warning: {tmp_path}/inner\\x1b is left out (Permission denied)\n"
+    assert capsys.readouterr().err == said
+
+
+ODD = ["a\nb\x1b[31m.mp4", "caf\udce9.mp4", "$1_\u202e.mp4", "=x\u2028.mp4"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_no_name_of_a_file_or_class_reaches_the_console_as_it_is(
+    trained, videos, tmp_path, encoding
+):
+    """Names that move a cursor, break a line or are not UTF-8 are answered and shown escaped."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in ODD:
+        (folder / name).write_bytes((videos / "a.mp4").read_bytes())
+    (folder / "no\x1b.mp4").write_text("no video")
+    meta = {
+        **checkpoint.load_meta(trained),
+        "classes": ["l\x1b[2J\n", "r\u2028\u202e", "$\\frac{$"],
+    }
+    checkpoint.save(tmp_path / "named", checkpoint.load(trained), meta)
+    for options in ([f"--out={tmp_path / 'pictures'}"], ["--json"], ["--window=1"]):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+        with (
+            contextlib.redirect_stdout(streams[0]),
+            contextlib.redirect_stderr(streams[1]),
+            contextlib.chdir(tmp_path),
+            pytest.raises(SystemExit),
+        ):
+            run(f"--checkpoint={tmp_path / 'named'}", f"--video={folder}", *options)
+        for stream in streams:
+            stream.flush()
+        out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)
+        for line in (out + err).split("\n"):
+            assert line.isprintable(), line
+        assert "no\\x1b.mp4" in err and "1 of 5 videos have no answer" in err
+        if options == ["--json"]:
+            answers = [json.loads(line) for line in out.splitlines()]
+            paths = [str(folder / name) for name in sorted([*ODD, "no\x1b.mp4"])]
+            assert [answer["path"] for answer in answers] == paths
+            labels = {each["label"] for each in answers[0]["answers"]}
+            assert labels == set(meta["classes"])
+        else:
+            assert out.count("picture: ") == len(ODD)
 
 
 def test_json_is_one_line_a_video_and_nothing_else(trained, mixed, capsys, tmp_path, monkeypatch):

@@ -65,7 +65,8 @@ class Files:
         rows = table.read(csv_file)
         self.classes, numbers = table.number_labels(rows, names, csv_file, way_out)
         rows, self.repeated = table.without_repeats(rows, csv_file)
-        table.say_oddities(folder, rows, self.classes, csv_file)
+        names = self.classes if csv_file == first_csv else ()  # said once for both splits
+        table.say_oddities(folder, rows, names, csv_file)
         # Objects, not padded to the longest.
         self.path = np.array([row.path for row in rows], object)
         self.labels = [numbers[row.label] for row in rows]

@@ -19,6 +19,7 @@ from jaxvid.errors import JaxvidError
 MAX_CLASSES = text.MAX_CLASSES
 """A larger integer label is a mistake, not a class."""
 _MAX_PATH = 4096
+_BYTES = re.compile("[\udc80-\udcff]")  # that are not UTF-8
 _INTEGER = re.compile("0|[1-9][0-9]*")
 _DIGITS = re.compile("[0-9]+")
 _NUMERIC = re.compile(r"[+-]?[0-9]+([.,][0-9]*)?([eE][+-]?[0-9]+)?")
@@ -53,16 +54,7 @@ def read(path: pathlib.Path) -> list[Row]:
         cells = [text.one_line(cell, f"{path} line {line}", "cell") for cell in cells]
         while len(cells) > len(header) and not cells[-1]:
             del cells[-1]
-        if len(cells) != len(header):
-            way_out = (
-                "quote what holds a comma"
-                if len(cells) > len(header)
-                else "write all of them, or leave empty what is between two commas"
-            )
-            raise JaxvidError(
-                f"{path} line {line} has {len(cells)} {'cell' if len(cells) == 1 else 'cells'}, "
-                f"the header {len(header)}: {way_out}"
-            )
+        _check_count(cells, header, f"{path} line {line}")
         named = dict(zip(header, cells, strict=True))
         row = Row(line, named["path"], named.get("label", ""))
         if not row.path or "label" in named and not row.label:
@@ -83,6 +75,17 @@ def read(path: pathlib.Path) -> list[Row]:
     return rows
 
 
+def _check_count(cells: Sequence[str], header: Sequence[str], where: str) -> None:
+    """Refuses a line that has more cells than the header, or fewer."""
+    have = f"{len(cells)} cell{'s' * (len(cells) != 1)}, the header {len(header)}"
+    if len(cells) > len(header):
+        raise JaxvidError(f"{where} has {have}: quote what holds a comma")
+    if len(cells) < len(header):
+        lacking = [name for name in header[len(cells) :] if name in ("path", "label")]
+        what = f"no {lacking[0]}: it has {have}" if lacking else f"{have}: write all of them"
+        raise JaxvidError(f"{where} has {what}")
+
+
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
     """The lines of a CSV that are not empty, with their numbers."""
     with open(path, "rb") as file:
@@ -99,6 +102,11 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
                     raise JaxvidError(
                         f"{path} line {line} has a line break in a cell: close its quote, or "
                         "remove the break"
+                    )
+                if _BYTES.search(",".join(cells)):
+                    held = text.quoted(",".join(cells))
+                    raise JaxvidError(
+                        f"{path} is not a CSV in UTF-8 (line {line} holds {held}); save it as one"
                     )
                 if any(cell.strip() for cell in cells):
                     yield line, cells

@@ -234,12 +234,12 @@ def test_a_list_of_paths_alone_gives_videos_without_labels(videos, tmp_path):
         ("path,class\n0.mp4,wave\n", "has no column label"),
         ("0.mp4,wave\n1.mp4,clap\n", "header path,label"),
         ("path,label\n", "lists no video"),
-        ("path,label\n0.mp4,wave\n1.mp4\n", "line 3 has 1 cell, the header 2: write"),
+        ("path,label\n0.mp4,wave\n1.mp4\n", "line 3 has no label: it has 1 cell, the header 2"),
         ("path,label\n,wave\n", "line 2 has no path"),
         ("path,label\n0.mp4,wave\n./0.mp4,clap\n", "lines 2 and 3 label ./0.mp4 both"),
         ("path,label\n0.mp4,99999999\n", "too large for a class"),
         ('path,label\n"0.mp4,wave\n', "not a CSV"),
-        ("path,label\n0.mp4,caf\xe9\n", "line 2: the cell .* holds what is not UTF-8"),
+        ("path,label\n0.mp4,caf\xe9\n", "not a CSV in UTF-8 .line 2"),
     ],
 )
 def test_a_wrong_table_is_refused(videos, tmp_path, content, message):

@@ -71,7 +71,7 @@ SSV2 = (
         ("label,path\nso, it falls,a.mp4\n", " line 2 has 3 cells, the header 2: quote"),
         ("path\na, b.mp4\n", " line 2 has 2 cells, the header 1: quote"),
         ("path,label\na.mp4,wave,,x\n", " line 2 has 4 cells"),
-        ("path,label\na.mp4\n", " line 2 has 1 cell, the header 2: write all"),
+        ("path,label\na.mp4\n", " line 2 has no label: it has 1 cell, the header 2"),
         ("path,label\na.mp4,\n", " line 2 has no label"),
         ("path,label,note\n,wave,x\n", " line 2 has no path"),
         ("path,label,path\na,wave,b\n", " has two columns 'path'"),
@@ -87,9 +87,12 @@ SSV2 = (
         ("path,label\na.mp4,wave".encode("utf-16-be"), " is UTF-16"),
         (
             b"path,label\na.mp4,w\nb.mp4,caf\xe9\n",
-            r" line 3: the cell 'caf\\xe9' holds what is not",
+            r" is not a CSV in UTF-8 .line 3 holds 'b.mp4,caf\\xe9'.; save",
         ),
-        (b"path,label,by\na.mp4,w,caf\xe9\n", r" line 2: the cell 'caf\\xe9' holds what is not"),
+        (
+            b"path,label,by\na.mp4,w,caf\xe9\n",
+            r" is not a CSV in UTF-8 .line 2 holds 'a.mp4,w,caf\\xe9'.; save",
+        ),
         (b"path,label\na\x00.mp4,wave\n", r" line 2: the cell 'a\\x00.mp4' holds a sign"),
         ("path,label\na.mp4,wa\x1b[31mve\n", r" line 2: the cell 'wa\\x1b.31mve' holds a sign"),
         ("path,label\na.mp4,a\u2028b\n", r" line 2: the cell 'a\\u2028b' holds a line break"),
