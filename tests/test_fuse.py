@@ -1,5 +1,6 @@
 """Fusion of score files: plain weighted means, videos matched by path, mismatches named."""
 
+import csv
 import dataclasses
 import json
 
@@ -168,3 +169,36 @@ def test_a_field_that_is_missing_is_named(tmp_path):
         np.savez(path, **{k: v for k, v in sound_arrays().items() if k != name})
         with pytest.raises(JaxvidError, match=f"it has no '{name}'"):
             fuse.read(path)
+
+
+def save(path, test):
+    np.savez(path, **dataclasses.asdict(test))
+    return path
+
+
+def test_names_of_any_letters_are_fused_and_written(tmp_path):
+    """Formulas, TeX, escapes and half characters, as files of others may hold them."""
+    test = dataclasses.replace(
+        make_test(0)[0],
+        classes=np.array(["$\\frac{$", "=1+1", "_x\x1b"]),
+        paths=np.array(["-a.mp4", "b\n.mp4", "c\udcff.mp4", "$1 to $2"]),
+    )
+    fuse.main([str(save(tmp_path / "one.npz", test)), f"--out={tmp_path / 'out'}"])
+    fused = fuse.read(tmp_path / "out" / "scores.npz")
+    assert fused.classes.tolist() == test.classes.tolist()
+    assert fused.paths.tolist() == test.paths.tolist()
+    assert (tmp_path / "out" / "confusion.png").exists()
+    with open(tmp_path / "out" / "predictions.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))[1:]
+    assert [line[0] for line in lines] == ["'-a.mp4", "b\n.mp4", "c\\udcff.mp4", "$1 to $2"]
+    assert [line[1] for line in lines] == ["$\\frac{$", "'=1+1", "_x\x1b", "$\\frac{$"]
+
+
+def test_classes_in_either_normal_form_are_the_same(tmp_path):
+    names = [np.array(["a", "b", name]) for name in ("Gr\u00f6\u00dfe", "Gro\u0308\u00dfe")]
+    files = [
+        save(tmp_path / f"{i}.npz", dataclasses.replace(make_test(0)[0], classes=classes))
+        for i, classes in enumerate(names)
+    ]
+    fuse.main([*map(str, files), f"--out={tmp_path / 'out'}"])
+    assert fuse.read(tmp_path / "out" / "scores.npz").classes.tolist() == names[0].tolist()
