@@ -174,7 +174,7 @@ def _to_jaxvid(args: argparse.Namespace) -> None:
     variables, meta, report = checkpoints.convert_and_tell(
         args.model, args.checkpoint, classes=classes, ema=args.ema
     )
-    print("\n".join(report.lines()))
+    text.say(*report.lines())
     _save(args, variables, meta)
 
 
@@ -199,8 +199,8 @@ def _from_images(args: argparse.Namespace) -> None:
         raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
     variables, meta, lines = images.inflate_and_tell(args.model, args.checkpoint, ema=args.ema)
     checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
-    print("\n".join(lines))
-    print(f"wrote {args.out} (the trunk of {meta['row']}, for init= to train from)")
+    text.say(*lines)
+    text.say(f"wrote {args.out} (the trunk of {meta['row']}, for init= to train from)")
 
 
 def _from_ours(args: argparse.Namespace) -> None:
@@ -222,7 +222,7 @@ def _save(args: argparse.Namespace, variables: dict, meta: dict) -> None:
     if args.deploy:
         variables, meta = checkpoints.deploy(variables, meta)
     checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
-    print(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
+    text.say(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
 
 
 def _to_torch(args: argparse.Namespace) -> None:
@@ -238,7 +238,7 @@ def _to_torch(args: argparse.Namespace) -> None:
     torch_write.write(
         args.out, tensors, {"jaxvid": name, "dataset_meta": classes}, overwrite=args.overwrite
     )
-    print(f"wrote {args.out} ({name}, {len(tensors)} tensors)")
+    text.say(f"wrote {args.out} ({name}, {len(tensors)} tensors)")
 
 
 def _refuse(args: argparse.Namespace, flags: Sequence[str], where: str) -> None:

@@ -16,7 +16,6 @@ import random
 import re
 import shutil
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -29,6 +28,7 @@ from converters.mapped import sum_in
 from jaxvid import paths
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
+from jaxvid.text import say
 
 try:
     import fcntl
@@ -57,7 +57,7 @@ def fetch(address: str, *, mirror: str | None = None) -> Path:
     """
     target = cache() / PurePosixPath(urllib.parse.urlsplit(address).path).name
     if target.is_file():
-        print(f"{target} was downloaded before")
+        say(f"{target} was downloaded before")
         return target
     address = _at_mirror(address, os.environ.get(MIRROR, "") if mirror is None else mirror)
     with _writing(target):
@@ -67,7 +67,7 @@ def fetch(address: str, *, mirror: str | None = None) -> Path:
         if target.is_file():  # Another process brought it meanwhile.
             part.remove()
         else:
-            print(f"downloading {address} to {target}", flush=True)
+            say(f"downloading {address} to {target}")
             try:
                 _download(address, part)
             except BaseException as error:
@@ -198,7 +198,7 @@ def _download(address: str, part: _Part) -> None:
                 continue
         found = part.sum()
         if expected is None:
-            print(
+            say(
                 f"{part.target.name} carries no sum in its name: its {part.size} bytes are as many "
                 "as the server said, and that is all that could be checked"
             )
@@ -333,7 +333,7 @@ def _lock(file: BinaryIO, target: Path) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another process that downloads {target.name}", flush=True)
+            say(f"waiting for another process that downloads {target.name}")
             fcntl.flock(file, fcntl.LOCK_EX)
 
 
@@ -359,4 +359,4 @@ def _reason(error: Any) -> str:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    say(f"warning: {text}", error=True)

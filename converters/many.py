@@ -9,6 +9,7 @@ from converters import checkpoints
 from jaxvid import checkpoint, zoo
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import Row
+from jaxvid.text import say
 
 CONVERTED, SKIPPED, FAILED = "converted", "was there", "failed"
 _ENDINGS = (".pth", ".pyth", ".pt", ".pkl", ".safetensors", ".npz")
@@ -40,12 +41,12 @@ def convert_all(
         )
     results = []
     for number, (row, path) in enumerate(work, start=1):
-        print(f"[{number}/{len(work)}] {row.name} from {path}", flush=True)
+        say(f"[{number}/{len(work)}] {row.name} from {path}")
         begun = time.monotonic()
         result, reason = _convert(row, path, out / row.name, ema, overwrite)
-        print(f"  {result}{f': {reason}' if reason else ''}", flush=True)
+        say(f"  {result}{f': {reason}' if reason else ''}")
         results.append((row.name, result, f"{time.monotonic() - begun:.1f} s", reason))
-    print()
+    say("")
     _print_table(results)
     used = {path for _, path in work}
     _print_names("no file", sorted({row.name for row in rows} - {row.name for row, _ in work}))
@@ -92,11 +93,11 @@ def _print_table(results: list[tuple[str, str, str, str]]) -> None:
     widths = [max(len(line[column]) for line in results) for column in range(3)]
     for *cells, reason in results:
         line = "  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True))
-        print(f"{line}  {textwrap.shorten(reason, _MAX_REASON, placeholder=' ...')}".rstrip())
+        say(f"{line}  {textwrap.shorten(reason, _MAX_REASON, placeholder=' ...')}".rstrip())
 
 
 def _print_names(what: str, names: list[str]) -> None:
     if names:
         text = f"{what} ({len(names)}): {', '.join(names)}"
         wrapped = {"break_long_words": False, "break_on_hyphens": False}
-        print(textwrap.fill(text, 100, subsequent_indent="  ", **wrapped))
+        say(*textwrap.wrap(text, 100, subsequent_indent="  ", **wrapped))

@@ -17,7 +17,6 @@ import math
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 
 from jaxvid import finite, jsons, locks, paths, whole
 from jaxvid.errors import JaxvidError
-from jaxvid.text import normal
+from jaxvid.text import normal, say
 
 if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
@@ -163,7 +162,7 @@ class Checkpoints:
         except JaxvidError as error:
             if kind is None:
                 raise
-            print(f"warning: {error}", file=sys.stderr)
+            say(f"warning: {error}", error=True)
         finally:
             self._thread.shutdown()
 

@@ -16,7 +16,15 @@ from typing import Any
 
 
 class JaxvidError(ValueError):
-    """A file, field or argument is wrong; the message names it and the way out."""
+    """A file, field or argument is wrong; the message names it and the way out.
+
+    Passwords and tokens in addresses are not in the message.
+    """
+
+    def __str__(self) -> str:
+        from jaxvid import text  # which raises this error
+
+        return text.without_secrets(super().__str__())
 
 
 class Stopped(SystemExit):

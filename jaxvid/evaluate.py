@@ -6,7 +6,6 @@ A network that pretrains is tested by how well it fills in masked cubes of video
 import itertools
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -345,10 +344,10 @@ def check_count(dataset: str, count: int) -> None:
     """Warns where a published test set is not whole: its accuracies are then another set's."""
     published = rows.TEST_VIDEOS.get(dataset, count)
     if count != published:
-        print(
+        text.say(
             f"warning: {dataset} has {count} videos here, but the published accuracies are over "
             f"{published}: compare with care",
-            file=sys.stderr,
+            error=True,
         )
 
 
@@ -396,8 +395,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     with paths.writing(workdir, "--workdir"):
         outcome.write(workdir / "eval")
     if jax.process_index() == 0:
-        print(outcome.line)
-        print(f"scores, answers and pictures are in {workdir / 'eval'}")
+        text.say(outcome.line)
+        text.say(f"scores, answers and pictures are in {workdir / 'eval'}")
     return outcome.result
 
 

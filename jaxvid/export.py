@@ -26,6 +26,7 @@ from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.layers.backend import tracing_for
 from jaxvid.predictor import check_variables, class_names, keep_one_view, make_config
 from jaxvid.preprocess import normalizer
+from jaxvid.text import say
 
 FORMATS = ("stablehlo", "savedmodel")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -333,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     what, answer = card["input"], card["output"]
     written = args.out
     total = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
-    print(
+    say(
         f"{written}: {total / 2**20:.1f} MiB; video {what['dtype']} {_dimensions(what['shape'])} "
         f"-> {answer['name']} {_dimensions(answer['shape'])}"
     )

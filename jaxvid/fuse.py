@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxvid import arrays, paths
 from jaxvid.errors import JaxvidError, exit_on_error
-from jaxvid.text import normal
+from jaxvid.text import normal, say
 
 _MOST = 2 << 30  # bytes of a file of scores
 
@@ -212,8 +212,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             fused.labels,
             {"fused": dict(zip(files, weights, strict=True)), "average": args.average},
         )
-    print(f"{len(files)} tests fused: {result}")
-    print(f"scores, answers and pictures are in {out}")
+    say(f"{len(files)} tests fused: {result}")
+    say(f"scores, answers and pictures are in {out}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxvid.errors import JaxvidError
+from jaxvid.text import say
 
 try:
     import fcntl
@@ -142,7 +143,7 @@ def _acquire(file: Path, what: str, wait: bool) -> Lock:
                     "place"
                 ) from None
             if not told:
-                print(f"waiting for {held.who}, which writes {what}", file=sys.stderr, flush=True)
+                say(f"waiting for {held.who}, which writes {what}", error=True)
                 told = True
             time.sleep(_PATIENCE / 5)
         else:
@@ -205,4 +206,4 @@ def _who(descriptor: int) -> str:
 def _say_once(text: str, said: set[str] = set()) -> None:  # noqa: B006 - it is to be kept
     if text not in said:
         said.add(text)
-        print(text, file=sys.stderr, flush=True)
+        say(text, error=True)

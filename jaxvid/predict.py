@@ -24,7 +24,7 @@ import numpy as np
 from jaxvid import draw, paths
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
-from jaxvid.text import say, shown, to_json
+from jaxvid.text import say, say_json, shown
 
 if TYPE_CHECKING:
     from jaxvid.predictor import Prediction, Predictor
@@ -170,8 +170,8 @@ def _json(
     top: int,
     files: dict[str, pathlib.Path],
     milliseconds: float,
-) -> str:
-    answer = {
+) -> dict[str, Any]:
+    return {
         "path": str(path),
         "frames": prediction.num_frames,
         "fps": prediction.fps,
@@ -181,16 +181,15 @@ def _json(
         "milliseconds": round(milliseconds, 1),
         **{what: str(file) for what, file in files.items()},
     }
-    return to_json(answer)
 
 
 def _answers(prediction: "Prediction", top: int) -> list[dict[str, Any]]:
     return [{"label": label, "score": score} for label, score in prediction.top(top)]
 
 
-def _refusal(path: pathlib.Path, error: JaxvidError, as_json: bool) -> str:
+def _refusal(path: pathlib.Path, error: JaxvidError, as_json: bool) -> str | dict[str, Any]:
     if as_json:
-        return to_json({"path": str(path), "error": str(error)})
+        return {"path": str(path), "error": str(error)}
     return f"{shown(path)}\n  no answer: {shown(error)}"
 
 
@@ -393,7 +392,7 @@ def _windows(
                     answer["latency"] = round(time.monotonic() - window.ready, 3)
                     answer["skipped"] = skipped
                 passed += skipped
-                yield to_json(answer) if args.json else _line(answer)
+                yield answer if args.json else _line(answer)
                 if out:
                     times.append((window.start, window.end))
                     scores.append(prediction.scores)
@@ -439,8 +438,7 @@ def _features(predictor: "Predictor", args: argparse.Namespace) -> Any:
             np.savez(out, **arrays)
         shapes = {name: list(array.shape) for name, array in arrays.items()}
         if args.json:
-            answer = {"path": str(video), "features": str(out), "shapes": shapes}
-            yield to_json(answer)
+            yield {"path": str(video), "features": str(out), "shapes": shapes}
         else:
             sizes = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             yield f"{shown(video)}\n  features: {shown(out)}  ({sizes})"
@@ -476,8 +474,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     refused = []
     for video, out in zip(videos, outputs, strict=True):
         try:
-            for line in answer(predictor, args, video, out):
-                _print(line, progress)
+            for each in answer(predictor, args, video, out):
+                _print(each, progress)
         except JaxvidError as error:
             refused.append(shown(error))
             if args.json or progress:
@@ -491,10 +489,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise JaxvidError("\n  ".join([summary, *refused]) if progress else refused[0])
 
 
-def _print(line: str, progress: Progress | None) -> None:
+def _print(answer: str | dict[str, Any], progress: Progress | None) -> None:
     if progress:
         progress.clear()
-    say(*line.split("\n"))
+    if isinstance(answer, dict):
+        say_json(answer)
+    else:
+        say(*answer.split("\n"))
 
 
 if __name__ == "__main__":

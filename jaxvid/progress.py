@@ -4,6 +4,8 @@ import sys
 import time
 from typing import TextIO
 
+from jaxvid.text import shown
+
 
 class Progress:
     """Counts finished items of `total` and says how fast they go and when they will be done.
@@ -24,7 +26,7 @@ class Progress:
         done: int = 0,
     ):
         self._total = total
-        self._what = what
+        self._what = shown(what)
         self._unit = unit
         self._stream = stream or sys.stderr
         self._tty = self._stream.isatty()
@@ -63,7 +65,7 @@ class Progress:
             left = (self._total - self._done) / rate if rate > 0 else float("inf")
             line += f"/{self._total} {rate:.3g} {self._unit}/s, {duration(left)} left"
         if note:
-            line += f", {note}"
+            line += f", {shown(note)}"
         self._stream.write(f"\r{line:<79}" if self._tty else line + "\n")
         self._stream.flush()
 

@@ -6,12 +6,12 @@ in good order and raises `Stopped`. The second ends the process at once, whateve
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from jaxvid.errors import Stopped
+from jaxvid.text import say
 
 EVERY = 4
 """Processes ask one another at every so many calls; the answer is there at the next time."""
@@ -85,10 +85,10 @@ class Signals:
                 continue
             name = signal.Signals(number).name
             if asked:
-                print(f"{name} again: ending at once", file=sys.stderr, flush=True)
+                say(f"{name} again: ending at once", error=True)
                 os._exit(128 + number)
             asked, self._number = True, number
-            print(f"{name}: saving first; once more ends at once", file=sys.stderr, flush=True)
+            say(f"{name}: saving first; once more ends at once", error=True)
 
 
 def _nothing(*_: object) -> None:

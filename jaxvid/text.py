@@ -54,12 +54,17 @@ def shown(value: object) -> str:
 
     Secrets in addresses are starred. What was shown before stays as it is.
     """
-    text = str(value)
-    if ":/" in text:
-        text = _SECRET.sub(r"\1***", _LOGIN.sub(r"\1***@", text))
+    text = without_secrets(str(value))
     if text.isprintable():
         return text
     return "".join(_escaped(sign) if _hidden(sign) else sign for sign in text)
+
+
+def without_secrets(text: str) -> str:
+    """A text with stars for the passwords and tokens of addresses in it."""
+    if ":/" not in text:
+        return text
+    return _SECRET.sub(r"\1***", _LOGIN.sub(r"\1***@", text))
 
 
 def quoted(value: str, most: int = 80) -> str:
@@ -79,12 +84,20 @@ def say(*lines: object, error: bool = False) -> None:
         print(text, file=stream, flush=True)
 
 
-def to_json(value: Any) -> str:
-    """JSON on one line, readable in any script; what cannot be seen is escaped as JSON does it."""
+def say_json(value: Any) -> None:
+    """Prints JSON on one line on standard output; what was hidden or has no letter is escaped.
+
+    The escapes are JSON's own, so that it is read as it was, secrets included.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text = json.dumps(value, ensure_ascii=False)
-    if text.isprintable():
-        return text
-    return "".join(json.dumps(sign)[1:-1] if _hidden(sign) else sign for sign in text)
+    if not text.isprintable():
+        text = "".join(json.dumps(sign)[1:-1] if _hidden(sign) else sign for sign in text)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    print(text, flush=True)
 
 
 def cell(value: object) -> object:

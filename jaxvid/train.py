@@ -37,6 +37,7 @@ from jaxvid.errors import JaxvidError
 from jaxvid.progress import duration
 from jaxvid.step import TrainState, all_finite, make_state, make_train_step
 from jaxvid.step import make_update as make_update
+from jaxvid.text import say
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Result:
@@ -438,4 +439,4 @@ def check_finite(
 def log(message: str) -> None:
     """Prints a line at once, from process 0 only."""
     if jax.process_index() == 0:
-        print(message, flush=True)
+        say(message)

@@ -27,7 +27,7 @@ from flax import linen as nn
 from jaxvid import models
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.rows import CLASS_COUNTS, RECORD_SIDE, SHORT_NAMES, Row
-from jaxvid.text import read_names
+from jaxvid.text import read_names, say
 
 _LABELS = pathlib.Path(__file__).parent / "labels"
 _COSTS = pathlib.Path(models.__path__[0]) / "costs.csv"
@@ -536,11 +536,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise JaxvidError(
                 f"No row matches {args.pattern!r} and all filters; without them all are listed."
             )
-        print("\n".join(json.dumps(row) for row in rows) if args.json else _table(rows))
+        say(*(map(json.dumps, rows) if args.json else _table(rows).split("\n")))
     else:
         row = get_row(args.name)
         taken = [] if pretrains(row.variant) else [_cost_line(row)]
-        print("\n".join([*_fields(row), *taken, "", *commands(row.name)]))
+        say(*_fields(row), *taken, "", *commands(row.name))
 
 
 if __name__ == "__main__":

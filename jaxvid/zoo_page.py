@@ -16,6 +16,7 @@ from typing import Any
 from jaxvid import paths, zoo
 from jaxvid.errors import exit_on_error
 from jaxvid.rows import CLASS_COUNTS
+from jaxvid.text import say
 
 _FRAME = pathlib.Path(__file__).with_suffix(".html")
 TITLES = {
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with paths.writing(folder, "--out"):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(content, encoding="utf-8")
-        print(f"wrote {folder / name}")
+        say(f"wrote {folder / name}")
 
 
 if __name__ == "__main__":

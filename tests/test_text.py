@@ -1,5 +1,6 @@
 """Names, lists, lines and cells: each question about a text from outside is answered once."""
 
+import ast
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ import pytest
 
 from jaxvid import text
 from jaxvid.errors import JaxvidError, exit_on_error
+from jaxvid.progress import Progress
 
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 OTHERS = "\x00\x07\x1b\x7f\x9b\u200b\u200e\u202e\u2066\ufeff\udcff\ud800"
@@ -153,11 +155,16 @@ def test_numbers_and_what_is_not_utf8_are_written_too(tmp_path):
     assert (tmp_path / "a.csv").read_bytes() == b"path,x\r\na\\udcff,-1.5\r\n"
 
 
-def test_json_is_exact_and_on_one_line():
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_json_is_exact_and_on_one_line(monkeypatch, encoding):
     value = {"a\u2028\x1b\x9b\u202e": "\udcff", "Größe": ["走る", "\U000e0001", 1.5, None]}
-    line = text.to_json(value)
+    value["address"] = "https://me:word@host/a?token=b"
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    text.say_json(value)
+    line = stream.buffer.getvalue().decode(encoding).removesuffix("\n")
     assert json.loads(line) == value and line.isprintable()
-    assert "Größe" in line and "走る" in line
+    assert ("Größe" in line and "走る" in line) == (encoding == "utf-8")
 
 
 def test_a_line_is_printed_whatever_the_console_can_show(monkeypatch):
@@ -185,3 +192,34 @@ def test_the_librarys_lists_go_by_their_names(tmp_path, monkeypatch):
     for other in ("../labels/kinetics600", "kinetics"):
         with pytest.raises(JaxvidError, match="is not a file: give a list of class names"):
             text.read_names(pathlib.Path(other))
+
+
+def test_a_message_in_a_notebook_has_no_secrets():
+    assert str(JaxvidError("http://me:word@host/a?key=1 is gone")) == (
+        "http://***@host/a?key=*** is gone"
+    )
+
+
+def test_a_bar_of_progress_says_names_escaped():
+    stream = io.StringIO()
+    progress = Progress(3, "probing a\x1b[2J", "videos", every=0, stream=stream)
+    progress.update(note="b\nc")
+    progress.close()
+    assert all(line.isprintable() for line in stream.getvalue().split("\n"))
+
+
+SOURCES = sorted(
+    path
+    for room in ("jaxvid", "converters", "configs")
+    for path in (pathlib.Path(__file__).parent.parent / room).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_line_is_said_by_the_one_room_that_escapes_it(path):
+    called = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert "print" not in called or path.name == "text.py", "use jaxvid.text.say"

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxvid import config_file
 from jaxvid.errors import JaxvidError, exit_on_error
+from jaxvid.text import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         split = datasets.open_split(config.data, name)
         make = pipeline.test_batches if args.test else pipeline.train_batches
         speed = measure(make(split, config), args.batches)
-        print(
+        say(
             f"{config.data.dataset} {name}: {speed.clips:.1f} clips/s, {speed.frames:.0f} frames/s,"
             f" {speed.megabytes:.0f} MB/s out; the first batch took {speed.first_batch:.1f} s"
         )

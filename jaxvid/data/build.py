@@ -158,7 +158,7 @@ def build(
     workplace = out / f".build-{split}"
     if not overwrite and _exists(out, split, workplace, origin):
         shutil.rmtree(workplace, ignore_errors=True)
-        print(f"{split}: these records are already built")
+        text.say(f"{split}: these records are already built")
         summary = _summarise(out, split)
         _refuse(summary.bad, strict, out)
         return summary
@@ -349,7 +349,7 @@ def _run(
     """Writes the shards that are missing, in this process or several; returns all results."""
     left = [task for task in tasks if task.shard not in done]
     if done:
-        print(f"{split}: going on with a build that has {len(done)} of {len(tasks)} shards")
+        text.say(f"{split}: going on with a build that has {len(done)} of {len(tasks)} shards")
     progress = Progress(sum(len(task.jobs) for task in left), f"building {split}", "videos")
     results = dict(done)
     try:
@@ -573,22 +573,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def show(summary: Summary) -> None:
     """Prints what was built and what was left out."""
-    print(
+    text.say(
         f"{summary.split}: {summary.num_videos} videos, {summary.num_frames} frames, "
         f"{len(summary.classes)} classes, {summary.num_bytes / 1e6:.1f} MB in {summary.num_shards} "
         f"shards in {summary.folder}"
     )
     for wrong, what in ((summary.bad, "left out"), (summary.damaged, "kept though damaged")):
         if wrong:
-            print(f"{len(wrong)} {what}, listed in {summary.folder / 'bad_videos.csv'}:")
+            text.say(f"{len(wrong)} {what}, listed in {summary.folder / 'bad_videos.csv'}:")
             for path, reason in list(wrong.items())[:5]:
-                print(f"  {path}: {reason}")
+                text.say(f"  {path}: {reason}")
             if len(wrong) > 5:
-                print(f"  and {len(wrong) - 5} more")
+                text.say(f"  and {len(wrong) - 5} more")
     if summary.empty_classes:
         listed = ", ".join(summary.empty_classes[:10])
         more = len(summary.empty_classes) - 10
-        print(f"classes without a video: {listed}" + (f" and {more} more" if more > 0 else ""))
+        text.say(f"classes without a video: {listed}" + (f" and {more} more" if more > 0 else ""))
 
 
 if __name__ == "__main__":

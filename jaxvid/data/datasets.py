@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from jaxvid import paths
 from jaxvid.data import table
 from jaxvid.data.records import Records
 from jaxvid.errors import JaxvidError
+from jaxvid.text import say
 
 
 class Source(Protocol):
@@ -136,9 +136,9 @@ def _files(data: ml_collections.ConfigDict, folder: pathlib.Path | None, split: 
             + (f" (config.data.max_bad_records is {limit})" if split != data.test_split else "")
         )
     for reason in source.bad.values():
-        print(f"warning: {reason}; other videos take its place", file=sys.stderr)
+        say(f"warning: {reason}; other videos take its place", error=True)
     for path, reason in source.repeated.items():
-        print(f"warning: {csv_file}: {path} is {reason}", file=sys.stderr)
+        say(f"warning: {csv_file}: {path} is {reason}", error=True)
     return source
 
 

@@ -24,6 +24,7 @@ from jaxvid.data import bounds, build, decode, records, table
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
 from jaxvid.rows import RECORD_SIDE
+from jaxvid.text import say
 
 _MAX_LINE, _MAX_NOTES = 1 << 16, 1 << 30  # bytes of the notes that are read
 _VERSION = f"probed by jaxvid, version 1, frames of at most {RECORD_SIDE} pixels"
@@ -209,7 +210,7 @@ def _note_writer(path: pathlib.Path) -> Iterator[Callable[[_Key, _Found], None]]
             path.write_text(_VERSION + "\n", encoding="utf-8")
         file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed below
     except OSError as error:
-        print(f"note: {path} cannot be written ({error.strerror}): every run will probe anew")
+        say(f"note: {path} cannot be written ({error.strerror}): every run will probe anew")
         yield lambda key, found: None
         return
 

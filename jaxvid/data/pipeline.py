@@ -16,7 +16,6 @@ in `data.workers` threads: reading and decoding let go of Python's lock.
 """
 
 import functools
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,6 +30,7 @@ from jaxvid.data.cpu_tf import tf
 from jaxvid.data.datasets import Source, Split
 from jaxvid.errors import JaxvidError
 from jaxvid.rows import CROP_COUNTS, Protocol, Sampling
+from jaxvid.text import say
 
 _EPOCH_KEYS = 2**63
 """Epochs draw from keys of their own, beside those of the clips' numbers."""
@@ -589,10 +589,9 @@ class _Batches:
         if count > limit or count == len(self._source):
             counted = f" ({count} bad videos; config.data.max_bad_records is {limit})"
             raise JaxvidError(reason + counted if limit else reason)
-        print(
+        say(
             f"warning: {reason}; another video takes its place (bad video {count} of at most"
             f" {limit})",
-            file=sys.stderr,
-            flush=True,
+            error=True,
         )
         return reason
