@@ -135,6 +135,8 @@ def from_row(
         "accumulate_steps": 1,
         "ema_decay": 0.0,
         "freeze_norm": recipe.freeze_norm,
+        "norm_group": _norm_group(recipe),
+        "precise_norm_batches": recipe.precise_norm_batches,
         "remat": False,
         "sharding": "replicated",
         "log_steps": 20,
@@ -159,8 +161,12 @@ def from_row(
         "gamma": recipe.gamma,
         "final_lr": recipe.final_lr,
         "cosine_epochs": float(recipe.cosine_epochs or 0),
+        "cosine_from": recipe.cosine_from,
+        "schedule_every": recipe.schedule_every,
         "warmup_epochs": float(recipe.warmup_epochs),
         "warmup_factor": recipe.warmup_factor,
+        "warmup": recipe.warmup,
+        "warmup_every": recipe.warmup_every,
     }
     config.test = {
         "sampling": dataclasses.asdict(row.test.sampling),
@@ -183,6 +189,12 @@ def _lr_scales(recipe: Recipe) -> tuple[tuple[str, float], ...]:
     # Biases of norms are not meant: what multiplies those of all layers is taken back from them.
     pairs = (("head/*", recipe.head_lr_scale), ("*/bias", bias), ("*bn/bias", 1 / bias))
     return tuple((pattern, scale) for pattern, scale in pairs if scale != 1) + recipe.lr_scales
+
+
+def _norm_group(recipe: Recipe) -> int:
+    """Clips of each group that has BatchNorm statistics of its own, 0 for the whole batch."""
+    clips = recipe.batch_size * recipe.repeated_augmentation
+    return clips // recipe.norm_groups if recipe.norm_groups > 1 else 0
 
 
 def shrink(row: Row) -> Row:
@@ -234,6 +246,7 @@ def local_run(config: ml_collections.ConfigDict) -> None:
         {"batch_size": 16, "epochs": 20.0, "eval_epochs": 5.0, "checkpoint_steps": 100}
     )
     config.train.update({"mixup": 0.0, "cutmix": 0.0, "freeze_norm": ""})
+    config.train.update({"norm_group": 0, "precise_norm_batches": 0})
     config.test.batch_size = 16
     config.optim.update(
         {
@@ -246,8 +259,12 @@ def local_run(config: ml_collections.ConfigDict) -> None:
             "clip_norm": 1.0,
             "schedule": "cosine",
             "cosine_epochs": 0.0,
+            "cosine_from": "warmup",
+            "schedule_every": "step",
             "final_lr": 0.0,
             "warmup_epochs": 0.5,
+            "warmup": "scale",
+            "warmup_every": "step",
         }
     )
 

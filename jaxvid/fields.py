@@ -14,6 +14,7 @@ from jaxvid.data.sampling import SAMPLERS
 from jaxvid.errors import JaxvidError
 from jaxvid.losses import KINDS
 from jaxvid.masking import DECODER_RATIOS
+from jaxvid.optim import COSINE_FROM, EVERY, WARMUPS
 from jaxvid.parts import FREEZE_NORM
 from jaxvid.rows import CROP_COUNTS
 
@@ -135,6 +136,8 @@ RULES = {
     "train.accumulate_steps": at_least(1),
     "train.ema_decay": below_one(),
     "train.freeze_norm": one_of(*FREEZE_NORM),
+    "train.norm_group": at_least(0),
+    "train.precise_norm_batches": at_least(0),
     "train.sharding": one_of("replicated", "fsdp"),
     "train.log_steps": at_least(1),
     "train.eval_epochs": above(0),
@@ -155,8 +158,12 @@ RULES = {
     "optim.gamma": above(0),
     "optim.final_lr": at_least(0),
     "optim.cosine_epochs": at_least(0),
+    "optim.cosine_from": one_of(*COSINE_FROM),
+    "optim.schedule_every": one_of(*EVERY),
     "optim.warmup_epochs": at_least(0),
     "optim.warmup_factor": between(0, 1),
+    "optim.warmup": one_of(*WARMUPS),
+    "optim.warmup_every": one_of(*EVERY),
     **{f"test.sampling.{name}": rule for name, rule in _SAMPLING.items()},
     "test.short_side": at_least(1),
     "test.crops": one_of(*CROP_COUNTS),
@@ -182,6 +189,7 @@ _OF_CLASSES = (
     "train.mixup",
     "train.teacher",
 )
+_GROUP = "train.norm_group"
 _OF_MASKS = ("train.mask_ratio", "train.decoder_mask_ratio", "train.normalize_cubes")
 
 
@@ -212,6 +220,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     for field in PATHS:
         if given[field]:
             paths.local(given[field], f"config.{field}")
+    part, group = given["train.batch_size"] // given["train.accumulate_steps"], given[_GROUP]
+    if group and part > group and part % group:
+        raise JaxvidError(
+            f"config.{_GROUP}={group} must divide the {part} clips of config.train.batch_size over "
+            f"config.train.accumulate_steps: take {part // group * group} of them, or set "
+            f"config.{_GROUP} to 0, which makes BatchNorm's statistics those of all"
+        )
     pixels = known["train.loss"] == "pixels"
     if pixels != (given["train.loss"] == "pixels"):
         raise JaxvidError(

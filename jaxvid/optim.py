@@ -1,6 +1,7 @@
 """Optimizers with PyTorch's semantics, schedules in epochs, and which parameters decay."""
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,41 +13,76 @@ import optax
 
 from jaxvid.errors import JaxvidError
 
+EVERY = ("step", "epoch")
+COSINE_FROM = ("warmup", "start")
+WARMUPS = ("scale", "line")
+
 
 def make_schedule(config: ml_collections.ConfigDict, steps: int, epochs: float) -> optax.Schedule:
     """The learning rate at each of `steps` steps that make up `epochs` epochs.
 
     `config.schedule` is `cosine` (half a cosine from `lr` at the end of the warm-up to `final_lr`
     `cosine_epochs` later; 0 means at the end of the run), `step` (times `gamma` at each epoch of
-    `milestones`) or `constant`. During `warmup_epochs` the rate rises linearly from `warmup_factor`
-    of itself.
+    `milestones`) or `constant`. With `cosine_from="start"` the cosine begins with the run, under
+    the warm-up; with `schedule_every="epoch"` a schedule moves at the first step of each epoch.
+
+    During `warmup_epochs` the rate is multiplied by what rises linearly from `warmup_factor` to 1,
+    at every step or, with `warmup_every="epoch"`, once an epoch, where the last one has it all.
+    With `warmup="line"` it rises straight from `warmup_factor` times `lr` to where the schedule is
+    at the end of the warm-up.
     """
     per_epoch = steps / epochs
     warmup = min(round(config.warmup_epochs * per_epoch), steps)
-    if config.schedule == "cosine":
-        length = round(config.cosine_epochs * per_epoch) or steps - warmup
-        alpha = config.final_lr / config.lr if config.lr else 0.0
-        cosine = optax.cosine_decay_schedule(config.lr, max(length, 1), alpha)
+    starts = np.round(np.arange(math.ceil(epochs)) * per_epoch).astype(np.int32)
 
-        def base(step):
-            # During the warm-up the cosine is held at its peak.
-            return cosine(jnp.maximum(step - warmup, 0))
+    def held(step):
+        """The first step of the epoch of a step."""
+        return jnp.asarray(starts)[jnp.searchsorted(starts, step, side="right") - 1]
+
+    if config.schedule == "cosine":
+        begin = 0 if config.cosine_from == "start" else warmup
+        length = round(config.cosine_epochs * per_epoch) or steps - begin
+        moving = _cosine(config.lr, config.final_lr, begin, max(length, 1))
     elif config.schedule == "step":
         scales: dict[int, float] = {}
         for milestone in config.milestones:  # Of a short run several may fall into one step.
             step = round(milestone * per_epoch)
             scales[step] = scales.get(step, 1.0) * config.gamma
-        base = optax.piecewise_constant_schedule(config.lr, scales)
+        moving = optax.piecewise_constant_schedule(config.lr, scales)
     elif config.schedule == "constant":
-        base = optax.constant_schedule(config.lr)
+        moving = optax.constant_schedule(config.lr)
     else:
         raise JaxvidError(
             f"config.optim.schedule={config.schedule!r} is unknown: take cosine, step or constant"
         )
+
+    def base(step):
+        return moving(held(step) if config.schedule_every == "epoch" else step)
+
     if not warmup:
         return base
+    if config.warmup == "line":
+        low, high = config.warmup_factor * config.lr, base(warmup)
+        return lambda step: jnp.where(
+            step < warmup, low + (high - low) * (step / warmup), base(step)
+        )
+    if config.warmup_every == "epoch":
+        rise = max(round((config.warmup_epochs - 1) * per_epoch), 1)
+        ramp = optax.linear_schedule(config.warmup_factor, 1.0, rise)
+        return lambda step: ramp(held(step)) * base(step)
     ramp = optax.linear_schedule(config.warmup_factor, 1.0, warmup)
     return lambda step: ramp(step) * base(step)
+
+
+def _cosine(first: float, last: float, begin: int, length: int) -> optax.Schedule:
+    """Half a cosine from `first` at step `begin` to `last` at `length` steps later."""
+
+    def rate(step):
+        left = jnp.clip((begin + length - step) / length, 0, 1)
+        # (1 + cos(x)) / 2, which cancels where little is left.
+        return last + (first - last) * jnp.square(jnp.sin(jnp.pi / 2 * left))
+
+    return rate
 
 
 def path_of(key_path: Sequence[Any]) -> str:

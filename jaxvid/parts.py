@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxvid.errors import JaxvidError
 from jaxvid.layers.norm import BatchNorm
 
-FREEZE_NORM = ("", "all", "partial")
+FREEZE_NORM = ("", "all", "partial", "statistics")
 _NUMBERED = re.compile(r"(layer|block|stage)s?_?\d")
 
 
@@ -128,14 +128,15 @@ def frozen(parts: Parts, patterns: Sequence[str], freeze_norm: str) -> frozenset
 
     `patterns` are fnmatch globs on the path, or `trunk`, which stands for all but the head.
     `freeze_norm` adds the scales and biases of `all` BatchNorms or of all but the first (`partial`,
-    which is MMAction2's `partial_bn`).
+    which is MMAction2's `partial_bn`); `statistics` adds none, see `holding_norms`.
 
     Raises:
       JaxvidError: a pattern matches nothing, or nothing is left to train.
     """
     if freeze_norm not in FREEZE_NORM:
         raise JaxvidError(
-            f"config.train.freeze_norm={freeze_norm!r} is unknown: take all, partial or ''"
+            f"config.train.freeze_norm={freeze_norm!r} is unknown: take all, partial, statistics "
+            "or ''"
         )
     paths: set[str] = set()
     for pattern in patterns:
@@ -149,7 +150,7 @@ def frozen(parts: Parts, patterns: Sequence[str], freeze_norm: str) -> frozenset
                 f"of paths such as {parts.params[0]} and {parts.params[-1]}"
             )
         paths |= matched
-    held = {"": (), "all": parts.norms, "partial": parts.norms[1:]}[freeze_norm]
+    held = {"all": parts.norms, "partial": parts.norms[1:]}.get(freeze_norm, ())
     paths |= {f"{norm}/{name}" for norm in held for name in ("scale", "bias")}
     if paths.issuperset(parts.params):
         raise JaxvidError("config.optim.freeze leaves nothing to train: freeze less")
@@ -157,8 +158,8 @@ def frozen(parts: Parts, patterns: Sequence[str], freeze_norm: str) -> frozenset
 
 
 @contextlib.contextmanager
-def holding_norms(paths: Set[str]) -> Iterator[None]:
-    """Lets BatchNorms whose scale and bias are in `paths` use their running statistics.
+def holding_norms(paths: Set[str], every: bool = False) -> Iterator[None]:
+    """Lets BatchNorms whose scale and bias are in `paths`, or all, use their running statistics.
 
     In training they would otherwise use the batch's and change the running ones: a frozen one
     changes nothing at all.
@@ -168,11 +169,27 @@ def holding_norms(paths: Set[str]) -> Iterator[None]:
         module = context.module
         if isinstance(module, BatchNorm) and context.method_name == "__call__":
             path = "/".join(module.path)
-            if f"{path}/scale" in paths and f"{path}/bias" in paths:
+            if every or f"{path}/scale" in paths and f"{path}/bias" in paths:
                 return call(args[0], train=False)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(hold):
+        yield
+
+
+@contextlib.contextmanager
+def grouping_norms(groups: int, measure: bool = False) -> Iterator[None]:
+    """Lets BatchNorms in training normalise each of `groups` parts of the batch by itself.
+
+    With `measure` their running statistics become the batch's; see `BatchNorm`.
+    """
+
+    def group(call, args, kwargs, context):
+        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+            return call(*args, **kwargs, groups=groups, measure=measure)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(group):
         yield
 
 

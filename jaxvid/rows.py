@@ -135,11 +135,16 @@ class Recipe:
     Rates are for the global batch `batch_size`, which counts videos: with `repeated_augmentation`
     each gives that many clips. Epochs may be fractions. `schedule` is `step` (multiplied by `gamma`
     at each of `milestones`) or `cosine` (to `final_lr`, reached `cosine_epochs` after the warm-up;
-    None means at the end). The rate of the head is multiplied by `head_lr_scale`, that of every
-    bias by `bias_lr_scale`, that of the k-th layer from the top by `layer_decay` ** k; `lr_scales`
-    are further pairs of a pattern of parameters' paths and what multiplies their rates, and
-    `no_decay` patterns of what does not decay.
-    `freeze_norm` says which BatchNorms are frozen: `all`, or all but the first (`partial`).
+    None means at the end); see `jaxvid.optim.make_schedule` for `cosine_from`, `schedule_every`,
+    `warmup` and `warmup_every`. The rate of the head is multiplied by `head_lr_scale`, that of
+    every bias by `bias_lr_scale`, that of the k-th layer from the top by `layer_decay` ** k;
+    `lr_scales` are further pairs of a pattern of parameters' paths and what multiplies their rates,
+    and `no_decay` patterns of what does not decay.
+    `freeze_norm` says which BatchNorms are frozen: `all`, or all but the first (`partial`); with
+    `statistics` all use their running statistics, and scale and bias are trained. `norm_groups` are
+    the parts of the batch of which each has BatchNorm statistics of its own, as many as there were
+    GPUs where these did not share them. `precise_norm_batches` are the batches that the running
+    statistics are computed from before each test, 0 where the moving averages do.
 
     `crop_mode` is `random_resized`, `multi_scale` (a crop whose sides are `crop_scales` of the
     short side, at most `crop_scale_gap` places of that list apart, at one of `fixed_crops`, 5 or
@@ -176,14 +181,20 @@ class Recipe:
     gamma: float = 0.1
     final_lr: float = 0.0
     cosine_epochs: float | None = None
+    cosine_from: str = "warmup"
+    schedule_every: str = "step"
     warmup_epochs: float = 0.0
     warmup_factor: float = 0.1
+    warmup: str = "scale"
+    warmup_every: str = "step"
     head_lr_scale: float = 1.0
     bias_lr_scale: float = 1.0
     layer_decay: float = 1.0
     lr_scales: tuple[tuple[str, float], ...] = ()
     no_decay: tuple[str, ...] = ()
     freeze_norm: str = ""
+    norm_groups: int = 1
+    precise_norm_batches: int = 0
     crop_mode: str = "random_resized"
     crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     even_sides: bool = False

@@ -85,6 +85,8 @@ def make_update(
     aux_weight: float = 0.0,
     frozen: Set[str] = frozenset(),
     recomputed: Set[str] = frozenset(),
+    held_norms: bool = False,
+    norm_group: int = 0,
     accumulate: int = 1,
     ema_decay: float = 0.0,
     teacher: Teacher | None = None,
@@ -95,7 +97,7 @@ def make_update(
 
     `video` [B, T, H, W, C] is normalised, `labels` are integers [B] or probabilities [B, classes],
     `rng` drives dropout, `kind` is that of the loss. All are global arrays under `jit`, so means
-    over the batch, BatchNorm's too, are global ones. `top1` of a blend of labels counts the
+    over the batch are global ones. `top1` of a blend of labels counts the
     stronger one only; where a clip has several, any of them. A teacher's variables are a fifth
     argument.
 
@@ -106,6 +108,10 @@ def make_update(
       frozen: paths of parameters that stay as they are; the optimizer has no state for them, and a
         BatchNorm all of whose parameters are among them uses its running statistics.
       recomputed: paths of blocks of which the backward pass keeps the inputs only.
+      held_norms: every BatchNorm uses its running statistics, and scale and bias are trained.
+      norm_group: clips that BatchNorm takes its statistics of together: those of each so many that
+        follow one another, on however many devices they are; 0, or no fewer than there are, means
+        all. The running statistics take in the mean of all groups'.
       accumulate: parts that the batch is computed in, one after another, before the one update that
         is made of their mean gradients. BatchNorm sees each part by itself.
       ema_decay: how much of the averaged copy a step keeps, of parameters and of BatchNorm's
@@ -121,7 +127,12 @@ def make_update(
 
     def loss_of(params: Any, stats: Any, part: dict[str, Any], rng: jax.Array, taught: Any):
         video, labels = prepare(part["video"]), part["label"]
-        with parts.holding_norms(frozen), parts.recomputing(recomputed):
+        groups = norm_groups(len(video), norm_group)
+        with (
+            parts.grouping_norms(groups),
+            parts.holding_norms(frozen, held_norms),
+            parts.recomputing(recomputed),
+        ):
             (logits, out), updated = model.apply(
                 {"params": params, "batch_stats": stats},
                 video,
@@ -164,6 +175,11 @@ def make_update(
         return descend(state, {"video": video, "label": labels}, rng, taught)
 
     return update
+
+
+def norm_groups(clips: int, size: int) -> int:
+    """How many groups of `size` clips there are, of which each has BatchNorm statistics."""
+    return clips // size if 0 < size < clips else 1
 
 
 def make_reconstruction_update(
@@ -300,6 +316,8 @@ def make_train_step(
             aux_weight=config.train.aux_weight,
             teacher=teacher,
             token_weight=config.train.token_weight if teacher else 0.0,
+            held_norms=config.train.freeze_norm == "statistics",
+            norm_group=config.train.norm_group,
             **shared,
         )
         make = _make_classifying(update, model, config)

@@ -57,7 +57,7 @@ def flat(config, prefix=""):
         ("train.epochs", 0.0, "config.train.epochs=0.0 must be above 0"),
         ("train.ema_decay", 1.0, "config.train.ema_decay=1.0 must be at least 0 and below 1"),
         ("train.accumulate_steps", 0, "config.train.accumulate_steps=0 must be at least 1"),
-        ("train.freeze_norm", "some", "must be '', 'all' or 'partial'"),
+        ("train.freeze_norm", "some", "must be '', 'all', 'partial' or 'statistics'"),
         ("train.log_steps", 0, "config.train.log_steps=0 must be at least 1"),
         ("train.stop_at_step", -1, "config.train.stop_at_step=-1 must be at least 0"),
         ("data.area", (0.5, 0.1), "config.data.area=(0.5, 0.1) must be 2 numbers, above 0, rising"),

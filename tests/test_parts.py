@@ -116,7 +116,7 @@ def test_frozen_norms(tsm):
     [
         (("backbon/*",), "", "freeze: 'backbon/*' matches no parameter: give trunk, or a pattern"),
         (("*",), "", "config.optim.freeze leaves nothing to train"),
-        ((), "some", "config.train.freeze_norm='some' is unknown: take all, partial or ''"),
+        ((), "some", "config.train.freeze_norm='some' is unknown: take all, partial, st"),
     ],
 )
 def test_freezing_that_makes_no_sense_is_refused(tsm, patterns, norms, words):

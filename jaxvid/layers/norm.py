@@ -12,7 +12,8 @@ class BatchNorm(nn.Module):
 
     `momentum` is the weight of the new batch in the running statistics (PyTorch's meaning, one
     minus flax's), and the running variance is the unbiased one. Statistics are computed and kept
-    in float32 or wider. Under `jit` with a sharded batch they are those of the global batch.
+    in float32 or wider. Under `jit` with a sharded batch they are those of the global batch, or
+    those of each of `groups` parts of it.
     """
 
     epsilon: float = 1e-5
@@ -21,8 +22,15 @@ class BatchNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalises x [..., C]; with `train` by the batch's own statistics."""
+    def __call__(
+        self, x: jax.Array, train: bool = False, groups: int = 1, measure: bool = False
+    ) -> jax.Array:
+        """Normalises x [B, ..., C]; with `train` by the batch's own statistics.
+
+        The batch may be parted in `groups` of equally many clips that follow one another, each
+        normalised by its own; the running statistics take in the mean of theirs. With `measure`
+        these become the whole batch's mean and biased variance, whatever they were.
+        """
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
@@ -30,14 +38,17 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         wide = jnp.promote_types(jnp.promote_types(x.dtype, scale.dtype), jnp.float32)
         if train:
-            axes = tuple(range(x.ndim - 1))
-            mean, var = _moments(x.astype(wide), axes)
-            if not self.is_initializing():
-                count = x.size // channels
+            mean, var = _moments(x.astype(wide), groups)
+            if measure:
+                running_mean.value = mean.mean(0)
+                running_var.value = (var + jnp.square(mean - mean.mean(0))).mean(0)
+            elif not self.is_initializing():
+                count = x.size // channels // groups
                 unbiased = var * (count / max(count - 1, 1))
                 keep = 1 - self.momentum
-                running_mean.value = keep * running_mean.value + self.momentum * mean
-                running_var.value = keep * running_var.value + self.momentum * unbiased
+                running_mean.value = keep * running_mean.value + self.momentum * mean.mean(0)
+                running_var.value = keep * running_var.value + self.momentum * unbiased.mean(0)
+            mean, var = (_spread(each, x) for each in (mean, var))
         else:
             mean, var = running_mean.value, running_var.value
         # One multiply and one add per element: the rest is per channel.
@@ -46,7 +57,23 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype or x.dtype)
 
 
-def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of x over `axes`, by two passes (no cancellation)."""
-    mean = x.mean(axes)
-    return mean, jnp.square(x - mean).mean(axes)
+def _moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance [groups, C] of x [B, ..., C], by two passes (no cancellation)."""
+
+    def average(x: jax.Array) -> jax.Array:
+        if groups == 1:
+            return x.mean(tuple(range(x.ndim - 1)))[None]
+        # Each clip's own first: so devices exchange these small arrays only, and never clips,
+        # whatever part of the batch they hold.
+        return x.mean(tuple(range(1, x.ndim - 1))).reshape(groups, -1, x.shape[-1]).mean(1)
+
+    mean = average(x)
+    return mean, average(jnp.square(x - _spread(mean, x)))
+
+
+def _spread(each: jax.Array, x: jax.Array) -> jax.Array:
+    """Gives every clip of x [B, ..., C] what its group has of `each` [groups, C]."""
+    if len(each) == 1:
+        return each[0]
+    each = jnp.repeat(each, len(x) // len(each), axis=0)
+    return each.reshape(len(x), *[1] * (x.ndim - 2), -1)

@@ -75,6 +75,7 @@ _SGD = Recipe(
     lr=0.01,
     clip_norm=40.0,
     milestones=(40, 80),
+    norm_groups=8,
     crop_mode="multi_scale",
 )
 

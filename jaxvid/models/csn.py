@@ -138,10 +138,20 @@ _STEPS = Recipe(
     clip_norm=40.0,
     milestones=(32, 48),
     warmup_epochs=16,
+    warmup_every="epoch",
     freeze_norm="all",
+    norm_groups=8,
 )
 _SCRATCH = Recipe(
-    epochs=180, batch_size=32, lr=0.08, clip_norm=40.0, schedule="cosine", warmup_epochs=40
+    epochs=180,
+    batch_size=32,
+    lr=0.08,
+    clip_norm=40.0,
+    schedule="cosine",
+    cosine_from="start",
+    schedule_every="epoch",
+    warmup_epochs=40,
+    norm_groups=8,
 )
 _VMZ = "the authors' weights (VMZ)"
 _INHERITED = (

@@ -90,6 +90,7 @@ _SGD = Recipe(
     lr=0.01,
     clip_norm=40.0,
     milestones=(40, 80),
+    norm_groups=8,
     crop_mode="multi_scale",
     crop_scales=(1.0, 0.8),
     crop_scale_gap=0,

@@ -157,7 +157,13 @@ ROWS = [
         train=Sampling(clip_len=8, frame_interval=8),
         test=Protocol(_CLIPS, crops="three", crop=256),
         recipe=Recipe(
-            epochs=256, batch_size=128, lr=0.1, clip_norm=40.0, schedule="cosine", warmup_epochs=34
+            epochs=256,
+            batch_size=128,
+            lr=0.1,
+            clip_norm=40.0,
+            schedule="cosine",
+            warmup_epochs=34,
+            norm_groups=8,
         ),
         top1=77.30,
         top5=93.23,

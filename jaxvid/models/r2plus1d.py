@@ -140,7 +140,15 @@ NAMES = _names()
 
 # Rows: what the tables of MMAction2 1.x and 0.x publish.
 
-_RECIPE = Recipe(epochs=180, batch_size=64, lr=0.01, clip_norm=40.0, schedule="cosine")
+# BatchNorm's statistics are those of all GPUs together.
+_RECIPE = Recipe(
+    epochs=180,
+    batch_size=64,
+    lr=0.01,
+    clip_norm=40.0,
+    schedule="cosine",
+    schedule_every="epoch",
+)
 _RECIPE_V0 = replace(_RECIPE, lr=0.1)
 
 

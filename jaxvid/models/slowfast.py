@@ -213,7 +213,15 @@ NAMES = {
 # Rows: what the table of SlowFast publishes, and the row of its authors that VoV3D quotes.
 
 _COSINE = Recipe(
-    epochs=256, batch_size=64, lr=0.1, clip_norm=40.0, schedule="cosine", warmup_epochs=34
+    epochs=256,
+    batch_size=64,
+    lr=0.1,
+    clip_norm=40.0,
+    schedule="cosine",
+    cosine_from="start",
+    schedule_every="epoch",
+    warmup_epochs=34,
+    norm_groups=8,
 )
 _STEPS = replace(_COSINE, schedule="step", milestones=(94, 154, 196))
 
@@ -251,7 +259,7 @@ ROWS = [
     _row("slowfast_r101_8x8_k400", "slowfast_r101_8x8", _COSINE, 78.65, 93.88,
          "slowfast_r101_8xb8-8x8x1-256e_kinetics400-rgb", "20220818-9c0e09bd"),
     _row("slowfast_r101_r50_4x16_k400", "slowfast_r101r50_4x16",
-         replace(_COSINE, batch_size=256, lr=0.4), 77.03, 92.99,
+         replace(_COSINE, batch_size=256, lr=0.4, norm_groups=32), 77.03, 92.99,
          "slowfast_r101-r50_32xb8-4x16x1-256e_kinetics400-rgb", "20220901-a77ac3ee"),
     Row(
         name="slowfast_r50_16x8_sthv2",
@@ -266,10 +274,14 @@ ROWS = [
             lr=0.03,
             nesterov=True,
             weight_decay=1e-6,
-            decay_norm_and_bias=False,
+            no_decay=("*/bn/*",),
             milestones=(14, 18),
             warmup_epochs=0.19,
             warmup_factor=1 / 300,
+            warmup="line",
+            # Each four of its eight GPUs shared theirs.
+            norm_groups=2,
+            precise_norm_batches=200,
             crop_mode="square",
             crop_scales=(224 / 320, 224 / 256),
             flip=0.0,

@@ -88,8 +88,7 @@ NAMES = [
 
 # Rows: what MMAction2 1.x publishes. All train in float16 where that is safe.
 
-# The trunk learns at a tenth of the printed rate. The original cosine falls once an epoch, and from
-# the beginning of the warm-up on.
+# The trunk learns at a tenth of the printed rate.
 _K400 = Recipe(
     epochs=30,
     batch_size=64,
@@ -98,6 +97,8 @@ _K400 = Recipe(
     weight_decay=0.02,
     no_decay=("*norm*", "*/position_bias"),
     schedule="cosine",
+    cosine_from="start",
+    schedule_every="epoch",
     warmup_epochs=2.5,
     head_lr_scale=10.0,
 )

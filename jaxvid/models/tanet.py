@@ -157,6 +157,7 @@ _SGD = Recipe(
     milestones=(50, 75, 90),
     head_lr_scale=5.0,
     bias_lr_scale=2.0,
+    norm_groups=8,
     crop_mode="multi_scale",
     fixed_crops=13,
 )

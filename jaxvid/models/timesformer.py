@@ -246,7 +246,6 @@ _RECIPE = Recipe(
     crop_mode="square",
     crop_scales=(224 / 320, 224 / 256),
     even_sides=True,
-    no_decay=("cls_token", "pos_embed", "time_embed"),
 )
 
 

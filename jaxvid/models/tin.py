@@ -173,6 +173,7 @@ _SGD = Recipe(
     warmup_epochs=1,
     head_lr_scale=5.0,
     bias_lr_scale=2.0,
+    norm_groups=8,
     crop_mode="multi_scale",
     flip=0.0,
 )

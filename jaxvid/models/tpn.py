@@ -218,6 +218,7 @@ _SGD_K400 = Recipe(
     nesterov=True,
     clip_norm=40.0,
     milestones=(75, 125),
+    norm_groups=8,
     color_jitter=(0.5, 0.5, 0.5, 0.1),
     hue_bytes=True,
     aux_weight=0.5,

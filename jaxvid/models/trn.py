@@ -173,6 +173,7 @@ _SGD = Recipe(
     milestones=(30, 45),
     bias_lr_scale=2.0,
     freeze_norm="partial",
+    norm_groups=8,
     crop_mode="multi_scale",
     fixed_crops=13,
 )

@@ -45,7 +45,7 @@ class TSN(nn.Module):
 
     `depth` is a key of `layers.resnet.DEPTHS`; `blocks` and `width` override its stages. `trunk`
     takes the place of that ResNet: a module that maps video to features and intermediates, as yet
-    without its type and name.
+    without its type and name. The classifier is drawn with the deviation `init_std`.
     """
 
     num_classes: int = 400
@@ -54,6 +54,7 @@ class TSN(nn.Module):
     width: int = 64
     trunk: Callable[..., nn.Module] | None = None
     dropout: float = 0.4
+    init_std: float = 0.01
     dtype: Any = None
 
     @nn.compact
@@ -65,7 +66,9 @@ class TSN(nn.Module):
         block = BasicBlock if self.depth < 50 else Bottleneck
         trunk = self.trunk or functools.partial(ResNet, depths, block, width=self.width)
         x, out = trunk(dtype=self.dtype, name="backbone")(video, train)
-        head = MeanHead(self.num_classes, self.dropout, dtype=self.dtype, name="head")
+        head = MeanHead(
+            self.num_classes, self.dropout, init_std=self.init_std, dtype=self.dtype, name="head"
+        )
         logits, out["pre_logits"] = head(x, train)
         return logits, out
 
@@ -159,7 +162,12 @@ _FLOW_TEN = Protocol(Sampling(clip_len=5, num_clips=25), crops="ten", average="s
 _DENSE_8 = _test(8, "center", "dense")
 
 _SGD = Recipe(
-    epochs=100, batch_size=256, milestones=(40, 80), clip_norm=40.0, crop_mode="multi_scale"
+    epochs=100,
+    batch_size=256,
+    milestones=(40, 80),
+    clip_norm=40.0,
+    norm_groups=8,
+    crop_mode="multi_scale",
 )
 _SGD_50 = replace(_SGD, epochs=50, milestones=(20, 40))
 _STHV2 = replace(_SGD_50, mirrored_labels=STHV2_MIRRORED)
@@ -170,6 +178,7 @@ _STH_8 = replace(_SGD_50, batch_size=128, lr=0.02, flip=0.0)
 _STH_16 = replace(_SGD_50, batch_size=32, lr=0.005, weight_decay=5e-4, clip_norm=20.0, flip=0.0)
 _RESIZED = replace(_SGD, crop_mode="random_resized")
 _RESIZED_96 = replace(_RESIZED, batch_size=96, lr=0.00375)
+_EVAL_NORM = {"freeze_norm": "statistics", "norm_groups": 1}
 _UCF = replace(_RESIZED, epochs=75, lr=0.00128, weight_decay=5e-4, milestones=())
 _HMDB = replace(_RESIZED, epochs=50, lr=0.025, milestones=(20, 40))
 _ACTIVITYNET = replace(_HMDB, batch_size=64, lr=0.001, initial_weights="tsn_r50_1x1x8_k400_320p")
@@ -219,6 +228,7 @@ def _row(
     dropout: float = 0.4,
     note: str = "",
     variant: str = "tsn_r50",
+    init_std: float = 0.01,
 ) -> Row:
     """A row that trains on `segments` segments.
 
@@ -230,6 +240,7 @@ def _row(
     path = weights or f"{upstream}/{upstream}"
     end = date if date.startswith("-") else f"_{date}"
     folder = f"{'mmaction2' if v1 else 'mmaction2@0.x'}/configs/recognition/tsn"
+    overrides = {"dropout": (dropout, 0.4), "init_std": (init_std, 0.01)}
     return Row(
         name=name,
         variant="tsn_r50_flow" if flow else variant,
@@ -249,7 +260,7 @@ def _row(
         config=f"{folder}/{config or upstream}.py",
         pretrained=pretrained,
         note=note,
-        overrides={} if dropout == 0.4 else {"dropout": dropout},
+        overrides={field: own for field, (own, usual) in overrides.items() if own != usual},
     )
 
 
@@ -320,6 +331,7 @@ ROWS = [
     _row("tsn_r50_dense_1x1x5_k400", "Kinetics-400", 5, _test(25, "center", "dense"),
          replace(_DENSE, lr=0.06), 71.37, 89.67,
          "tsn_imagenet-pretrained-r50_8xb32-dense-1x1x5-100e_kinetics400-rgb", "20220906-dcbc6e01",
+         init_std=0.001,
          dropout=0.5, note=f"printed 25x10, but {_POSITIONS}; the table's 102.7G FLOPs are of 25 "
          "of its 250 frames"),
     _row("tsn_r50_1x1x8_sthv2", "Something-Something V2", 8, _TEN, _STHV2, 35.51, 67.09,
@@ -363,19 +375,21 @@ ROWS = [
          "tsn_dense161_320p_1x1x3_100e_kinetics400_rgb",
          config="custom_backbones/tsn_dense161_320p_1x1x3_100e_kinetics400_rgb",
          variant="tsn_densenet161"),
-    _row("tsn_swin_b_1x1x3_k400", _OTHERS, 3, _TEN, _SGD, 77.03, 92.61,
+    _row("tsn_swin_b_1x1x3_k400", _OTHERS, 3, _TEN, replace(_SGD, norm_groups=1),
+         77.03, 92.61,
          "tsn_imagenet-pretrained-swin-transformer_8xb32-1x1x3-100e_kinetics400-rgb",
          "20220906-65ed814e", config="custom_backbones/"
          "tsn_imagenet-pretrained-swin-transformer_8xb32-1x1x3-100e_kinetics400-rgb",
          variant="tsn_swin_b"),
-    _row("tsn_swin_b_1x1x8_k400", _OTHERS, 8, _TEN, _SGD_50, 79.22, 94.20,
+    _row("tsn_swin_b_1x1x8_k400", _OTHERS, 8, _TEN, replace(_SGD_50, norm_groups=1),
+         79.22, 94.20,
          "tsn_imagenet-pretrained-swin-transformer_32xb8-1x1x8-50e_kinetics400-rgb",
          "20230530-428f0064", config="custom_backbones/"
          "tsn_imagenet-pretrained-swin-transformer_32xb8-1x1x8-50e_kinetics400-rgb",
          variant="tsn_swin_b", note="batch and devices are its name's: its config holds 32 videos "
          "a device"),
     _row("tsn_swin_b_1x1x3_k400_video_320p", _OTHERS_V0, 3, _TEN,
-         replace(_RESIZED, batch_size=192, lr=0.0075), 77.51, 92.92,
+         replace(_RESIZED, batch_size=192, lr=0.0075, norm_groups=1), 77.51, 92.92,
          "tsn_swin_transformer_video_320p_1x1x3_100e_kinetics400_rgb", "-805380f6",
          weights="custom_backbones/tsn_swin_transformer_video_320p_1x1x3_100e_kinetics400_rgb/"
          "tsn_swin_transformer_video_320p_1x1x3_100e_kinetics400_rgb",
@@ -383,7 +397,7 @@ ROWS = [
          variant="tsn_swin_b", note=_UNSCALED),
 
     _row("tsn_r50_1x1x3_ucf101", "UCF101", 3, _THREE, _UCF, 83.03, 96.78,
-         "tsn_r50_1x1x3_75e_ucf101_rgb", "20201023-d85ab600", note="split 1"),
+         "tsn_r50_1x1x3_75e_ucf101_rgb", "20201023-d85ab600", note="split 1", init_std=0.001),
     _row("tsn_r50_1x1x8_diving48", "Diving48", 8, _test(8, "center"), _DIVING, 71.27, 95.74,
          "tsn_r50_video_1x1x8_100e_diving48_rgb", "20210426-6dde0185"),
     _row("tsn_r50_1x1x16_diving48", "Diving48", 16, _test(16, "center"),
@@ -398,7 +412,8 @@ ROWS = [
     _row("tsn_r50_1x1x8_hmdb51_mitpre", "HMDB51", 8, _test(8, "center", crop=256),
          replace(_HMDB, initial_weights="tsn_r50_1x1x6_mit"), 54.25, 83.86,
          "tsn_r50_1x1x8_50e_hmdb51_mit_rgb", "20201123-01526d41",
-         pretrained="Moments", note="split 1"),
+         pretrained="Moments",
+         note="split 1; its config gives no batch size: that of its siblings"),
 
     _row("tsn_r50_1x1x3_k400_340x256", "K400", 3, _TEN, _SGD, 70.60, 89.26,
          "tsn_r50_1x1x3_100e_kinetics400_rgb", "20200614-e508be42", note=_SQUEEZED),
@@ -409,7 +424,7 @@ ROWS = [
          replace(_DENSE, batch_size=128, lr=0.03, clip_norm=20.0), 70.18, 89.10,
          "tsn_r50_dense_1x1x5_50e_kinetics400_rgb", "20200627-a063165f",
          weights="tsn_r50_dense_1x1x5_100e_kinetics400_rgb/tsn_r50_dense_1x1x5_100e_kinetics400_rgb",
-         config="tsn_r50_dense_1x1x5_100e_kinetics400_rgb", dropout=0.5,
+         config="tsn_r50_dense_1x1x5_100e_kinetics400_rgb", dropout=0.5, init_std=0.001,
          note=f"printed 8x10: {_POSITIONS}; named 50 epochs, but its config has 100; {_SQUEEZED}"),
     _row("tsn_r50_1x1x3_k400_320p", "K400", 3, _THREE, _RESIZED, 70.91, 89.51,
          "tsn_r50_320p_1x1x3_100e_kinetics400_rgb", "20200702-cc665e2a"),
@@ -469,16 +484,18 @@ ROWS = [
     _row("tsn_r50_1x1x8_k700", "K700", 8, _THREE, _RESIZED_96, 61.7, 83.6,
          "tsn_r50_video_1x1x8_100e_kinetics700_rgb", "20201015-e381a6c7", note=_UNSCALED),
     _row("tsn_r50_1x1x8_sthv1", "SthV1", 8, _test(8, "ten"),
-         replace(_STH_8, weight_decay=5e-4, clip_norm=20.0, fixed_crops=13), 18.55, 44.80,
+         replace(_STH_8, weight_decay=5e-4, clip_norm=20.0, fixed_crops=13, **_EVAL_NORM),
+         18.55, 44.80,
          "tsn_r50_1x1x8_50e_sthv1_rgb", "20200618-061b9195", dropout=0.5),
     _row("tsn_r50_1x1x16_sthv1", "SthV1", 16, _test(8, "center"),
-         replace(_STH_16, lr=0.01, flip=0.5, fixed_crops=13), 15.77, 39.85,
-         "tsn_r50_1x1x16_50e_sthv1_rgb", "20200614-7e2fe4f1", dropout=0.5,
+         replace(_STH_16, lr=0.01, flip=0.5, fixed_crops=13, **_EVAL_NORM), 15.77, 39.85,
+         "tsn_r50_1x1x16_50e_sthv1_rgb", "20200614-7e2fe4f1", dropout=0.5, init_std=0.001,
          note="its config tests 8 frames, and flips without exchanging left and right labels"),
     _row("tsn_r50_1x1x8_sthv2_240p", "SthV2", 8, _test(8, "ten"), _STH_8, 32.97, 63.62,
          "tsn_r50_1x1x8_50e_sthv2_rgb", "20200915-f3b381a5", dropout=0.5, note=_RANDOM_TEST),
     _row("tsn_r50_1x1x16_sthv2_240p", "SthV2", 16, _test(16, "ten"), _STH_16, 27.21, 55.84,
-         "tsn_r50_1x1x16_50e_sthv2_rgb", "20200917-80bc3611", dropout=0.5, note=_RANDOM_TEST),
+         "tsn_r50_1x1x16_50e_sthv2_rgb", "20200917-80bc3611", dropout=0.5, note=_RANDOM_TEST,
+         init_std=0.001),
     _row("tsn_r50_1x1x6_mit", "MiT", 6, _test(6, "three", crop=256), _MIT, 26.84, 51.6,
          "tsn_r50_1x1x6_100e_mit_rgb", "20200618-d512ab1b"),
     replace(

@@ -287,7 +287,15 @@ _CLIP = Recipe(
     optimizer="adamw",
     lr=1e-5,
     weight_decay=0.05,
-    decay_norm_and_bias=False,
+    # All scales and biases but those of queries, keys and values, which their rule misses.
+    no_decay=(
+        "*/scale",
+        "*norm*/bias",
+        "*/proj/bias",
+        "*/fc?/bias",
+        "*/pos_embed/bias",
+        "head/bias",
+    ),
     clip_norm=20.0,
     schedule="cosine",
     final_lr=1e-6,

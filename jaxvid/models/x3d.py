@@ -167,16 +167,19 @@ NAMES = {
 
 # Rows: what MMAction2 tests of the authors' weights, then what VoV3D's tables say of X3D.
 
-# PySlowFast's cosine begins under the warm-up, ours at its end; it decays biases, though no norms.
 _AUTHORS = Recipe(
     epochs=300,
     batch_size=128,
     lr=0.1,
     nesterov=True,
     weight_decay=5e-5,
-    decay_norm_and_bias=False,
+    no_decay=("*/bn/*",),
     schedule="cosine",
+    cosine_from="start",
     warmup_epochs=35,
+    warmup="line",
+    norm_groups=8,
+    precise_norm_batches=200,
     crop_mode="square",
     crop_scales=(224 / 320, 224 / 256),
     even_sides=True,
