@@ -204,6 +204,14 @@ def test_the_shown_view_is_the_central_one(trained, videos, crops):
     np.testing.assert_array_equal(prediction.view, expected)
 
 
+@pytest.mark.parametrize("crops", CROP_COUNTS)
+def test_one_view_keeps_the_only_crop(crops):
+    config = make_config()
+    config.test.crops = crops
+    predictor_room.keep_one_view(config)
+    assert config.test.crops == (crops if CROP_COUNTS[crops] == 1 else "center")
+
+
 def test_one_view_is_the_shown_view_alone(trained, predictor, videos):
     one = predict.Predictor(trained, views="one").predict(videos / CLIPS[0])
     whole = predictor.predict(videos / CLIPS[0])
