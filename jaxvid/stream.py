@@ -3,13 +3,13 @@
 import collections
 import dataclasses
 import math
-import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import numpy as np
 
+from jaxvid import text
 from jaxvid.data import decode
 from jaxvid.errors import JaxvidError
 
@@ -67,7 +67,7 @@ def windows(
                     f"the clock of the video stands still at {now:g} s for {still} frames: no "
                     "--window"
                 )
-            print("note: the clock of the stream stands still; it goes by ours", file=sys.stderr)
+            text.say("note: the clock of the stream stands still; it goes by ours", error=True)
             stopped, shift = True, now - time.monotonic()
         while (end := _start(number, stride) + seconds) <= now:
             window = _window(video, held, _start(number, stride), end)

@@ -11,7 +11,6 @@ import math
 import os
 import re
 import select
-import sys
 import time
 from collections.abc import Collection, Iterator
 from types import TracebackType
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvid import text
 from jaxvid.data import bounds
 from jaxvid.errors import JaxvidError
 
@@ -276,7 +276,7 @@ class _Input:
                     f"standard input sent nothing for {_SILENCE:.0f} s: pipe a video into it"
                 )
             if waited > _SILENCE / 10 and not said:
-                print("note: waiting for more of the stream on standard input", file=sys.stderr)
+                text.say("note: waiting for more of the stream on standard input", error=True)
                 said = True
         data = os.read(self._descriptor, size)
         self._left -= len(data)
@@ -415,9 +415,9 @@ def _turn(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def _seconds(text: str) -> float:
+def _seconds(duration: str) -> float:
     """Reads `00:00:02.5`; 0 where the text is something else."""
-    match = re.fullmatch(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d+)?)", text.strip("\0 "))
+    match = re.fullmatch(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d+)?)", duration.strip("\0 "))
     return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else 0.0
 
 
