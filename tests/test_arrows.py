@@ -64,6 +64,7 @@ ARROWS = {
         "jaxvid.data",
         "jaxvid.losses",
         "jaxvid.masking",
+        "jaxvid.optim",
         "jaxvid.parts",
     },
     "jaxvid.step": {"jaxvid.losses", "jaxvid.masking", "jaxvid.mixing", "jaxvid.parts"},
