@@ -42,20 +42,27 @@ def size_problem(height: int, width: int) -> str | None:
 
 def picture_problem(image: bytes, height: int, width: int) -> str | None:
     """Says why an encoded frame may not be decoded as a picture of that size, if it may not."""
-    size = picture_size(image)
-    if size is None:
+    head = _head(image)
+    if head is None:
         return "is no JPEG or PNG"
-    if size != (height, width):
-        return f"is {size[1]}x{size[0]}, not {width}x{height}"
-    scans = image.count(b"\xff\xda")
+    if head[:2] != (height, width):
+        return f"is {head[1]}x{head[0]}, not {width}x{height}"
+    # Counting takes longer than all else here: only where there may be several.
+    scans = image.count(b"\xff\xda") if head[2] else 1
     return f"is a JPEG of {scans} scans" if scans > _SCANS else None
 
 
 def picture_size(image: bytes) -> tuple[int, int] | None:
     """Height and width that a JPEG or PNG says it has; None where it is neither."""
+    head = _head(image)
+    return head and head[:2]
+
+
+def _head(image: bytes) -> tuple[int, int, bool] | None:
+    """Height, width, and whether it is a JPEG of several scans."""
     if image[:8] == b"\x89PNG\r\n\x1a\n" and image[12:16] == b"IHDR" and len(image) >= 24:
         width, height = struct.unpack_from(">II", image, 16)
-        return height, width
+        return height, width, False
     if image[:2] != b"\xff\xd8":
         return None
     at = 2
@@ -66,7 +73,7 @@ def picture_size(image: bytes) -> tuple[int, int] | None:
         marker = image[at + 1]
         if marker in _SIZES:
             height, width = struct.unpack_from(">HH", image, at + 5)
-            return height, width
+            return height, width, marker != 0xC0
         if marker in (0xD9, 0xDA):  # the end, or pixels before their size
             return None
         if marker in (0x00, 0xFF):

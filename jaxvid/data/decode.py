@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxvid import text
-from jaxvid.data import bounds
+from jaxvid.data import bounds, boxes
 from jaxvid.errors import JaxvidError
 
 # fmt: off
@@ -295,6 +295,9 @@ def _open_file(av: Any, path: str) -> Any:
         raise JaxvidError(f"{path} is not a file")
     if not os.path.getsize(path):
         raise JaxvidError(f"{path} is empty")
+    with contextlib.suppress(OSError):
+        if problem := boxes.problem(path):
+            raise JaxvidError(f"{path} {problem}: it is damaged, and not opened")
     try:
         # An absolute path cannot be taken for a protocol, as `a:b.mp4` is.
         return _open(av, os.path.abspath(path), options={**_OPTIONS, "protocol_whitelist": "file"})

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvid.data import bounds, decode
+from jaxvid.data import bounds, boxes, decode
 from jaxvid.errors import JaxvidError
 from jaxvid.predict import EXTENSIONS
 from tests.data import clips
@@ -421,3 +421,71 @@ def test_a_pipe_that_sends_nothing_is_said_and_left(pipe, monkeypatch, capsys):
         decode.Video("-", live=True)
     assert "note: waiting for more of the stream" in capsys.readouterr().err
     go.set()
+
+
+# ---- tables of samples
+
+
+def with_counts(path, counts):
+    """Has the last box of each kind say another number, which stands at a place in it."""
+    data = bytearray(path.read_bytes())
+    for kind, place, number in counts:
+        at = data.rfind(kind) + place
+        data[at : at + 4] = struct.pack(">I", number)
+    changed = path.with_name(f"{counts[0][0].decode()}{counts[0][2]}{path.name}")
+    changed.write_bytes(data)
+    return changed
+
+
+def test_a_kilobyte_that_declares_a_billion_samples_is_not_opened(tmp_path):
+    whole = clips.encode(tmp_path / "a.mp4")
+    pieces = clips.encode(
+        tmp_path / "b.mp4", container={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    )
+    assert decode.probe(pieces).num_frames == 12
+    many = 100_000_000
+    sizes = [(b"stsz", 8, 1), (b"stsz", 12, many), (b"stsc", 16, many), (b"stts", 12, many)]
+    paths = [
+        with_counts(whole, sizes),
+        with_counts(whole, [(b"stts", 12, many)]),
+        with_counts(whole, [(b"hdlr", 12, int.from_bytes(b"soun", "big")), *sizes]),
+        with_counts(pieces, [(b"trun", 8, many)]),
+        with_counts(pieces, [(b"trun", 4, 0), (b"trun", 8, many)]),
+    ]
+    for said in refusals("from jaxvid.data import decode", "decode.probe(path)", *paths):
+        assert "samples of a track, more than 2097152: it is damaged" in said
+
+
+def test_boxes_that_make_no_sense_are_left_to_others(tmp_path):
+    path, head = tmp_path / "a.mp4", b"\0\0\0\x08ftyp"
+    for data in (b"", b"\0\0\0\1mdat", b"\0\0\0\1mdat" + b"\xff" * 8, bytes(50),
+                 head + b"\0\0\0\x07moov" * 9, b"\0\0\1\0moov" * 32, head + b"\0\0\0\0moov" * 999,
+                 head + b"\0\0\0\x10stsz" + bytes(8), head + b"\0\0\0\x0cstts" + bytes(4)):  # fmt: skip
+        path.write_bytes(data)
+        assert boxes.problem(path) is None
+    path.write_bytes(b"\0\0\0\x08free" * (1 << 20) + head)
+    assert "more than 1048576 boxes" in boxes.problem(path)
+
+
+def test_plain_sound_may_have_as_many_samples_as_bytes(tmp_path):
+    def box(kind, *parts):
+        data = b"".join(parts)
+        return struct.pack(">I", len(data) + 8) + kind + data
+
+    def track(kind, count, unit, long):
+        return box(
+            b"trak",
+            box(b"hdlr", bytes(8), kind),
+            box(b"stts", struct.pack(">4I", 0, 1, count, long)),
+            box(b"stsz", struct.pack(">3I", 0, unit, count)),
+        )
+
+    path = tmp_path / "a.mov"
+    for kind, unit, long, room, fine in (
+        (b"soun", 2, 1, 10 << 20, True),
+        (b"soun", 4, 1, 10 << 20, False),  # more than the file has
+        (b"soun", 2, 2, 10 << 20, False),
+        (b"vide", 2, 1, 10 << 20, False),
+    ):
+        path.write_bytes(box(b"moov", track(kind, 5_000_000, unit, long)) + bytes(room))
+        assert (boxes.problem(path) is None) == fine
