@@ -7,6 +7,7 @@ a mirrored camera) has been applied. Colours follow the file's own matrix and ra
 
 import contextlib
 import dataclasses
+import errno
 import math
 import os
 import re
@@ -303,6 +304,8 @@ def _open_file(av: Any, path: str) -> Any:
         return _open(av, os.path.abspath(path), options={**_OPTIONS, "protocol_whitelist": "file"})
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = _reason(error)
+        if getattr(error, "errno", 0) == errno.EINVAL:  # what the list of formats leads to
+            reason = "it is in no format that holds a video"
     with contextlib.suppress(OSError), open(path, "rb") as file:
         if file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLISTS):
             raise JaxvidError(

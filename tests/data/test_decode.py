@@ -256,6 +256,8 @@ def test_files_that_name_others_are_not_followed(tmp_path):
         assert said.startswith(str(path)) and "\n" not in said
         if path.suffix in (".m3u8", ".ffconcat", ".mpd") or path.name in ("b.mp4", "c.mkv"):
             assert "is a list that names other files" in said
+        elif path.suffix in (".txt", ".nfo", ".jpg"):
+            assert "it is in no format that holds a video" in said
     for name in ("concat:secret.ts", "subfile,,start,0,end,9,,:secret.ts", "data:;base64,AA=="):
         with pytest.raises(JaxvidError, match="is not a file"):
             decode.probe(name)
@@ -460,7 +462,7 @@ def test_boxes_that_make_no_sense_are_left_to_others(tmp_path):
     path, head = tmp_path / "a.mp4", b"\0\0\0\x08ftyp"
     for data in (b"", b"\0\0\0\1mdat", b"\0\0\0\1mdat" + b"\xff" * 8, bytes(50),
                  head + b"\0\0\0\x07moov" * 9, b"\0\0\1\0moov" * 32, head + b"\0\0\0\0moov" * 999,
-                 head + b"\0\0\0\x10stsz" + bytes(8), head + b"\0\0\0\x0cstts" + bytes(4)):  # fmt: skip
+                 head + b"\0\0\0\x10stsz" + bytes(8), head + b"\0\0\0\x0cstts"):  # fmt: skip
         path.write_bytes(data)
         assert boxes.problem(path) is None
     path.write_bytes(b"\0\0\0\x08free" * (1 << 20) + head)
