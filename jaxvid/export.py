@@ -8,6 +8,7 @@ central crop and normalisation. Without, it is normalised clips and logits: the 
 """
 
 import argparse
+import errno
 import json
 import os
 import pathlib
@@ -239,7 +240,14 @@ def _write_savedmodel(
         input_signature=signature,
         autograph=False,
     )
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.run})
+    try:
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": module.run})
+    except tf.errors.OpError as error:
+        # TensorFlow tells of a full disk by errors of its own, with the system's words in them.
+        for number in errno.errorcode:
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number)) from error
+        raise
 
 
 def _check(

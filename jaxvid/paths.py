@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxvid.errors import JaxvidError
+from jaxvid.text import shown
 
 if TYPE_CHECKING:
     import argparse
@@ -35,7 +36,7 @@ def local(text: str | os.PathLike, what: str) -> Path:
         raise JaxvidError(f"{what}={text!r} has a NUL character, which no path can have: remove it")
     scheme = _SCHEME.match(text)
     if scheme:
-        said = f"{what}={_without_secrets(text)}"
+        said = f"{what}={shown(text)}"
         name = (scheme[1] or "").lower()
         if name == "file":
             raise JaxvidError(f"{said} is an address: leave file:// out and give the path itself")
@@ -141,11 +142,6 @@ def _home(text: str, what: str) -> str:
             f"{what}={text}: there is no user {user[1:]}: write ./{text} if that is its name"
         )
     return expanded
-
-
-def _without_secrets(text: str) -> str:
-    """An address without the user and password, or the signature, that it may carry."""
-    return re.sub(r"(:/+)[^/]*@", r"\1", text).partition("?")[0]
 
 
 def _existing(folder: Path) -> Path:

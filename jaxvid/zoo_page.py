@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jaxvid import paths, zoo
+from jaxvid import paths, whole, zoo
 from jaxvid.errors import exit_on_error
 from jaxvid.rows import CLASS_COUNTS
 from jaxvid.text import say
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, content in (("zoo.md", markdown()), ("zoo.html", page())):
         with paths.writing(folder, "--out"):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(content, encoding="utf-8")
+            whole.text(folder / name, content)
         say(f"wrote {folder / name}")
 
 

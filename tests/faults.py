@@ -80,6 +80,7 @@ COMMANDS = {
     "main train": ["jaxvid.main", CONFIG, *RUN],
     "main eval": ["jaxvid.main", CONFIG, *RUN, "--mode=eval", "--config.init={checkpoint}"],
 }
+SMALLEST = "tsm_mobilenetv2_1x1x8_k400"
 IMPORTS = ["jaxvid.train", "jaxvid.export", "jaxvid.data.bench", "jaxvid.data.toy"]
 IMPORTS += ["jaxvid.zoo_page", "converters.__main__", "matplotlib", "PIL.Image", "av"]
 IMPORTS += ["orbax.checkpoint", "jaxvid.predict", "jaxvid.fuse", "jaxvid.stream"]
@@ -344,13 +345,17 @@ def prepare(folder):
     records = folder / "records"
     for split in ("train", "test"):
         build.build(videos / "videos", videos / f"{split}.csv", records, workers=1)
-    network = zoo.create_model("tsm_test", len(classes))
-    clip = jax.ShapeDtypeStruct((1, 8, 32, 32, 3), np.float32)
-    shapes = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip)
     rng = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda leaf: np.abs(rng.normal(0, 0.05, leaf.shape)).astype(leaf.dtype), shapes
-    )
+
+    def weights(name, count):
+        network = zoo.create_model(name, count)
+        clip = jax.ShapeDtypeStruct((1, 8, 32, 32, 3), np.float32)
+        shapes = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip)
+        return jax.tree.map(
+            lambda leaf: np.abs(rng.normal(0, 0.05, leaf.shape)).astype(leaf.dtype), shapes
+        )
+
+    variables = weights("tsm_test", len(classes))
     meta = {
         "row": "tsm_test",
         "variant": "tsm_test",
@@ -359,11 +364,11 @@ def prepare(folder):
         "test": {"short_side": 36, "crop": 32, "crops": "center"},
     }
     checkpoint.save(folder / "checkpoint", variables, meta)
-    (folder / "folder").mkdir()
-    tensors = checkpoints.to_torch("tsm_test", variables, meta)
-    torch_write.write(folder / "plain.pth", tensors, {})
-    row = checkpoint.load(folder / "checkpoint")
-    torch_write.write(folder / "folder/tsm_test.pth", checkpoints.to_torch("tsm_test", row), {})
+    write = torch_write.write
+    write(folder / "plain.pth", checkpoints.to_torch("tsm_test", variables, meta), {})
+    # Of those files that are of a row, the smallest.
+    tensors = checkpoints.to_torch(SMALLEST, weights(SMALLEST, 400), {})
+    write(folder / f"folder/{SMALLEST}.pth", tensors, {})
     scores = rng.dirichlet([1.0] * len(classes), 20).astype(np.float32)
     paths = [f"{number}.mp4" for number in range(20)]
     evaluate.write_scores(folder / "eval", classes, paths, scores, np.arange(20) % 8, {})
@@ -384,7 +389,7 @@ def torn(place):
     wrong = []
     for path in sorted((place / "parent").rglob("*")) + sorted((place / "home").rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
-        reader = READERS.get(path.suffix)
+        reader = READERS.get(path.name) or READERS.get(path.suffix)
         if path.is_file() and reader and not hidden:
             try:
                 reader(path)
@@ -426,7 +431,7 @@ READERS = {
     ".gif": _read_picture,
     ".json": lambda path: json.loads(path.read_text()),
     ".csv": _read_text,
-    ".txt": _read_text,
+    "labels.txt": _read_text,
     ".md": _read_text,
     ".html": _read_text,
     ".pth": _read_weights,

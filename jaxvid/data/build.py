@@ -132,6 +132,8 @@ def build(
     """
     videos, labels = paths.local(videos, "--videos"), paths.local(labels, "--labels")
     out = paths.writable(out, "--out")
+    if classes is not None:
+        classes = paths.local(classes, "--classes")
     split = labels.stem if split is None else split
     _check(videos, split, shards, short_side, quality, workers)
     rows = table.read(labels)
@@ -291,11 +293,10 @@ def _exists(out: pathlib.Path, split: str, workplace: pathlib.Path, origin: str)
     )
 
 
-def _class_names(out: pathlib.Path, classes: str | os.PathLike | None) -> tuple[str, ...]:
+def _class_names(out: pathlib.Path, path: pathlib.Path | None) -> tuple[str, ...]:
     existing = records.read_classes(out / "labels.txt")
-    if classes is None:
+    if path is None:
         return existing
-    path = paths.local(classes, "--classes")
     names = text.read_names(path)
     if not names:
         raise JaxvidError(f"{path} is empty; it must have one class name a line")
