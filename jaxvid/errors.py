@@ -169,9 +169,6 @@ def _end_interrupted() -> None:
 
 def _end(message: str, code: int) -> None:
     """Ends the command with a line on standard error, as far as anything can still be written."""
-    from jaxvid.text import shown
-
-    message = "\n".join(map(shown, message.split("\n")))
     from jaxvid import text  # which raises this module's error
 
     # A list has its items on lines of their own; any other line break came from outside.
