@@ -88,10 +88,10 @@ def cache() -> Path:
 def _at_mirror(address: str, mirror: str) -> str:
     if not mirror:
         return address
-    if not re.match(r"https?://[^/\s]+[^\s?#]*$", mirror):
+    if not re.match(r"https?://[^/@\s]+[^@\s?#]*$", mirror):
         raise JaxvidError(
             f"{mirror!r} is no mirror: --mirror or {MIRROR} should be like https://HOST/FOLDER, "
-            "which stands in for the https://HOST of published addresses"
+            "which stands in for the https://HOST of published addresses, without a password"
         )
     parts = urllib.parse.urlsplit(address)
     return mirror.rstrip("/") + urllib.parse.urlunsplit(("", "", *parts[2:]))
@@ -354,6 +354,8 @@ def _reason(error: Any) -> str:
         return f"nothing came for {TIMEOUT:.0f} s"
     if isinstance(error, http.client.IncompleteRead):
         return _EARLY
+    if isinstance(error, http.client.InvalidURL):  # It quotes what may be a part of a password.
+        return "the address of it, or of the proxy, is none"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0]
 

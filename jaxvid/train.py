@@ -37,7 +37,7 @@ from jaxvid.errors import JaxvidError
 from jaxvid.progress import duration
 from jaxvid.step import TrainState, all_finite, make_state, make_train_step
 from jaxvid.step import make_update as make_update
-from jaxvid.text import say
+from jaxvid.text import say, shown
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> metrics.Result:
@@ -429,7 +429,7 @@ def check_finite(
         held += f" and {len(names) - 8} more ({file} names all)"
         if jax.process_index() == 0:
             with journal.writing(workdir):
-                file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+                file.write_text("".join(f"{shown(name)}\n" for name in names), encoding="utf-8")
     raise JaxvidError(
         f"{what}, whose batch holds {held}: look at these, lower config.optim.lr or set "
         f"config.optim.clip_norm; the last checkpoint is in {workdir / 'checkpoints'}"

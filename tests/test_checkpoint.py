@@ -448,3 +448,13 @@ def test_a_run_moves_between_device_counts(tmp_path):
     with Checkpoints(tmp_path) as run:
         run.save(2, jax.tree.map(lambda x: x + 1, state), {})
     subprocess.run(command, env=flags, check=True, timeout=120)
+
+
+def test_class_names_come_back_as_lists_of_names_are_read_today(tmp_path):
+    names = ["a\u2028b\x1b", "$1", "Gro\u0308\u00dfe"]
+    checkpoint.save(tmp_path / "a", variables(), {"classes": names})
+    assert checkpoint.load_meta(tmp_path / "a")["classes"] == [*names[:2], "Gr\u00f6\u00dfe"]
+    for wrong in ("ab", ["a", 1], {"a": "b"}):
+        checkpoint.save(tmp_path / "a", variables(), {"classes": wrong}, overwrite=True)
+        with pytest.raises(JaxvidError, match="classes are no list of names"):
+            checkpoint.load_meta(tmp_path / "a")

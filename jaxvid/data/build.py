@@ -549,8 +549,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "killed goes on where it was when the same command is run again.",
         epilog="The CSV begins with the line path,label, or with path alone for videos without "
         "labels, which pretraining takes; paths start from --videos; labels are "
-        "names or class numbers, several of one video with | between. Videos that cannot be read "
-        "are left out and listed with the reason in bad_videos.csv in --out.",
+        "names or class numbers (0, 1, ..., none with leading zeros), several of one video with | "
+        "between; what holds a comma stands in quotes. Videos that cannot be read are left out and "
+        "listed with the reason in bad_videos.csv in --out.",
     )
     add = parser.add_argument
     add("--videos", required=True, metavar="DIR", help="folder from which the CSV's paths start")

@@ -252,9 +252,19 @@ def test_classes_come_from_a_file(tmp_path):
     convert = (f"--model={NAME}", f"--checkpoint={tmp_path / 'a.pth'}", f"--out={tmp_path / 'a'}")
     run(*convert, f"--classes={tmp_path / 'labels.txt'}")
     assert checkpoint.load_meta(tmp_path / "a")["classes"] == ["wave", "swipe left"]
-    (tmp_path / "labels.txt").write_text("wave\nwave\n")
-    with pytest.raises(JaxvidError, match="each of them once"):
-        run(*convert, f"--classes={tmp_path / 'labels.txt'}", "--overwrite")
+    # With what Notepad puts before a list and into it.
+    (tmp_path / "labels.txt").write_bytes("\ufeffwave\r\nGro\u0308\u00dfe \r\n".encode())
+    run(*convert, f"--classes={tmp_path / 'labels.txt'}", "--overwrite")
+    assert checkpoint.load_meta(tmp_path / "a")["classes"] == ["wave", "Gr\u00f6\u00dfe"]
+    for wrong, message in {
+        "wave\nwave\n": "each of them once",
+        "wave\n\npoint\n": "labels.txt line 2 is empty",
+        "wave\nb\u2028c\n": "labels.txt line 2: .* holds a line break",
+        "\n": "is empty",
+    }.items():
+        (tmp_path / "labels.txt").write_text(wrong, encoding="utf-8")
+        with pytest.raises(JaxvidError, match=message):
+            run(*convert, f"--classes={tmp_path / 'labels.txt'}", "--overwrite")
 
 
 def test_errors_are_one_line_and_exit_code_1(tmp_path):

@@ -243,6 +243,20 @@ def test_a_mirror_stands_in_for_the_host(cache, monkeypatch):
             download.fetch(row.source + ".new", mirror=wrong)
 
 
+@pytest.mark.parametrize("login", ["me:secret@", "me:sec/ret@", "secret@"])
+def test_passwords_are_never_said(cache, monkeypatch, login):
+    """Neither of a mirror, which takes none, nor of a proxy that cannot be reached."""
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    with pytest.raises(JaxvidError, match=r"\*\*\*@host/zoo' is no mirror") as caught:
+        download.fetch("https://a/b.pth", mirror=f"https://{login}host/zoo")
+    assert "ret" not in str(caught.value)
+    for port in ("x", "1"):
+        monkeypatch.setenv("http_proxy", f"http://{login}127.0.0.1:{port}")
+        with pytest.raises(JaxvidError, match="cannot be downloaded") as caught:
+            download.fetch("http://a.invalid/b.pth?token=secret")
+        assert "ret" not in str(caught.value)
+
+
 CODE = """
 import resource, signal, sys
 from converters import download

@@ -251,9 +251,28 @@ def test_classes_may_be_listed(copied):
     split = open_files(copied)
     assert split.classes == ("nod", "wave", "clap", "jump")
     assert split.source.labels[:3] == [(1,), (2,), (0,)]
+    (copied / "labels.txt").write_bytes(b"\xef\xbb\xbfnod\r\nwave\r\nclap\r\n")
+    assert open_files(copied).classes == ("nod", "wave", "clap")
+    (copied / "labels.txt").write_text("nod\nwa\u2028ve\nclap\n", encoding="utf-8")
+    with pytest.raises(JaxvidError, match="labels.txt line 2: .* holds a line break"):
+        open_files(copied)
+
+
+def test_a_file_is_found_in_the_other_normal_form(copied, capsys):
+    os.rename(copied / "0.mp4", copied / "Gro\u0308\u00dfe.mp4")
+    (copied / "train.csv").write_text("path,label\nGr\u00f6\u00dfe.mp4,wave\n1.mp4,Wave\n")
+    split = open_files(copied)
+    assert split.paths == ["Gr\u00f6\u00dfe.mp4", "1.mp4"]
+    assert split.source.frames(0, [0, 3]).shape == (2, *SIZES[0], 3)
+    said = capsys.readouterr().err
+    assert "another Unicode form, and were found: 1" in said
+    assert "train.csv: 'Wave' and 'wave' are two classes" in said
 
 
 def test_what_is_wrong_with_a_list(copied, capsys):
+    write_list(copied / "test.csv", more=["x,y.mp4,wave"])
+    with pytest.raises(JaxvidError, match="test.csv line 8 has 3 cells, the header 2: quote what"):
+        open_files(copied, "test")
     write_list(copied / "test.csv", more=["0.mp4,fly"])
     with pytest.raises(JaxvidError, match="test.csv line 8: the label 'fly' .*labels.txt"):
         open_files(copied, "test")
