@@ -1,6 +1,6 @@
 """One step of training: what it changes, and the compiled function that changes it."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from typing import Any
 
 import flax
@@ -326,6 +326,60 @@ def make_train_step(
         return make(state, batch, jax.random.fold_in(jax.random.key(config.seed), state.step))
 
     return jax.jit(step, donate_argnums=0)
+
+
+def make_precise_norms(
+    model: nn.Module,
+    config: ml_collections.ConfigDict,
+    frozen: Set[str] = frozenset(),
+    placed: Any = None,
+) -> Callable[[TrainState, Iterable[dict[str, Any]]], TrainState]:
+    """What gives a state BatchNorm's statistics of batches: (state, batches of clips) -> state.
+
+    They are mean and variance of all clips together, each batch normalised by its own statistics as
+    in training, and replace the moving averages, the averaged copy's too. They follow from the
+    parameters, the step and the batches alone. `placed` are the shardings of `state.batch_stats`.
+    """
+    prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
+    held = config.train.freeze_norm == "statistics"
+    part = config.train.batch_size // config.train.accumulate_steps
+    groups = config.train.accumulate_steps * norm_groups(part, config.train.norm_group)
+
+    def add(variables: Any, stats: Any, step: jax.Array, number: jax.Array, video: jax.Array):
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        key = jax.random.fold_in(jax.random.fold_in(key, 4), number)
+        with parts.grouping_norms(groups, measure=True), parts.holding_norms(frozen, held):
+            _, measured = model.apply(
+                variables,
+                prepare(video),
+                train=True,
+                rngs={"dropout": key},
+                mutable=["batch_stats"],
+            )
+        old, new = (flatten_dict(tree) for tree in (stats, measured["batch_stats"]))
+        for *norm, kind in list(old):
+            if kind == "mean":
+                mean, var = (*norm, "mean"), (*norm, "var")
+                shift = new[mean] - old[mean]
+                between = jnp.square(shift) * ((number - 1) / number)
+                old[var] += (new[var] - old[var] + between) / number
+                old[mean] += shift / number
+        return unflatten_dict(old)
+
+    add = jax.jit(add, donate_argnums=1, out_shardings=placed)
+
+    def measure(state: TrainState, batches: Iterable[dict[str, Any]]) -> TrainState:
+        copies = [state.variables] + ([state.ema] if state.ema else [])
+        stats = [jax.tree.map(jnp.zeros_like, copy["batch_stats"]) for copy in copies]
+        for number, batch in enumerate(batches, 1):
+            stats = [
+                add(copy, each, state.step, number, batch["video"])
+                for copy, each in zip(copies, stats, strict=True)
+            ]
+        ema = state.ema | {"batch_stats": stats[-1]} if state.ema else state.ema
+        return state.replace(batch_stats=stats[0], ema=ema)
+
+    return measure
 
 
 def _make_classifying(

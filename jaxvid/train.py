@@ -1,10 +1,12 @@
 """The training loop, readable top to bottom.
 
-Order of operations, which exact resume depends on: save the state, evaluate it, take the batch of
-its step, make the step, log. Batches and random numbers are functions of (seed, step).
+Order of operations, which exact resume depends on: measure BatchNorm's statistics where that is
+asked for, save the state, evaluate it, take the batch of its step, make the step, log. Batches and
+random numbers are functions of (seed, step).
 """
 
 import dataclasses
+import itertools
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -35,7 +37,13 @@ from jaxvid import (
 from jaxvid.data import datasets, pipeline
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import duration
-from jaxvid.step import TrainState, all_finite, make_state, make_train_step
+from jaxvid.step import (
+    TrainState,
+    all_finite,
+    make_precise_norms,
+    make_state,
+    make_train_step,
+)
 from jaxvid.step import make_update as make_update
 from jaxvid.text import say, shown
 
@@ -144,6 +152,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
         donate_argnums=0,
         out_shardings=(placed, sharding.replicated(mesh)),
     )
+    precise = config.train.precise_norm_batches if state.batch_stats else 0
+    precise_norms = make_precise_norms(model, config, knobs.frozen, placed.batch_stats)
     test = evaluate.make_test(model, config, test_split, mesh)
     meta = describe(config, classes, train_split.short_side)
     batches = pipeline.train_batches(train_split, config, start_step=start)
@@ -164,6 +174,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     def note(step: int, values: dict[str, float]) -> None:
         if writer is not None:
             writer.write(step, values)
+
+    def with_precise_norms(step: int) -> TrainState:
+        following = pipeline.train_batches(train_split, config, start_step=step)
+        taken = itertools.islice(following, min(precise, per_epoch))
+        batches = (sharding.put_batch(batch, mesh) for batch in unless_asked(step, taken))
+        try:
+            return precise_norms(state, batches)
+        finally:
+            following.close()
 
     def run_test(step: int) -> evaluate.Outcome:
         batches = unless_asked(step, pipeline.test_batches(test_split, config))
@@ -186,13 +205,17 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     # ---- the loop
     with checkpoints, signals:
         for step in range(start, end + 1):
-            to_test = step % eval_steps == 0 or step == end
-            if step > start and (to_test or step % config.train.checkpoint_steps == 0):
+            to_test = (step % eval_steps == 0 or step == end) and (step > start or not tested)
+            to_save = step > start and (to_test or step % config.train.checkpoint_steps == 0)
+            if to_test and precise:
+                # Of the parameters and the batches that follow: again the same after a stop.
+                state = with_precise_norms(step)
+            if to_save or to_test and precise:
                 check_finite(window, state, train_split.paths, workdir)
                 checkpoints.save(step, state, meta)
                 saved = step
                 window = Window(step)
-            if to_test and (step > start or not tested):
+            if to_test:
                 outcome = run_test(step)
                 log(outcome.line)
                 figures = outcome.result.logged

@@ -10,11 +10,15 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
+from jaxvid import config as configs
 from jaxvid import parts, step, zoo
 from jaxvid.layers.norm import BatchNorm
+from jaxvid.preprocess import normalizer
 
 CLIP = (4, 32, 32, 3)
 CLASSES = 5
+RNGS = {"dropout": jax.random.key(0)}
+RNGS = {"dropout": jax.random.key(0)}
 
 
 # Nearly all the time that these tests take is compiling.
@@ -214,6 +218,170 @@ def test_parts_of_a_batch_draw_their_own_dropout():
     # Were both halves of four equal clips to lose the same features, this would be their half's.
     four, two = flat(gradients(2, 4)), flat(gradients(1, 2))
     assert not np.allclose(four["head/kernel"], two["head/kernel"])
+
+
+# ---- statistics of BatchNorm
+
+
+def test_groups_are_normalised_and_differentiated_by_themselves():
+    """A step on four groups is the mean of the steps on each."""
+    model, variables = start()
+    optimizer = optax.sgd(0.5)
+    state = step.make_state(variables, optimizer)
+    (video, labels), key = batch(8), jax.random.key(0)
+    grouped, measured = jit(step.make_update(model, optimizer, norm_group=2))(
+        state, video, labels, key
+    )
+    alone = jit(step.make_update(model, optimizer))
+    parts_of = [alone(state, video[i : i + 2], labels[i : i + 2], key) for i in (0, 2, 4, 6)]
+    whole, _ = alone(state, video, labels, key)
+    np.testing.assert_allclose(
+        measured["loss"], np.mean([found["loss"] for _, found in parts_of]), rtol=1e-6
+    )
+    means = [flat(new.variables) for new, _ in parts_of]
+    for path, value in flat(grouped.variables).items():
+        expected = np.mean([mean[path] for mean in means], axis=0)
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6, err_msg=path)
+    for path in ("params/bn1/scale", "params/conv1/kernel", "batch_stats/bn2/var"):
+        other = flat(whole.variables)[path]
+        assert not np.allclose(other, flat(grouped.variables)[path], 1e-5, 0), path
+
+
+@pytest.mark.parametrize("size", [0, 8, 32])
+def test_a_group_no_smaller_than_the_batch_is_the_batch(size):
+    (*_, plain), _ = small(optax.sgd(0.5), steps=1)
+    (*_, grouped), _ = small(optax.sgd(0.5), steps=1, norm_group=size)
+    for path, value in flat(plain.variables).items():
+        np.testing.assert_array_equal(flat(grouped.variables)[path], value)
+
+
+def test_groups_lie_within_the_parts_of_an_accumulated_batch():
+    model, variables = start()
+    optimizer = optax.sgd(0.5)
+    state = step.make_state(variables, optimizer)
+    video, labels = batch(8)
+    cut, _ = jit(step.make_update(model, optimizer, norm_group=2, accumulate=2))(
+        state, video, labels, jax.random.key(0)
+    )
+    order = np.array([0, 2, 4, 6, 1, 3, 5, 7])  # Every second clip is in the same part.
+    whole, _ = jit(step.make_update(model, optimizer, norm_group=2))(
+        state, video[order], labels[order], jax.random.key(0)
+    )
+    for path, value in flat(whole.params).items():
+        np.testing.assert_allclose(flat(cut.params)[path], value, rtol=1e-4, atol=1e-6)
+
+
+# Every tiny network with a BatchNorm.
+NORMED = [
+    "c2d",
+    "csn",
+    "dualformer",
+    "i3d",
+    "omnisource",
+    "r2plus1d",
+    "slowfast",
+    "slowonly",
+    "tanet",
+    "tea",
+    "tin",
+    "tpn",
+    "trn",
+    "tsm",
+    "tsm_mobileone",
+    "tsm_mobilenet",
+    "tsn",
+    "tsn_resnext",
+    "tsn_densenet",
+    "uniformer",
+    "vov3d",
+    "x3d",
+    "pyslowfast_x3d",
+    "pyslowfast_slowfast",
+    "csn_ip",
+    "i3d_nl",
+    "slowonly_nl",
+    "tpn_tsm",
+    "tsm_nl",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", NORMED)
+def test_clips_lead_whatever_enters_a_norm(family):
+    """Two groups in one batch answer what each answers alone, in every family with BatchNorm."""
+    model = zoo.create_model(f"{family}_test", CLASSES)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *CLIP)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.normal(1, 0.3, leaf.shape).astype("f"), shapes)
+    video, _ = batch(4)
+
+    def run(video, groups):
+        with parts.grouping_norms(groups):
+            (logits, _), updated = model.apply(
+                variables, video, train=True, mutable=["batch_stats"], rngs=RNGS
+            )
+        return logits, updated["batch_stats"]
+
+    logits, stats = jit(run, static_argnums=1)(video, 2)
+    first, second = (jit(run, static_argnums=1)(video[i : i + 2], 1) for i in (0, 2))
+    np.testing.assert_allclose(logits, np.concatenate([first[0], second[0]]), rtol=1e-3, atol=1e-3)
+    for path, value in flat(stats).items():
+        expected = (flat(first[1])[path] + flat(second[1])[path]) / 2
+        np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-4, err_msg=path)
+
+
+def test_norms_that_use_running_statistics_are_trained_and_keep_these():
+    states, _ = small(optax.sgd(0.5), held_norms=True)
+    before, after = flat(states[0].variables), flat(states[-1].variables)
+    for path in before:
+        assert (before[path] != after[path]).any() == path.startswith("params/"), path
+
+
+def precise(states, batches, config=None, frozen=frozenset()):
+    model, _ = start()
+    config = config or configs.from_row("tsm_test", runlocal=True)
+    measure = step.make_precise_norms(model, config, frozen)
+    return measure(states, [{"video": video} for video in batches])
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_precise_statistics_are_those_of_all_clips():
+    config = configs.from_row("tsm_test", runlocal=True)
+    config.train.update({"batch_size": 4, "norm_group": 2})
+    rng = np.random.default_rng(5)
+    # The brightness of batches differs, so that the mean of their variances is not the variance.
+    batches = [rng.integers(60 * i, 60 * i + 80, (4, *CLIP)).astype(np.uint8) for i in range(3)]
+    states, _ = small(optax.sgd(0.5), steps=1, averaged=True, ema_decay=0.5)
+    state = precise(states[-1], batches, config)
+    clips = normalizer(config.data, jnp.float32)(np.concatenate(batches)).mean((1, 2))
+    for copy in (state.variables, state.ema):
+        conv = copy["params"]["conv1"]
+        x = np.asarray(clips @ conv["kernel"] + conv["bias"], np.float64)
+        stats = copy["batch_stats"]["bn1"]
+        np.testing.assert_allclose(stats["mean"], x.mean((0, 1)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(stats["var"], x.var((0, 1)), rtol=1e-4)
+    # What they were before says nothing, what is beside them stays.
+    other = states[-1].replace(batch_stats=jax.tree.map(lambda x: x + 7, states[-1].batch_stats))
+    again = precise(other, batches, config)
+    for path, value in flat(state.variables).items():
+        np.testing.assert_array_equal(flat(again.variables)[path], value)
+    for path, value in flat(states[-1].params).items():
+        np.testing.assert_array_equal(flat(state.params)[path], value)
+    # Each group of two is normalised by itself on the way.
+    config.train.norm_group = 0
+    whole = precise(states[-1], batches, config)
+    assert not np.allclose(whole.batch_stats["bn2"]["mean"], state.batch_stats["bn2"]["mean"], 1e-3)
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_a_frozen_norm_keeps_its_statistics_where_others_are_measured():
+    model, variables = start()
+    frozen = frozenset({"bn1/scale", "bn1/bias"})
+    state = step.make_state(variables, optax.sgd(0.5), frozen)
+    kept = flat(state.batch_stats)
+    video = np.random.default_rng(0).integers(0, 256, (16, *CLIP), np.uint8)
+    found = flat(precise(state, [video] * 3, frozen=frozen).batch_stats)
+    assert {path for path in found if (found[path] != kept[path]).any()} == {"bn2/mean", "bn2/var"}
 
 
 # ---- recomputation

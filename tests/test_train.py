@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 
 import flax
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from jaxvid import checkpoint, config, evaluate, metrics, optim, train
 from jaxvid.data import build, datasets, pipeline, toy
-from jaxvid.errors import JaxvidError
+from jaxvid.errors import JaxvidError, Stopped
+from jaxvid.step import make_precise_norms
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -184,7 +186,8 @@ def test_a_run_with_many_knobs_goes_on_exactly(records, tmp_path, capsys, costly
     def knobs(stop):
         c = make_config(records)
         c.optim.update({"layer_decay": 0.9, "freeze": ("backbone/conv1/*",), "lr": 5e-3})
-        c.train.update({"ema_decay": 0.8, "freeze_norm": "partial", **costly})
+        c.train.update({"ema_decay": 0.8, "freeze_norm": "partial", "norm_group": 4, **costly})
+        c.train.precise_norm_batches = 2
         c.train.update({"stop_at_step": stop, "eval_epochs": 6.0, "log_steps": 2})
         return c
 
@@ -218,6 +221,35 @@ def test_a_run_with_many_knobs_goes_on_exactly(records, tmp_path, capsys, costly
     tested = np.load(whole / "eval" / "scores.npz")["scores"]
     np.testing.assert_allclose(scores[0], tested, atol=1e-5)
     assert np.abs(scores[1] - tested).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_while_statistics_were_measured_goes_on_exactly(
+    records, tmp_path, monkeypatch
+):
+    c = make_config(records)
+    c.train.update({"precise_norm_batches": 3, "stop_at_step": 2, "checkpoint_steps": 100})
+    train.train(c, tmp_path / "whole")
+
+    def stopping(*arguments):
+        measure = make_precise_norms(*arguments)
+
+        def measure_and_be_asked(state, batches):
+            signal.raise_signal(signal.SIGTERM)
+            return measure(state, batches)
+
+        return measure_and_be_asked
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(train, "make_precise_norms", stopping)
+        train.train(c, tmp_path / "stopped")
+    unmeasured = flat(last(tmp_path / "stopped"))
+    train.train(c, tmp_path / "stopped")
+    assert_same(last(tmp_path / "whole"), last(tmp_path / "stopped"))
+    # The statistics that were tested are those that the checkpoint holds, and only they differ.
+    measured = flat(last(tmp_path / "stopped"))
+    changed = {name for name in measured if (measured[name] != unmeasured[name]).any()}
+    assert changed == {name for name in measured if name.startswith("batch_stats/")}
 
 
 @pytest.mark.slow
