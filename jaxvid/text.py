@@ -121,9 +121,16 @@ def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence
 
 
 def read_csv(path: pathlib.Path) -> list[list[str]]:
-    """The lines below the header of a CSV that `write_csv` wrote."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        return [[uncell(value) for value in row] for row in list(csv.reader(file))[1:]]
+    """The lines below the header of a CSV that `write_csv` wrote.
+
+    Raises:
+      JaxvidError: it is damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return [[uncell(value) for value in row] for row in list(csv.reader(file))[1:]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise JaxvidError(f"{path} is damaged ({error}): delete it") from None
 
 
 def read_lines(path: pathlib.Path, what: str) -> list[str]:

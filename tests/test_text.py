@@ -150,6 +150,13 @@ def test_no_cell_begins_as_a_formula_and_all_are_read_as_they_were(tmp_path, sig
     assert text.read_csv(tmp_path / "a.csv") == rows
 
 
+def test_a_damaged_file_of_ours_is_one_sentence(tmp_path):
+    for data in (b"path\n\xff\n", b"path\n" + b"x" * 200_000):
+        (tmp_path / "a.csv").write_bytes(data)
+        with pytest.raises(JaxvidError, match="a.csv is damaged .*: delete it"):
+            text.read_csv(tmp_path / "a.csv")
+
+
 def test_numbers_and_what_is_not_utf8_are_written_too(tmp_path):
     text.write_csv(tmp_path / "a.csv", ["path", "x"], [["a\udcff", -1.5]])
     assert (tmp_path / "a.csv").read_bytes() == b"path,x\r\na\\udcff,-1.5\r\n"
