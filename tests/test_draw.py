@@ -134,10 +134,11 @@ def test_names_are_drawn_as_they_are(tmp_path, figures):
     strip(tmp_path, FRAMES, [(name, 0.5) for name in NAMES], title=NAMES[-1])
 
 
-def test_long_names_leave_room_for_the_matrix(tmp_path, figures):
+def test_long_names_leave_room_for_the_matrix(tmp_path, figures, recwarn):
     draw.confusion_matrix(np.eye(2, dtype=int), ["a name " * 140, "b" * 1000], tmp_path / "c.png")
     box = figures[0].axes[0].get_window_extent()
     assert box.width > 250 and box.height > 250
+    assert not recwarn.list, "the layout was given up"
 
 
 def timeline(tmp_path, times, scores, classes, **settings):

@@ -185,7 +185,7 @@ def number_labels(
 def _numbered(first: Mapping[str, int], source: pathlib.Path) -> tuple[str, ...]:
     """The names `0` to the largest of integer labels, which `first` maps to their lines."""
     largest = max(first, key=lambda label: (len(label), label))
-    if len(largest) > len(str(MAX_CLASSES)) or int(largest) >= MAX_CLASSES:
+    if int(largest) >= MAX_CLASSES:
         raise JaxvidError(
             f"{source} line {first[largest]}: the label {text.quoted(largest, 20)} is too large for"
             " a class number; number the classes from 0, or write names"

@@ -250,6 +250,9 @@ def test_passwords_are_never_said(cache, monkeypatch, login):
     with pytest.raises(JaxvidError, match=r"\*\*\*@host/zoo' is no mirror") as caught:
         download.fetch("https://a/b.pth", mirror=f"https://{login}host/zoo")
     assert "ret" not in str(caught.value)
+    with pytest.raises(JaxvidError, match="the address of it, or of the proxy, is none") as caught:
+        download.fetch(f"http://{login}host:x/b.pth")
+    assert "ret" not in str(caught.value)
     for port in ("x", "1"):
         monkeypatch.setenv("http_proxy", f"http://{login}127.0.0.1:{port}")
         with pytest.raises(JaxvidError, match="cannot be downloaded") as caught:
