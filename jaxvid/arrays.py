@@ -79,9 +79,14 @@ def read_header(
 
     Raises `ValueError` where the array would not fill the file, or take more than `room` bytes.
     """
-    if np.lib.format.read_magic(file) != (1, 0):
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # it is parsed as Python, whose parsers raise many kinds
+        raise ValueError(f"{name!r:.80} has a damaged head ({type(error).__name__})") from None
+    if version != (1, 0):
         raise ValueError(f"{name!r:.80} is of another version of numpy's format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.hasobject:
         raise ValueError(f"{name!r:.80} holds Python objects, and allow_pickle is off")
     if dtype.kind not in _KINDS or not dtype.isnative or any(length < 0 for length in shape):

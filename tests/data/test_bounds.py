@@ -1,5 +1,6 @@
 """What is too much of a record or of a video: refused in one sentence, soon and cheaply."""
 
+import contextlib
 import io
 import os
 import struct
@@ -286,6 +287,18 @@ def test_an_index_that_inflates_is_refused_unread(tmp_path):
     np.savez_compressed(index, **(arrays | {"offset": np.zeros(20 << 20, np.int64)}))
     with pytest.raises(JaxvidError, match="train.index.npz cannot be read .*more than may be read"):
         records.Records(tmp_path, "train")
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape:DeprecationWarning")
+def test_a_table_of_frames_whose_head_is_damaged_is_refused(tmp_path):
+    write_split(tmp_path, shards=1)
+    table = tmp_path / "train.frames.npy"
+    whole = table.read_bytes()
+    for at in range(10, 128):
+        for byte in b'\n\\({"\0':
+            table.write_bytes(whole[:at] + bytes([byte]) + whole[at + 1 :])
+            with contextlib.suppress(JaxvidError):
+                assert len(records.Records(tmp_path, "train")._frames) == 25
 
 
 def test_a_table_of_frames_that_is_cut_while_it_is_used_is_named(tmp_path):
