@@ -14,6 +14,7 @@ from jaxvid.data import decode
 from jaxvid.errors import JaxvidError
 
 _MOST = 640 << 20  # bytes of frames that are held at most, unless that is less than so many seconds
+_YEAR = 3.2e7  # seconds: a clock that leaps further has been set, or is damaged
 _RATE = 60  # frames of every second of a window that are held in any case
 
 
@@ -38,8 +39,8 @@ def windows(
     """Windows of `seconds`, one every `stride` seconds; no more frames are held than one has.
 
     The last one ends with the video and is as long as the others, or as the video where that is
-    shorter. Windows in which no frame begins are left out. A clock that jumps back goes on from
-    where it was; a `live` stream without a clock, or with one that stands still for more frames
+    shorter. Windows in which no frame begins are left out. A clock that jumps back, or by years, goes
+    on from where it was; a `live` stream without a clock, or with one that stands still for more frames
     than two windows have, has the time at which its frames come.
 
     Raises:
@@ -56,7 +57,7 @@ def windows(
             if not live and math.isnan(fps):
                 raise JaxvidError("the video does not tell when its frames are shown: no --window")
             stamp = time.monotonic() if live else count / fps
-        if shift is None or stamp + shift < now:
+        if shift is None or not now <= stamp + shift < now + _YEAR:
             shift = now - stamp
         # Rounded, so that a frame at the very edge of a window falls on the same side everywhere.
         before, now = now, round(stamp + shift, 6)
@@ -90,8 +91,10 @@ def windows(
             )
     if held and now >= _start(number, stride):
         fps = video.info().fps
-        end = now + (0.0 if math.isnan(fps) else 1 / fps)
-        yield _window(video, held, max(0.0, end - seconds), end)
+        # The last frame shows for a while and is in the window, also where nothing tells the rate,
+        # or where it is that of a few frames far apart.
+        end = now + min(1 / (_RATE if math.isnan(fps) else fps), seconds)
+        yield _window(video, held, min(max(0.0, end - seconds), now), end)
 
 
 def latest(items: Iterator[Window]) -> Iterator[tuple[Window, int]]:

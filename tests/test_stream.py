@@ -99,6 +99,13 @@ def test_without_times_the_rate_tells_them():
         windows([None] * 10, 0.5, 0.5, fps=math.nan)
 
 
+def test_the_last_frame_is_in_the_last_window_whatever_the_rate():
+    for times in ([0], [0, 0.1, 0.2], [0, 5], [0, 1e5], [0, 1e14], [0, 0.1, 1e18]):
+        for fps in (math.nan, 10.0, 0.1, 1e-14):
+            found = windows(times, 1, 1, fps=fps)
+            assert found[-1][2][-1] == len(times) - 1 and found[-1][1] > found[-1][0]
+
+
 def test_no_more_frames_are_held_than_a_window_has():
     class Counted(Video):
         alive, most = weakref.WeakSet(), 0
