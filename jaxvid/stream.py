@@ -39,9 +39,9 @@ def windows(
     """Windows of `seconds`, one every `stride` seconds; no more frames are held than one has.
 
     The last one ends with the video and is as long as the others, or as the video where that is
-    shorter. Windows in which no frame begins are left out. A clock that jumps back, or by years, goes
-    on from where it was; a `live` stream without a clock, or with one that stands still for more frames
-    than two windows have, has the time at which its frames come.
+    shorter. Windows in which no frame begins are left out. A clock that jumps back, or by years,
+    goes on from where it was; a `live` stream without a clock, or with one that stands still for
+    more frames than two windows have, has the time at which its frames come.
 
     Raises:
       JaxvidError: the video breaks off, does not tell its time, or has more frames in a window
