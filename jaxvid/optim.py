@@ -27,7 +27,7 @@ def make_schedule(config: ml_collections.ConfigDict, steps: int, epochs: float) 
     the warm-up; with `schedule_every="epoch"` a schedule moves at the first step of each epoch.
 
     During `warmup_epochs` the rate is multiplied by what rises linearly from `warmup_factor` to 1,
-    at every step or, with `warmup_every="epoch"`, once an epoch, where the last one has it all.
+    at every step or, with `warmup_every="epoch"`, once an epoch, where the last of several has all.
     With `warmup="line"` it rises straight from `warmup_factor` times `lr` to where the schedule is
     at the end of the warm-up.
     """
@@ -66,8 +66,8 @@ def make_schedule(config: ml_collections.ConfigDict, steps: int, epochs: float) 
         return lambda step: jnp.where(
             step < warmup, low + (high - low) * (step / warmup), base(step)
         )
-    if config.warmup_every == "epoch":
-        rise = max(round((config.warmup_epochs - 1) * per_epoch), 1)
+    rise = round((config.warmup_epochs - 1) * per_epoch)
+    if config.warmup_every == "epoch" and rise > 0:
         ramp = optax.linear_schedule(config.warmup_factor, 1.0, rise)
         return lambda step: ramp(held(step)) * base(step)
     ramp = optax.linear_schedule(config.warmup_factor, 1.0, warmup)
