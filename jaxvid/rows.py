@@ -55,6 +55,9 @@ TEST_VIDEOS = {
 RECORD_SIDE = 320
 OPENMMLAB_V0 = "https://download.openmmlab.com/mmaction/recognition"
 OPENMMLAB_V1 = "https://download.openmmlab.com/mmaction/v1.0/recognition"
+NORMS_UNKNOWN = (
+    "how many GPUs shared a batch is not known: BatchNorm's statistics are the whole batch's"
+)
 # Labels of Something-Something that a mirror image swaps: left and right change places.
 STHV1_MIRRORED = ((2, 4), (30, 41), (52, 66))
 STHV2_MIRRORED = ((86, 87), (93, 94), (166, 167))

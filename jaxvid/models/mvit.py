@@ -566,7 +566,9 @@ ROWS = [
          _CONFIG_S, f"{_CONFIG_S}/{_CONFIG_S}_20230201-23284ff3"),
     _row("mvitv2_s_maskfeat_16x4_k400", "mvitv2_s_maskfeat", _kinetics(16, 4, 10), _MASKFEAT,
          81.8, 95.2, _CONFIG_MASKFEAT,
-         f"{_CONFIG_MASKFEAT}/{_CONFIG_MASKFEAT}_20230201-5bced1d0", pretrained="K400 MaskFeat"),
+         f"{_CONFIG_MASKFEAT}/{_CONFIG_MASKFEAT}_20230201-5bced1d0", pretrained="K400 MaskFeat",
+         note="named 8 GPUs of 32 clips, but the base of its config's rate is 512 clips: those are "
+              "the batch"),
     _row("mvitv2_s_16x4_k400_norepeat", "mvitv2_s", _kinetics(16, 4, 5), _K400_ONCE, 79.4, 93.9,
          "mvit-small-p244_16x4x1-200e_kinetics400-rgb__no-repeat-aug", "", config=_CONFIG_S,
          note="printed without config or checkpoint: the recipe is its neighbour's without "

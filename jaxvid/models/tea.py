@@ -18,7 +18,7 @@ from jaxvid.layers import names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.resnet import DEPTHS, ConvNorm, ResidualBlock, ResNet, Triple
-from jaxvid.rows import CLASS_COUNTS, Protocol, Recipe, Row, Sampling
+from jaxvid.rows import CLASS_COUNTS, NORMS_UNKNOWN, Protocol, Recipe, Row, Sampling
 
 # Groups of channels in a block, and the channels of each where a plain ResNet has 64.
 GROUPS, GROUP_WIDTH = 4, 26
@@ -226,7 +226,7 @@ def _row(version: int, top1: float, top5: float) -> Row:
         pretrained="IM",
         note="printed 10x3, of draws at random as in training; here are two fixed ones; no weights "
         "are published, and the recipe is that of the authors' script for 8 frames of "
-        "Something-Something V1 (github.com/Phoenix1327/tea-action-recognition)",
+        f"Something-Something V1 (github.com/Phoenix1327/tea-action-recognition); {NORMS_UNKNOWN}",
     )
 
 

@@ -33,7 +33,16 @@ from jaxvid.layers.resnet import (
     stem_names,
 )
 from jaxvid.layers.temporal import temporal_shift
-from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, STHV2_MIRRORED, Protocol, Recipe, Row, Sampling
+from jaxvid.rows import (
+    CLASS_COUNTS,
+    NORMS_UNKNOWN,
+    OPENMMLAB_V1,
+    STHV2_MIRRORED,
+    Protocol,
+    Recipe,
+    Row,
+    Sampling,
+)
 
 
 def shift_hook(
@@ -261,7 +270,7 @@ def _authors_row(version: int, top1: float, top5: float, listed: float) -> Row:
         note="quoted by VoV3D as 6 views (2 clips x 3 crops) from Kinetics weights; the authors' "
         f"page lists {listed} and advises ImageNet weights, and names no config: recipe and "
         "test are those of its commands; the printed 33G and 24.3M are those of 8 frames and of "
-        "400 classes",
+        f"400 classes; {NORMS_UNKNOWN}",
     )
 
 

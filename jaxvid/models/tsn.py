@@ -204,6 +204,7 @@ _ACTIVITYNET_FLOW = replace(
 )
 
 _MULTI = "a video may have several labels: trained with a sigmoid, measured by mAP"
+_NO_FLOW = "training here reads no optical flow"
 _SQUEEZED = "frames were stored at 340x256, whatever their aspect"
 _UNSCALED = "in training, crops were cut from frames of their own size, not resized before"
 _OMNI = "only a checkpoint is published: test and recipe are the baseline's"
@@ -240,6 +241,7 @@ def _row(
     path = weights or f"{upstream}/{upstream}"
     end = date if date.startswith("-") else f"_{date}"
     folder = f"{'mmaction2' if v1 else 'mmaction2@0.x'}/configs/recognition/tsn"
+    note = "; ".join(filter(None, [note, _NO_FLOW if flow else ""]))
     overrides = {"dropout": (dropout, 0.4), "init_std": (init_std, 0.01)}
     return Row(
         name=name,
@@ -308,7 +310,7 @@ def _two_stream_row(segments: int, top1: float, top5: float) -> Row:
     row = _row(f"tsn_r50_1x1x{segments}_k400_twostream", "K400", segments, _THREE, recipe, top1,
                top5, f"tsn_r50_320p_1x1x{segments}_kinetics400_twostream", "",
                note="the scores before the softmax of both members, added 1:1; the test is that of "
-                    "the first")  # fmt: skip
+                    f"the first; {_NO_FLOW}")  # fmt: skip
     return replace(row, config="", members=(rgb, flow))
 
 

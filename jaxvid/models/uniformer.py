@@ -23,7 +23,7 @@ from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.norm import BatchNorm
 from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import Block, apply_blocks, layer_norm
-from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
+from jaxvid.rows import CLASS_COUNTS, NORMS_UNKNOWN, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 Triple = tuple[int, int, int]
 
@@ -267,7 +267,7 @@ def _row(
         section="Kinetics-400",
         config=f"mmaction2/configs/recognition/uniformer/{upstream}.py",
         pretrained="ImageNet-1K",
-        note=f"the authors' weights, accuracy on their 19787 videos; {note}",
+        note=f"the authors' weights, accuracy on their 19787 videos; {note}; {NORMS_UNKNOWN}",
     )
 
 
