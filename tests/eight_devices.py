@@ -3,6 +3,8 @@
 For `test_sharding.py`, in a process of its own: the number of devices cannot be changed later.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/eight_devices.py ROW FOLDER
+
+`ROW/N` takes BatchNorm's statistics of N clips each, which are on N devices.
 """
 
 import json
@@ -18,8 +20,9 @@ from jaxvid import checkpoint, config, optim, sharding, step, zoo
 STEPS = 4
 PLACES = {"one": (1, "replicated"), "all": (8, "replicated"), "split": (8, "fsdp")}
 CLIP = (2, 32, 32, 3)
-ROW = sys.argv[1]
+ROW, _, GROUP = sys.argv[1].partition("/")
 CONFIG = config.from_row(ROW, runlocal=True)
+CONFIG.train.norm_group = int(GROUP or 0)
 CONFIG.optim.warmup_epochs = 0.0
 MODEL = zoo.create_model(ROW, 0 if zoo.pretrains(ROW) else 8)
 OPTIMIZER = optim.make_optimizer(CONFIG.optim, optim.make_schedule(CONFIG.optim, STEPS, 1.0))

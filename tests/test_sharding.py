@@ -97,7 +97,7 @@ def test_arrays_are_split_along_their_largest_dimension_that_divides(shape, spli
 # ---- eight simulated devices
 
 
-@pytest.fixture(scope="module", params=["tsn_test", "videomae_pretrain_test"])
+@pytest.fixture(scope="module", params=["tsn_test", "tsn_test/4", "videomae_pretrain_test"])
 def measured(request, tmp_path_factory):
     root = pathlib.Path(__file__).parent
     environment = os.environ | {
