@@ -228,9 +228,13 @@ _SGD_AUTHORS = replace(_SGD_STH, hue_bytes=False)
 _CLIP = Sampling(clip_len=8, frame_interval=8, num_clips=10)
 _SEGMENTS = Sampling(num_clips=8, twice_sample=True)
 _UNSCALED = "in training, crops were cut from frames of their own size, not resized before"
+_COLORS = (
+    "the order of colour changes was drawn once, values clipped before hue and at the end only"
+)
 _QUOTED = (
     "quoted by VoV3D; test and recipe are those of the authors' config, but that its two clips are "
-    "every other of 16 middles; flips change no labels, and how far colours are moved may differ"
+    "every other of 16 middles; flips change no labels, and colours change there frame by frame "
+    "and by other amounts"
 )
 _AUTHORS = "https://github.com/decisionforce/TPN/blob/master/MODELZOO.md#something-something"
 
@@ -246,7 +250,7 @@ def _row(
     section: str,
     pretrained: str,
     weights: str = "",
-    note: str = _UNSCALED,
+    note: str = f"{_UNSCALED}; {_COLORS}",
 ) -> Row:
     """`weights` is the checkpoint's path under the family's address, '' for the authors' own."""
     clips = test.clip_len > 1
@@ -286,7 +290,7 @@ ROWS = [
          "TSM",
          "tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb/"
          "tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb_20230221-940a3615",
-         note=f"printed 8x3, but its config samples the 8 frames twice; {_UNSCALED}"),
+         note=f"printed 8x3, but its config samples the 8 frames twice; {_UNSCALED}; {_COLORS}"),
     _row("tpn_tsm_r50_1x1x8_sthv1_authors", _SEGMENTS, "sthv1", _SGD_AUTHORS, 50.7, None,
          "tsm_tpn_r_50_im_f8_sthv1", "Something-Something-V1", "IM", note=_QUOTED),
     _row("tpn_tsm_r50_1x1x8_sthv2_authors", _SEGMENTS, "sthv2", _SGD_AUTHORS, 64.7, None,

@@ -267,7 +267,8 @@ def _row(
         section="Kinetics-400",
         config=f"mmaction2/configs/recognition/uniformer/{upstream}.py",
         pretrained="ImageNet-1K",
-        note=f"the authors' weights, accuracy on their 19787 videos; {note}; {NORMS_UNKNOWN}",
+        note="the authors' weights, accuracy on their 19787 videos; RandAugment's operations and "
+        f"the noise of erasing are MMAction2's, not theirs; {note}; {NORMS_UNKNOWN}",
     )
 
 

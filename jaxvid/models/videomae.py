@@ -393,6 +393,7 @@ def _recipe(epochs: int, batch_size: int, lr: float) -> Recipe:
     )
 
 
+_OPERATIONS = "RandAugment's operations and the noise of erasing are MMAction2's, not theirs"
 _V2 = "videomaev2-vit-g-dist-k710-pre"
 _DISTILLED = (
     "a student of ViT-g on Kinetics-710, tested with its outputs for Kinetics-400; how it was "
@@ -430,7 +431,7 @@ def _row(
         upstream=upstream,
         section="Kinetics-400",
         config=f"mmaction2/configs/recognition/{folder}/{upstream}.py",
-        note=f"the authors' weights{note and '; ' + note}",
+        note=f"the authors' weights; {_OPERATIONS}{note and '; ' + note}",
     )
 
 
