@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from jaxvid import finite, jsons, locks, paths, whole
+from jaxvid import meta as metas
 from jaxvid.errors import JaxvidError
 from jaxvid.text import normal, say
 
@@ -106,13 +107,11 @@ def load_meta(path: str | Path) -> dict:
     """Reads what the checkpoint at `path` says of itself, with `step` and `metric` in training."""
     folder = find(path)
     record = _read_record(folder)
+    metas.check(record["meta"], folder / RECORD)
     meta = record["meta"] | {key: record[key] for key in ("step", "metric") if key in record}
     if meta.get("classes"):
-        names = meta["classes"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise JaxvidError(f"{folder / RECORD}: classes are no list of names: write it again")
         # Lists of names that are read today are composed, which an older one may not have been.
-        meta["classes"] = [normal(name) for name in names]
+        meta["classes"] = [normal(name) for name in meta["classes"]]
     return meta
 
 

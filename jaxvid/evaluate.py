@@ -4,9 +4,8 @@ A network that pretrains is tested by how well it fills in masked cubes of video
 """
 
 import itertools
-import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,6 +18,7 @@ from jaxvid import (
     checkpoint,
     draw,
     fields,
+    jsons,
     losses,
     metrics,
     paths,
@@ -30,7 +30,7 @@ from jaxvid import (
 )
 from jaxvid import config as configs
 from jaxvid.data import datasets, pipeline
-from jaxvid.errors import JaxvidError
+from jaxvid.errors import JaxvidError, listed
 from jaxvid.preprocess import normalizer
 from jaxvid.progress import Progress
 
@@ -71,6 +71,7 @@ def _class_test(
 
     def test(variables: Any, batches: Iterable[dict[str, np.ndarray]], what: str) -> Outcome:
         scores, labels = score_batches(scorer, variables, batches, len(split), mesh, what)
+        check_scores(scores, paths, what)
         result = metrics.measure(scores, labels)
 
         def write(folder: pathlib.Path) -> None:
@@ -101,6 +102,7 @@ def _reconstruction_test(
         scores, _ = score_batches(
             scorer, variables, itertools.chain([first], batches), len(split), mesh, what, True
         )
+        check_scores(scores, split.paths, what)
         result = metrics.reconstruction(scores[:, 0])
 
         def write(folder: pathlib.Path) -> None:
@@ -146,6 +148,17 @@ def make_scorer(model: nn.Module, config: ml_collections.ConfigDict) -> Scorer:
         return result if average == "prob" else losses.probabilities(kind, result)
 
     return jax.jit(score)
+
+
+def check_scores(scores: np.ndarray, paths: Sequence[str], what: str = "test") -> None:
+    """Refuses scores [N, classes] that are not finite, by the paths [N] of their videos."""
+    bad = np.flatnonzero(~np.isfinite(scores).all(1))
+    if bad.size:
+        raise JaxvidError(
+            f"{what}: the network's answers for {bad.size} of {len(scores)} videos are not finite "
+            f"({listed(text.quoted(paths[number]) for number in bad)}): its weights are those of a "
+            "training that diverged, or too large for config.model.dtype"
+        )
 
 
 def score_batches(
@@ -258,7 +271,7 @@ def write_scores(
     )
     header = ["path", "label", "answer", "score", "correct"]
     text.write_csv(folder / "predictions.csv", header, lines)
-    (folder / "result.json").write_text(json.dumps(about | result.figures, indent=1) + "\n")
+    (folder / "result.json").write_text(jsons.dump(about | result.figures, indent=1) + "\n")
     if isinstance(result, metrics.MultiLabel):
         _write_precisions(folder / "classes.csv", classes, labels, result)
     else:
@@ -291,7 +304,7 @@ def write_reconstructions(
         "mask_ratio": train.mask_ratio,
         "normalize_cubes": train.normalize_cubes,
     }
-    result = json.dumps(about | metrics.reconstruction(losses).figures, indent=1)
+    result = jsons.dump(about | metrics.reconstruction(losses).figures, indent=1)
     (folder / "result.json").write_text(result + "\n")
     made = "detail filled in" if train.normalize_cubes else "filled in"
     captions = [

@@ -9,7 +9,6 @@ central crop and normalisation. Without, it is normalised clips and logits: the 
 
 import argparse
 import errno
-import json
 import os
 import pathlib
 import re
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from jaxvid import checkpoint, losses, paths, zoo
+from jaxvid import checkpoint, jsons, losses, paths, zoo
 from jaxvid.data import pipeline
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.layers.backend import tracing_for
@@ -123,7 +122,7 @@ def export(
             whole = pathlib.Path(folder, "whole")
             whole.mkdir()
             write(program, variables, clip, batch, platforms, card["output"]["name"], whole)
-            text = json.dumps(card, indent=1, ensure_ascii=False)
+            text = jsons.dump(card, indent=1, ensure_ascii=False)
             (whole / CARD).write_text(text + "\n", encoding="utf-8")
             os.replace(whole, out)
     except OSError as error:

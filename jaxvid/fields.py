@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from jaxvid import config as configs
-from jaxvid import paths
+from jaxvid import paths, text
 from jaxvid.data.augment import CROP_MODES
 from jaxvid.data.sampling import SAMPLERS
 from jaxvid.errors import JaxvidError
 from jaxvid.losses import KINDS
 from jaxvid.masking import DECODER_RATIOS
+from jaxvid.meta import MAX_SIDE
 from jaxvid.optim import COSINE_FROM, EVERY, WARMUPS
 from jaxvid.parts import FREEZE_NORM
 from jaxvid.rows import CROP_COUNTS
@@ -180,6 +181,24 @@ PATHS = ("init", "train.teacher", "data.data_dir")
 """Fields that are paths of files or folders, or empty. A split's name may be one, too: see
 `jaxvid.data.datasets`."""
 
+# What a field may be at most, so that no plan of frames and pictures takes all of the memory.
+_MOST = {
+    "model.num_classes": text.MAX_CLASSES,
+    **{
+        f"{group}.sampling.{name}": most
+        for group in ("data", "test")
+        for name, most in {
+            **dict.fromkeys(("clip_len", "num_clips", "num_sample_positions"), 10000),
+            **dict.fromkeys(("frame_interval", "sample_range", "clip_interval"), 1000000),
+            "target_fps": 1000,
+        }.items()
+    },
+    **dict.fromkeys(("data.crop", "test.crop", "test.short_side"), MAX_SIDE),
+    "test.views_per_step": 1_000_000,
+}
+MAX_VIDEO_BYTES = 4 << 30
+"""Bytes of the pixels of all views of one video."""
+
 # What says nothing to a network that fills in masked cubes, and what says nothing to the others.
 _OF_CLASSES = (
     "train.aux_weight",
@@ -217,6 +236,10 @@ def check(config: ml_collections.ConfigDict) -> None:
         rule = RULES.get(field)
         if rule and value is not None and not rule.accepts(value):
             raise JaxvidError(f"config.{field}={value!r} must be {rule.words}")
+        if field in _MOST and value is not None and value > _MOST[field]:
+            raise JaxvidError(f"config.{field}={value!r} must be at most {_MOST[field]}")
+    _check_size("test", config.test.sampling, configs.views(config), config.test.crop)
+    _check_size("data", config.data.sampling, 1, config.data.crop)
     for field in PATHS:
         if given[field]:
             paths.local(given[field], f"config.{field}")
@@ -239,6 +262,18 @@ def check(config: ml_collections.ConfigDict) -> None:
                 f"config.{field}={given[field]!r} has no use with the loss "
                 f"{given['train.loss']}: leave it {known[field]!r}"
             )
+
+
+def _check_size(group: str, sampling: Mapping[str, Any], views: int, crop: int) -> None:
+    """Refuses a plan whose views of one video take more memory than any that is published."""
+    frames = sampling["num_clips"] if sampling["clip_len"] == 1 else sampling["clip_len"]
+    size = views * frames * crop * crop * 3
+    if size > MAX_VIDEO_BYTES:
+        raise JaxvidError(
+            f"config.{group} asks of a video for {views} views of {frames} frames of {crop} x "
+            f"{crop} pixels, {size / 2**30:.1f} GiB: lower config.{group}.crop or the sampling's "
+            "clip_len and num_clips"
+        )
 
 
 def unknown(field: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Iterator
 
+from jaxvid import jsons
 from jaxvid.data.crc32c import masked
 from jaxvid.errors import JaxvidError
 
@@ -47,7 +48,7 @@ class Journal:
             for name, value in values.items()
         )
         with writing(self._workdir):
-            self._lines.write(json.dumps({"step": step, **values}) + "\n")
+            self._lines.write(jsons.dump({"step": step, **values}) + "\n")
             self._lines.flush()
             self._event(step, _field(5, summary))
             self._events.flush()
@@ -89,9 +90,9 @@ def _stays(line: str, start: int, tested: bool) -> bool:
     try:
         values = json.loads(line)
         step = values["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        return step < start or step == start and (tested or "loss" in values)
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
-    return step < start or step == start and (tested or "loss" in values)
 
 
 def _field(number: int, payload: bytes) -> bytes:

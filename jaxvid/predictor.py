@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, evaluate, explain, features, paths, zoo
+from jaxvid import checkpoint, evaluate, explain, features, fields, finite, paths, zoo
 from jaxvid import config as configs
 from jaxvid.data import decode, pipeline
 from jaxvid.errors import JaxvidError
@@ -116,6 +116,7 @@ class Predictor:
         """Answers for a video."""
         seen = self._look(video, fps)
         scores = np.asarray(self._score(self._variables, jnp.asarray(seen.views[None])))[0]
+        _check_answer(video, scores)
         return Prediction(
             num_frames=seen.num_frames,
             fps=seen.fps,
@@ -140,7 +141,14 @@ class Predictor:
         extract = features.make_extractor(
             self._network, self.config, names, pooled, self._variables, self._clip_shape
         )
-        return lambda video, fps=None: extract(self._variables, self._look(video, fps).views)
+
+        def run(video: Video, fps: float | None = None) -> dict[str, np.ndarray]:
+            found = extract(self._variables, self._look(video, fps).views)
+            for array in found.values():
+                _check_answer(video, array)
+            return found
+
+        return run
 
     def explain(self, prediction: Prediction, at: str | None = None) -> tuple[np.ndarray, str]:
         """Where in the central view of a prediction its best class was seen.
@@ -161,6 +169,7 @@ class Predictor:
             int(prediction.scores.argmax()),
             at,
         )
+        _check_answer("the view", np.asarray(heat))
         return explain.enlarge(heat, prediction.view.shape[:3]), name
 
     def _look(self, video: Video, fps: float | None) -> _Seen:
@@ -198,6 +207,18 @@ class Predictor:
         )
 
 
+def _check_answer(video: Video, answer: np.ndarray) -> None:
+    """Refuses what a network answered where that is no number."""
+    bad = finite.count(answer)
+    if bad:
+        name = video if isinstance(video, str | os.PathLike) else "these frames"
+        raise JaxvidError(
+            f"the network's answer for {name} is not finite ({bad} of {answer.size} numbers are "
+            "NaN or infinite): its weights are those of a training that diverged, so take another "
+            "checkpoint"
+        )
+
+
 def make_config(
     meta: dict[str, Any], model: str | None, path: str | os.PathLike
 ) -> ml_collections.ConfigDict:
@@ -222,16 +243,28 @@ def make_config(
             f"{path} is a checkpoint of {name}, which has no classes: fine-tune from it, with init="
         )
     config = configs.from_row(name)
-    if "overrides" in meta:
-        config.model.overrides = ml_collections.ConfigDict(meta["overrides"])
-    if "num_classes" in meta:
-        config.model.num_classes = meta["num_classes"]
-    for field in ("mean", "std"):
-        if field in meta:
-            config.data[field] = tuple(meta[field])
-    config.data.channel_order = meta.get("channel_order", config.data.channel_order)
-    config.train.loss = meta.get("loss", config.train.loss)
-    config.test.update(meta.get("test", {}))
+    try:
+        if "overrides" in meta:
+            config.model.overrides = ml_collections.ConfigDict(meta["overrides"])
+        if "num_classes" in meta:
+            config.model.num_classes = meta["num_classes"]
+        for field in ("mean", "std"):
+            if len(meta.get(field, config.data[field])) != len(config.data[field]):
+                raise JaxvidError(f"{field} has {len(meta[field])} numbers")
+            config.data[field] = tuple(meta.get(field, config.data[field]))
+        config.data.channel_order = meta.get("channel_order", config.data.channel_order)
+        config.train.loss = meta.get("loss", config.train.loss)
+        # The row's own group would take no value of another type, nor say so in a sentence.
+        test = config.test.to_dict() | meta.get("test", {})
+        if isinstance(test["sampling"], dict):
+            test["sampling"] = config.test.sampling.to_dict() | test["sampling"]
+        config.test = ml_collections.ConfigDict(test)
+        fields.check(config)
+    except (JaxvidError, TypeError, ValueError, AttributeError) as error:
+        raise JaxvidError(
+            f"{checkpoint.find(path) / checkpoint.RECORD} says what no config may say ({error}): "
+            "copy the checkpoint or write it again"
+        ) from error
     return config
 
 

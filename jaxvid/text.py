@@ -25,6 +25,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from jaxvid import jsons
 from jaxvid.errors import JaxvidError
 
 _LABELS = pathlib.Path(__file__).parent / "labels"
@@ -87,16 +88,16 @@ def say(*lines: object, error: bool = False) -> None:
 def say_json(value: Any) -> None:
     """Prints JSON on one line on standard output; what was hidden or has no letter is escaped.
 
-    The escapes are JSON's own, so that it is read as it was, secrets included.
+    The escapes are JSON's own, so that it is read as it was, secrets included; a number that is not defined is null.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    text = json.dumps(value, ensure_ascii=False)
+    text = jsons.dump(value, ensure_ascii=False)
     if not text.isprintable():
         text = "".join(json.dumps(sign)[1:-1] if _hidden(sign) else sign for sign in text)
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        text = json.dumps(value)
+        text = jsons.dump(value)
     print(text, flush=True)
 
 
