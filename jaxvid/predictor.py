@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, evaluate, explain, features, fields, finite, paths, zoo
+from jaxvid import checkpoint, evaluate, explain, features, fields, finite, paths, text, zoo
 from jaxvid import config as configs
 from jaxvid.data import decode, pipeline
 from jaxvid.errors import JaxvidError
 from jaxvid.preprocess import normalizer
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE
 
+_LONGEST = 64  # Items of a network's field that is a list.
 VIEWS = ("protocol", "one")
 _CENTER_CROP = {"whole": 0, "center": 0, "left": 0, "three": 2, "ten": 8}
 
@@ -245,6 +246,7 @@ def make_config(
     config = configs.from_row(name)
     try:
         if "overrides" in meta:
+            _check_overrides(name, meta["overrides"])
             config.model.overrides = ml_collections.ConfigDict(meta["overrides"])
         if "num_classes" in meta:
             config.model.num_classes = meta["num_classes"]
@@ -266,6 +268,32 @@ def make_config(
             "copy the checkpoint or write it again"
         ) from error
     return config
+
+
+def _check_overrides(name: str, overrides: dict[str, Any]) -> None:
+    """Refuses fields of a network that are not like its own, or make one without end."""
+    own = zoo.create_model(name)
+
+    def is_like(value: Any, like: Any) -> bool:
+        if isinstance(value, list | tuple):
+            likes = like if isinstance(like, list | tuple) and like else [None]
+            return len(value) <= _LONGEST and all(
+                is_like(item, max(likes, key=str)) for item in value
+            )
+        if isinstance(like, bool) or isinstance(value, bool):
+            return isinstance(value, bool) and isinstance(like, bool | None)
+        if isinstance(value, int | float):
+            most = max(4 * like, 256) if isinstance(like, int) and like > 0 else 4096
+            return isinstance(like, int | float | tuple | list | None) and 0 <= value <= most
+        return value is None or isinstance(value, str) and isinstance(like, str | None)
+
+    for field, value in overrides.items():
+        like = getattr(own, field, None)
+        if not is_like(value, like):
+            raise JaxvidError(
+                f"overrides has {text.quoted(field)} = {text.quoted(repr(value), 40)}, which is not "
+                f"like the network's own, {like!r}"
+            )
 
 
 def class_names(meta: dict[str, Any], config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -306,7 +334,17 @@ def check_variables(
 ) -> None:
     """Says in one sentence that a checkpoint is another network's."""
     clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
-    expected = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip)
+    try:
+        expected = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip)
+    except JaxvidError:
+        raise
+    # The fields that a checkpoint may override fit together in ways that only networks know.
+    except Exception as error:
+        reason = text.quoted(f"{type(error).__name__}: {error}".partition("\n")[0])
+        raise JaxvidError(
+            f"{path} describes a network that cannot be made ({reason}): copy the checkpoint or "
+            "write it again"
+        ) from error
     expected = flax.traverse_util.flatten_dict(expected, sep="/")
     given = flax.traverse_util.flatten_dict(variables, sep="/")
     problems = [f"{name} is missing" for name in expected if name not in given]

@@ -88,7 +88,8 @@ def say(*lines: object, error: bool = False) -> None:
 def say_json(value: Any) -> None:
     """Prints JSON on one line on standard output; what was hidden or has no letter is escaped.
 
-    The escapes are JSON's own, so that it is read as it was, secrets included; a number that is not defined is null.
+    The escapes are JSON's own, so that it is read as it was, secrets included; a number that is not
+    defined is null.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text = jsons.dump(value, ensure_ascii=False)
