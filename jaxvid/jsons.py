@@ -19,7 +19,7 @@ def dump(value: Any, **how: Any) -> str:
 
     `how` is what `json.dumps` takes. Text that is no Unicode, as a file's name may be, is escaped.
     """
-    value = _defined(value)
+    value = defined(value)
     text = json.dumps(value, allow_nan=False, **how)
     try:
         text.encode("utf-8")
@@ -58,13 +58,14 @@ def read(path: str | Path) -> Any:
         return parse(file.readall())
 
 
-def _defined(value: Any) -> Any:
+def defined(value: Any) -> Any:
+    """Returns `value`, of what JSON can hold, with None for every number that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: _defined(item) for name, item in value.items()}
+        return {name: defined(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_defined(item) for item in value]
+        return [defined(item) for item in value]
     return value
 
 

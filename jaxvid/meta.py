@@ -77,5 +77,3 @@ def check(meta: dict[str, Any], path: str | Path) -> None:
                 f"{path} says {field} = {said}, which must be {rule.words}: copy the checkpoint or "
                 "write it again"
             )
-    for place, name in enumerate(meta.get("classes") or ()):
-        text.one_line(name, f"{path}, class {place}", "class name")

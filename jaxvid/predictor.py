@@ -262,6 +262,8 @@ def make_config(
             test["sampling"] = config.test.sampling.to_dict() | test["sampling"]
         config.test = ml_collections.ConfigDict(test)
         fields.check(config)
+        for place, named in enumerate(meta.get("classes") or ()):
+            text.one_line(named, f"class {place}", "class name")
     except (JaxvidError, TypeError, ValueError, AttributeError) as error:
         raise JaxvidError(
             f"{checkpoint.find(path) / checkpoint.RECORD} says what no config may say ({error}): "
@@ -276,23 +278,21 @@ def _check_overrides(name: str, overrides: dict[str, Any]) -> None:
 
     def is_like(value: Any, like: Any) -> bool:
         if isinstance(value, list | tuple):
-            likes = like if isinstance(like, list | tuple) and like else [None]
-            return len(value) <= _LONGEST and all(
-                is_like(item, max(likes, key=str)) for item in value
-            )
+            first = like[0] if isinstance(like, list | tuple) and like else None
+            return len(value) <= _LONGEST and all(is_like(item, first) for item in value)
         if isinstance(like, bool) or isinstance(value, bool):
             return isinstance(value, bool) and isinstance(like, bool | None)
         if isinstance(value, int | float):
             most = max(4 * like, 256) if isinstance(like, int) and like > 0 else 4096
-            return isinstance(like, int | float | tuple | list | None) and 0 <= value <= most
+            return isinstance(like, int | float | None) and 0 <= value <= most
         return value is None or isinstance(value, str) and isinstance(like, str | None)
 
     for field, value in overrides.items():
         like = getattr(own, field, None)
         if not is_like(value, like):
             raise JaxvidError(
-                f"overrides has {text.quoted(field)} = {text.quoted(repr(value), 40)}, which is not "
-                f"like the network's own, {like!r}"
+                f"overrides has {text.quoted(field)} = {text.quoted(repr(value), 40)}, which is "
+                f"not like the network's own, {like!r}"
             )
 
 

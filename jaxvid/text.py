@@ -92,13 +92,14 @@ def say_json(value: Any) -> None:
     defined is null.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    text = jsons.dump(value, ensure_ascii=False)
+    value = jsons.defined(value)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     if not text.isprintable():
         text = "".join(json.dumps(sign)[1:-1] if _hidden(sign) else sign for sign in text)
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        text = jsons.dump(value)
+        text = json.dumps(value)
     print(text, flush=True)
 
 
