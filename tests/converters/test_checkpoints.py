@@ -310,3 +310,46 @@ def test_what_was_converted_is_left_as_it_is_when_it_is_converted_again():
     assert kernel.nbytes > 1 << 20  # So it is memory of its own, which could be given back.
     again = converters.convert(NAME, converters.to_torch(NAME, variables))
     assert equal(again, variables) and np.array_equal(kernel, tensors[key].T)
+
+
+@pytest.mark.parametrize(
+    "value, dtype",
+    [(np.nan, "float32"), (-np.inf, "float16"), (np.nan, "bfloat16"), (1e300, "float64")],
+)
+@pytest.mark.parametrize("layout", ["zip.pth", "weights.safetensors", "weights.npz"])
+def test_what_is_no_number_is_refused_by_the_names_of_the_tensors(tmp_path, value, dtype, layout):
+    if layout == "weights.npz" and dtype == "bfloat16":
+        dtype = "float32"  # Numpy's own files know no other.
+    tensors = converters.to_torch(NAME, random_variables(NAME))
+    tensors = {key: np.array(tensor, order="C") for key, tensor in tensors.items()}
+    keys = [head_of(tensors), head_of(tensors).replace("weight", "bias")]
+    for key in keys:
+        tensors[key] = np.full(tensors[key].shape, value, jax.numpy.dtype(dtype))
+    path = tmp_path / layout
+    torch_write.write(path, tensors, {}) if layout == "zip.pth" else WRITERS[layout](path, tensors)
+    with pytest.raises(JaxvidError) as error:
+        run(f"--model={NAME}", f"--checkpoint={path}", f"--out={tmp_path / 'a'}")
+    assert all(repr(key) in str(error.value) for key in keys) and "\n" not in str(error.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_variance_below_zero_is_said(tmp_path):
+    tensors = converters.to_torch(NAME, random_variables(NAME))
+    variances = [key for key in tensors if key.endswith("running_var")]
+    tensors |= {key: np.abs(tensors[key]) for key in variances}
+    *_, report = checkpoints.convert_and_tell(NAME, tensors)
+    assert not any("below 0" in line for line in report.lines())
+    tensors[variances[3]] = -tensors[variances[3]]
+    *_, report = checkpoints.convert_and_tell(NAME, tensors)
+    assert any("1 running variances are below 0" in line for line in report.lines())
+    assert any(variances[3] in line for line in report.lines())
+
+
+def test_the_way_back_does_not_overflow(tmp_path):
+    variables = random_variables(NAME)
+    tensors = converters.to_torch(NAME, variables)
+    key = head_of(tensors)
+    tensors[key] = np.full_like(tensors[key], 1e6)
+    variables = converters.convert(NAME, tensors)
+    with pytest.raises(JaxvidError, match=f"{key} .* of "):
+        converters.to_torch(NAME, variables, {"cast": {key: "float16"}})

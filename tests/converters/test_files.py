@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import gzip
+import io
 import os
 import pathlib
 import pickle
 import re
+import struct
 import tracemalloc
 import zipfile
 
@@ -450,3 +452,85 @@ def test_repeated_work_is_bounded(tmp_path, monkeypatch, pickled):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 150e6
+
+
+def npz_of(shape, size):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}".encode() + b"\n"
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        head = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header
+        archive.writestr("a.npy", head + bytes(size))
+    return out.getvalue()
+
+
+def safetensors_of(shape, size):
+    return safetensors(
+        {"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}, bytes(size)
+    )
+
+
+def chain_of_modules():
+    """A TorchScript archive of 95 modules inside one another, all of one name of 60,000 letters."""
+
+    def text(value):
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+    storage = (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x10tQ"
+    )
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00(K\x04t(K\x01t\x89}tR"
+    module = b"c__torch__\nM\n)\x81"
+    out = b"\x80\x02" + text("n" * 60000) + b"q\x010" + tensor + b"q\x020" + module + b"}("
+    out += b"".join(text(f"t{i}") + b"h\x02" for i in range(1000)) + b"ubq\x030"
+    out += (module + b"}h\x01h\x03sbq\x030") * 95
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("a/data.pkl", out + b"h\x03.")
+        archive.writestr("a/data/0", bytes(64))
+    return made.getvalue()
+
+
+def table_without_end():
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("a/data.pkl", b".")
+    data = bytearray(made.getvalue())
+    end = data.rindex(b"PK\5\6")
+    table = data[data.index(b"PK\1\2") : end]
+    table *= (20 << 20) // len(table)
+    start = data.index(b"PK\1\2")
+    data[start:end] = table
+    struct.pack_into("<L", data, len(data) - 10, len(table))
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data, match",
+    [
+        (lambda: safetensors_of([1] * 1_000_000 + [4], 16), "more than 32 dimensions"),
+        (lambda: safetensors_of([1] * 3_000_000 + [4], 16), "over 2000000 values"),
+        (lambda: safetensors_of([1 << 47, 1 << 47, 0], 0), "shape makes no sense"),
+        (lambda: safetensors_of([1 << 47] * 40, 0), "more than 32 dimensions"),
+        (lambda: safetensors_of([int("9" * 30)], 0), "a number of 30 digits"),
+        (lambda: npz_of("1," * 32000 + "4", 16), "more than 32 dimensions|makes no sense"),
+        (lambda: npz_of("140737488355328,140737488355328,0", 0), "shape makes no sense"),
+        (chain_of_modules, "names of its modules have no end"),
+        (table_without_end, "cut off or damaged"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_before_memory_is_taken(tmp_path, data, match):
+    path = tmp_path / "a"
+    path.write_bytes(data())
+    tracemalloc.start()
+    with pytest.raises(JaxvidError, match=match):
+        files.read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300 << 20
+
+
+def test_a_key_longer_than_any_is_refused(tmp_path):
+    (tmp_path / "a.npz").write_bytes(npz_of("4,", 16))
+    np.savez(tmp_path / "a.npz", **{"k" * 2000: np.ones(3)})
+    with pytest.raises(JaxvidError, match="a key of 2000 letters"):
+        files.read(tmp_path / "a.npz")
