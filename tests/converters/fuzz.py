@@ -76,8 +76,11 @@ class _Watch:
     def _hook(self, event, arguments):
         if self.path is None:
             return
+        # What was opened by its path is opened once more by its number, to be a Python file.
         reading = event != "open" or (
-            str(arguments[0]) == str(self.path) and arguments[1] in ("rb", "r", None)
+            (isinstance(arguments[0], int) or str(arguments[0]) == str(self.path))
+            and arguments[1] in ("rb", "r", None)
+            and not arguments[2] & os.O_ACCMODE
         )
         if event not in HARMLESS or not reading:
             self.seen.append(f"{event} {arguments!r:.200}")
