@@ -115,10 +115,13 @@ def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path, name):
     described = mapped.Mapped(tmp_path / name)
     read, _ = files.read_and_tell(described)
     os.truncate(tmp_path / name, 4096)
-    with pytest.raises(JaxvidError, match="was written to or cut while it was read"):
+    changed = pytest.raises(JaxvidError, match="was written to or cut while it was read")
+    # What had to be decoded was in memory by then.
+    with contextlib.nullcontext() if name == "protocol2.pkl" else changed:
         for tensor in read.values():
             mapped.fetched(tensor)
-        described.verify()  # What had to be decoded was in memory by then.
+    with pytest.raises(JaxvidError, match="was written to or cut while it was read"):
+        described.verify()
     with contextlib.suppress(JaxvidError):  # Its description may still be there.
         files.read_and_tell(file)
 
