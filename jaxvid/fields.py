@@ -221,8 +221,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     name = config.get("model", {}).get("name")
     if not isinstance(name, str):
         raise JaxvidError("config.model.name is missing: make the config by config.from_row")
-    known = _flat(configs.from_row(name))
-    given = _flat(config)
+    known = flat(configs.from_row(name))
+    given = flat(config)
     for field in given:
         if field not in known:
             raise JaxvidError(unknown(field, known))
@@ -298,15 +298,15 @@ def unknown(field: str, known: Iterable[str]) -> str:
 
 def names(config: ml_collections.ConfigDict) -> list[str]:
     """The names of all fields of a config, such as `optim.lr`."""
-    return list(_flat(config))
+    return list(flat(config))
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """All fields by their full names; the overrides of the network are one field."""
     fields = {}
     for name, value in config.items():
         if hasattr(value, "items") and prefix + name != "model.overrides":
-            fields |= _flat(value, f"{prefix}{name}.")
+            fields |= flat(value, f"{prefix}{name}.")
         else:
             fields[prefix + name] = value
     return fields

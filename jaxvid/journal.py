@@ -6,13 +6,12 @@ hangs. TensorBoard's files are TFRecords of `Event` messages; scalars need a few
 
 import contextlib
 import json
-import os
 import pathlib
 import struct
 import time
 from collections.abc import Iterator
 
-from jaxvid import jsons
+from jaxvid import jsons, whole
 from jaxvid.data.crc32c import masked
 from jaxvid.errors import JaxvidError
 
@@ -32,7 +31,7 @@ class Journal:
             if path.exists():
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
                 kept = [line for line in lines if _stays(line, start, tested)]
-                replace(path, "".join(line + "\n" for line in kept))
+                whole.text(path, "".join(line + "\n" for line in kept))
             self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - as long as the run
             name = f"events.out.tfevents.{time.time_ns() // 1000}.jaxvid"
             self._events = open(workdir / name, "wb")  # noqa: SIM115
@@ -76,13 +75,6 @@ def writing(workdir: pathlib.Path) -> Iterator[None]:
             f"cannot write to {workdir} ({error.strerror or error}): make room or choose another "
             "--workdir; the same command goes on from the last checkpoint"
         ) from error
-
-
-def replace(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is there as it was or as it shall be, whatever happens meanwhile."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _stays(line: str, start: int, tested: bool) -> bool:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxvid import paths
 from jaxvid.errors import JaxvidError
 from jaxvid.text import say
 
@@ -63,14 +64,16 @@ def hold(
       wait: say who is there and wait for its end, in place of refusing.
 
     Raises:
-      JaxvidError: another process is there; the error names its machine, number, start and command.
-      OSError: the system lets no lock be made there.
+      JaxvidError: another process is there, and the error names its machine, number, start and
+        command; or the system lets no lock be made there, which is an OSError without `what`.
     """
     path = Path(path)
     file = neighbour(path, NAME) if beside else path / NAME
-    made = _make(file.parent)
+    made: list[Path] = []
     try:
-        lock = _acquire(file, f"{what}={path}" if what else str(path), wait)
+        with paths.writing(path, what) if what else contextlib.nullcontext():
+            made += _make(file.parent)
+            lock = _acquire(file, f"{what}={path}" if what else str(path), wait)
         try:
             yield
         finally:

@@ -79,6 +79,25 @@ def failing_at_once() -> Iterator[None]:
         os._exit(code if isinstance(code, int) else 1)
 
 
+@contextlib.contextmanager
+def in_first(context: contextlib.AbstractContextManager) -> Iterator[None]:
+    """Enters a context in process 0 alone; what it raises there at once ends all processes."""
+    error = None
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(context)
+            except Exception as refused:
+                error = refused
+        if jax.process_count() > 1:
+            failed = multihost_utils.broadcast_one_to_all(np.array(error is not None))
+            if failed and error is None:
+                raise JaxvidError("process 0 was refused, and says why")
+        if error is not None:
+            raise error
+        yield
+
+
 def check_shared(folder: pathlib.Path) -> None:
     """Refuses a folder that is not one and the same for all processes.
 

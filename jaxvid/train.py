@@ -25,13 +25,16 @@ from jaxvid import (
     evaluate,
     fields,
     journal,
+    locks,
     metrics,
     optim,
     parts,
     paths,
+    runs,
     sharding,
     stopping,
     teachers,
+    whole,
     zoo,
 )
 from jaxvid.data import datasets, pipeline
@@ -54,11 +57,19 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     Writes `config.json`, `metrics.jsonl` and TensorBoard events, `checkpoints/`, and the test of
     the last parameters into `eval/`. Returns that test's accuracies. SIGTERM or SIGINT saves after
     the step under way and raises `Stopped`.
+
+    Raises:
+      JaxvidError: also where another process trains in `workdir`, or what is there was made with
+        another network, other classes or other videos.
     """
     fields.check(config)
     workdir = paths.writable(workdir, "--workdir")
-    with journal.writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
+    with sharding.in_first(locks.hold(workdir, "--workdir")):
+        return _train(config, workdir)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> metrics.Result:
+    """Trains in a workdir in which no other process does."""
     sharding.check_shared(workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     last = checkpoints.latest_step()
@@ -91,15 +102,22 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
         for split in (config.data.train_split, config.data.test_split)
     )
     classes = common_classes(config, train_split, test_split) if labelled else []
-    per_epoch = pipeline.steps_per_epoch(
-        len(train_split), config.train.batch_size, config.data.repeats
-    )
-    total_steps = max(round(config.train.epochs * per_epoch), 1)
+    plan = runs.plan(config, len(train_split))
     log(
         f"{config.data.dataset}: {len(train_split)} videos to train, {len(test_split)} to test, "
         + (f"{len(classes)} classes; " if labelled else "without their labels; ")
-        + f"{per_epoch} steps an epoch, {total_steps} in all"
+        + f"{plan.per_epoch} steps an epoch, {plan.steps} in all"
     )
+    meta = describe(config, classes, train_split.short_side)
+    meta["records"] = {
+        name: runs.fingerprint(split)
+        for name, split in (
+            (config.data.train_split, train_split),
+            (config.data.test_split, test_split),
+        )
+    }
+    if last is not None:
+        check_same(workdir, checkpoints.folder(last), config, meta, len(train_split))
 
     # ---- model and optimizer
     model = zoo.create_model(
@@ -110,8 +128,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     )
     clip_shape = pipeline.clip_shape(config)
     knobs = read_knobs(model, clip_shape, config)
-    schedule = optim.make_schedule(config.optim, total_steps, config.train.epochs)
-    optimizer = optim.make_optimizer(config.optim, schedule, knobs.layer_of)
+    optimizer = optim.make_optimizer(config.optim, plan.rate, knobs.layer_of)
 
     teacher, lessons = None, {}
     if config.train.teacher:
@@ -155,17 +172,21 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
     precise = config.train.precise_norm_batches if state.batch_stats else 0
     precise_norms = make_precise_norms(model, config, knobs.frozen, placed.batch_stats)
     test = evaluate.make_test(model, config, test_split, mesh)
-    meta = describe(config, classes, train_split.short_side)
     batches = pipeline.train_batches(train_split, config, start_step=start)
-    eval_steps = max(round(config.train.eval_epochs * per_epoch), 1)
-    end = min(total_steps, config.train.stop_at_step or total_steps)
+    eval_steps = max(round(config.train.eval_epochs * plan.per_epoch), 1)
+    end = min(plan.steps, config.train.stop_at_step or plan.steps)
+    if start >= end:
+        log(f"already complete at step {start}, as this config ends at {end}: nothing to learn")
     # A run may have ended between saving a state and testing it.
     tested = last is None or checkpoints.metric(last) is not None
     saved = start
     writer = None
     if jax.process_index() == 0:
         with journal.writing(workdir):
-            journal.replace(workdir / "config.json", config.to_json(indent=1) + "\n")
+            if last is None:
+                runs.begin(workdir, config)
+            elif start < end:
+                runs.go_on(workdir, config, start)
         writer = journal.Journal(workdir, start, tested)
     outcome = None
     window = Window(start)
@@ -177,7 +198,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
 
     def with_precise_norms(step: int) -> TrainState:
         following = pipeline.train_batches(train_split, config, start_step=step)
-        taken = itertools.islice(following, min(precise, per_epoch))
+        taken = itertools.islice(following, min(precise, plan.per_epoch))
         batches = (sharding.put_batch(batch, mesh) for batch in unless_asked(step, taken))
         try:
             return precise_norms(state, batches)
@@ -234,7 +255,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
             window.add(measured, drawn["index"])
             if (step + 1) % config.train.log_steps == 0 or step + 1 == end:
                 values = window.close(step + 1, config.train.batch_size)
-                values["lr"] = float(schedule(step))
+                values["lr"] = float(plan.rate(step))
                 if not all(map(np.isfinite, values.values())):
                     check_finite(window, state, train_split.paths, workdir)
                 checkpoints.check()
@@ -258,7 +279,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> met
         writer.close()
 
     # ---- the result
-    with paths.writing(workdir, "--workdir"):
+    with (
+        paths.writing(workdir, "--workdir"),
+        sharding.in_first(locks.hold(workdir / "eval", "", wait=True)),
+    ):
         outcome.write(workdir / "eval")
     log(f"done: {outcome.line}")
     log(f"checkpoints, logs and pictures in eval are in {workdir}")
@@ -363,6 +387,26 @@ def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     return state.started_from(tree)
 
 
+def check_same(
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    meta: dict[str, Any],
+    videos: int,
+) -> None:
+    """Refuses to go on from the checkpoint in `folder` with what did not make it.
+
+    What else differs is said, as is what cannot be compared.
+    """
+    then = checkpoint.load_meta(folder)
+    lines = runs.check_same(workdir, then, meta, config.data.dataset)
+    lines += runs.differences(workdir, config, then["step"], videos)
+    if lines:
+        log(f"what differs in {workdir} after step {then['step']}:")
+    for line in lines:
+        log(f"  {line}")
+
+
 def describe(
     config: ml_collections.ConfigDict, classes: list[str], short_side: int
 ) -> dict[str, Any]:
@@ -452,7 +496,7 @@ def check_finite(
         held += f" and {len(names) - 8} more ({file} names all)"
         if jax.process_index() == 0:
             with journal.writing(workdir):
-                file.write_text("".join(f"{shown(name)}\n" for name in names), encoding="utf-8")
+                whole.text(file, "".join(f"{shown(name)}\n" for name in names))
     raise JaxvidError(
         f"{what}, whose batch holds {held}: look at these, lower config.optim.lr or set "
         f"config.optim.clip_norm; the last checkpoint is in {workdir / 'checkpoints'}"

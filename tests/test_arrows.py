@@ -71,7 +71,9 @@ ARROWS = {
     "jaxvid.step": {"jaxvid.losses", "jaxvid.masking", "jaxvid.mixing", "jaxvid.parts"},
     "jaxvid.teachers": {"jaxvid.step", "jaxvid.zoo", "jaxvid.checkpoint"},
     "jaxvid.journal": {"jaxvid.data"},
+    "jaxvid.runs": {"jaxvid.fields", "jaxvid.optim", "jaxvid.data"},
     "jaxvid.train": {
+        "jaxvid.runs",
         "jaxvid.evaluate",
         "jaxvid.journal",
         "jaxvid.fields",

@@ -158,7 +158,13 @@ def test_a_file_system_without_locks_is_said_once_and_works(tmp_path, monkeypatc
 
 def test_a_folder_that_cannot_be_made_is_the_systems_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError), locks.hold(tmp_path / "file" / "out", "--out"):
+    path = tmp_path / "file" / "out"
+    with pytest.raises(OSError), locks.hold(path, ""):
+        pass
+    with (
+        pytest.raises(JaxvidError, match=f"^cannot write --out={path} "),
+        locks.hold(path, "--out"),
+    ):
         pass
 
 

@@ -1,14 +1,17 @@
 """The training loop: what it writes, how it goes on after a kill, how it starts from weights."""
 
 import json
+import os
+import pathlib
 import re
+import shutil
 import signal
 
 import flax
 import numpy as np
 import pytest
 
-from jaxvid import checkpoint, config, evaluate, metrics, optim, train
+from jaxvid import checkpoint, config, evaluate, locks, metrics, optim, runs, train
 from jaxvid.data import build, datasets, pipeline, toy
 from jaxvid.errors import JaxvidError, Stopped
 from jaxvid.step import make_precise_norms
@@ -283,3 +286,177 @@ def test_testing_on_other_classes_is_refused(records, trained, tmp_path):
     build.build(records / "videos", tmp_path / "test.csv", tmp_path, workers=1)
     with pytest.raises(JaxvidError, match="answers 8 classes that are not those of mini"):
         evaluate.evaluate(make_config(tmp_path, init=str(trained)), tmp_path / "out")
+
+
+# ---- a workdir goes on only with what made it
+
+
+@pytest.fixture
+def begun(trained, tmp_path):
+    """A copy of the finished run, to go on with."""
+    return pathlib.Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def contents(workdir):
+    """All files of a workdir but those that a test writes anew."""
+    return {
+        path.relative_to(workdir): path.read_bytes()
+        for path in workdir.rglob("*")
+        if path.is_file() and "eval" not in path.parts and "events" not in path.name
+    }
+
+
+def relabelled(records, folder, labels, splits=("train", "test")):
+    """Records of the same clips under other class names, or with fewer of them."""
+    for split in splits:
+        lines = (records / f"{split}.csv").read_text()
+        for old, new in labels.items():
+            lines = lines.replace(f",{old}\n", f",{new}\n")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{split}.csv").write_text(lines)
+        build.build(records / "videos", folder / f"{split}.csv", folder, workers=1)
+    return folder
+
+
+def refused(c, workdir):
+    """The refusal to train with `c` in `workdir`, which changes nothing there."""
+    before = contents(workdir)
+    with pytest.raises(JaxvidError) as caught:
+        train.train(c, workdir)
+    assert contents(workdir) == before
+    return str(caught.value)
+
+
+def test_other_classes_are_refused(records, begun, tmp_path):
+    other = relabelled(records, tmp_path / "other", {"left": "leftwards"})
+    c = make_config(other)
+    c.data.dataset = "theirs"
+    c.train.epochs = 8.0
+    assert refused(c, begun) == (
+        f"{begun} holds a run that learned 8 classes, which are not those of theirs (8): choose "
+        f"another --workdir, where init={begun} starts from its weights, or go on with what made it"
+    )
+
+
+def test_other_videos_are_refused_and_a_move_is_not(records, begun, tmp_path, capsys):
+    moved = pathlib.Path(shutil.copytree(records, tmp_path / "moved"))
+    c = make_config(moved)
+    train.train(c, begun)
+    said = capsys.readouterr().out
+    assert f'  data.data_dir: "{records}" -> "{moved}" (the same videos in another place)' in said
+    for split, count in (("train", 32), ("test", 8)):
+        fewer = pathlib.Path(shutil.copytree(records, tmp_path / f"fewer-{split}"))
+        lines = (fewer / f"{split}.csv").read_text().splitlines()
+        (fewer / f"{split}.csv").write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+        build.build(fewer / "videos", fewer / f"{split}.csv", fewer, workers=1, overwrite=True)
+        said = refused(make_config(fewer), begun)
+        assert re.search(rf"other videos in the split '{split}' of mini \({count} videos, ", said)
+        assert f"there are here ({count - 1} videos, " in said
+    # As many, but other labels of the same ones.
+    lines = [line.replace(",left", ",x").replace(",right", ",left") for line in lines]
+    (moved / "test.csv").write_text("\n".join(line.replace(",x", ",right") for line in lines))
+    build.build(moved / "videos", moved / "test.csv", moved, workers=1, overwrite=True)
+    assert "other videos in the split 'test'" in refused(make_config(moved), begun)
+
+
+def test_another_network_is_refused(records, begun):
+    c = make_config(records)
+    c.model.overrides.dropout = 0.25
+    said = refused(c, begun)
+    assert (
+        'holds a run with config.model.overrides={"blocks": [1, 1, 1], "width": 8}, not {' in said
+    )
+    c = make_config(records)
+    c.model.name = "tsn_test"
+    assert 'config.model.name="tsm_test", not "tsn_test": choose another' in refused(c, begun)
+    c = make_config(records)
+    c.train.loss = "sigmoid"
+    assert "holds a run with the loss softmax, not sigmoid, which decides" in refused(c, begun)
+
+
+def test_nothing_left_to_do_is_said_and_config_json_stays(records, begun, capsys):
+    c = make_config(records)
+    c.train.update({"epochs": 2.0, "batch_size": 4})
+    c.optim.lr = 0.5
+    before = contents(begun)
+    train.train(c, begun)
+    said = capsys.readouterr().out
+    assert "already complete at step 20, as this config ends at 16: nothing to learn" in said
+    assert "  optim.lr: 0.002 -> 0.5\n" in said and "  steps in an epoch: 4 -> 8\n" in said
+    assert contents(begun) == before
+
+
+def test_what_differs_is_said_with_its_meaning_and_kept(records, begun, capsys):
+    began = (begun / "config.json").read_bytes()
+    c = make_config(records, init="somewhere")
+    c.train.update({"epochs": 6.0, "eval_epochs": 10.0})
+    train.train(c, begun)
+    said = capsys.readouterr().out
+    differs = said[said.index("what differs") : said.index("resumed from")]
+    assert differs.splitlines() == [
+        f"what differs in {begun} after step 20:",
+        '  init: "" -> "somewhere" (without effect: the weights are this run\'s own)',
+        "  train.epochs: 5.0 -> 6.0",
+        "  train.eval_epochs: 3.0 -> 10.0",
+        "  steps in all: 20 -> 24",
+        f"  the rate at step 21: 0 -> {float(runs.plan(c, 32).rate(20)):.3g}",
+    ]
+    assert (begun / "config.json").read_bytes() == began
+    later = json.loads((begun / "config_from_00000020.json").read_text())
+    assert later["train"]["epochs"] == 6.0 and later["init"] == "somewhere"
+    # The same again is not another one; what comes next is held against the last values.
+    train.train(c, begun)
+    assert "what differs" not in capsys.readouterr().out
+    c.train.epochs = 6.5
+    c.train.batch_size = 16
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline, "train_batches", interrupted)
+        train.train(c, begun)
+    assert "  train.epochs: 6.0 -> 6.5\n" in capsys.readouterr().out
+    names = sorted(path.name for path in begun.glob("config*"))
+    assert names == ["config.json", "config_from_00000020.json"]
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_values_of_steps_that_were_never_saved_are_forgotten(records, begun):
+    c = make_config(records)
+    c.train.epochs = 7.0
+    runs.go_on(begun, c, 20)
+    assert (begun / "config_from_00000020.json").exists()
+    assert runs.differences(begun, c, 20, 32)[0] == "train.epochs: 5.0 -> 7.0"
+    runs.go_on(begun, c, 12)
+    assert [path.name for path in begun.glob("config_from*")] == ["config_from_00000012.json"]
+    assert runs.differences(begun, c, 20, 32) == []
+    runs.begin(begun, c)
+    assert [path.name for path in begun.glob("config*")] == ["config.json"]
+
+
+def test_a_run_of_an_older_version_goes_on(records, begun, capsys):
+    folder = last(begun)
+    record = json.loads((folder / "jaxvid.json").read_text())
+    del record["meta"]["records"], record["sums"]
+    (folder / "jaxvid.json").write_text(json.dumps(record))
+    old = json.loads((begun / "config.json").read_text())
+    del old["optim"]["gamma"]
+    old["optim"]["gone"] = 1
+    for text in (json.dumps(old), "{", None):
+        (begun / "config.json").write_text(text) if text else (begun / "config.json").unlink()
+        train.train(make_config(records), begun)
+        said = capsys.readouterr().out
+        assert "not known, as an older version saved it: which videos it learned from" in said
+        unknown = f"not known which fields, as {begun / 'config.json'} cannot be read"
+        assert ("not known, as an older version began it: optim.gamma" in said) == bool(
+            text == json.dumps(old)
+        )
+        assert (unknown in said) == (text != json.dumps(old))
+
+
+def test_two_trainings_in_one_workdir(records, trained, tmp_path):
+    """The second is told before it reads or writes anything."""
+    with locks.hold(tmp_path, "--workdir"):
+        said = refused(make_config(records), tmp_path)
+    assert said.startswith(f"--workdir={tmp_path} is being written by process {os.getpid()} on ")
+    assert not list(tmp_path.iterdir())
