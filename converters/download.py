@@ -26,15 +26,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from converters.mapped import sum_in
-from jaxvid import jsons, paths
+from jaxvid import jsons, locks, paths, whole
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
 from jaxvid.text import quoted, say, shown
-
-try:
-    import fcntl
-except ImportError:  # Windows, where two downloads of one file at once are not kept apart.
-    fcntl = None
 
 MIRROR = "JAXVID_MIRROR"
 TIMEOUT = 30.0  # Seconds without a byte.
@@ -67,9 +62,7 @@ def fetch(address: str, *, mirror: str | None = None) -> Path:
         say(f"{target} was downloaded before")
         return target
     address = _at_mirror(address, os.environ.get(MIRROR, "") if mirror is None else mirror)
-    with _writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target) as file:
+    with _part_of(target) as file:
         part = _Part(target, file, address)
         if target.is_file():  # Another process brought it meanwhile.
             part.remove()
@@ -156,17 +149,17 @@ class _Part:
         """Takes what an answer says of the file; starts again unless it goes on from here."""
         proof = _proof(response.headers)
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            start, whole = _range(response.headers)
+            start, size = _range(response.headers)
             same = bool(sum_in(self.target.name)) or proof == self._proof
-            if not same or start != self.size or self.whole not in (None, whole):
+            if not same or start != self.size or self.whole not in (None, size):
                 self.clear()
                 raise ConnectionError("the server answered with part of another file")
         else:
             if self.size:
                 self.clear()
             length = response.headers.get("Content-Length", "")
-            whole = _count(length)
-            if length and whole is None:
+            size = _count(length)
+            if length and size is None:
                 raise ConnectionError(f"it says that {quoted(length, 20)} bytes come")
         coding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if coding not in ("", "identity"):
@@ -174,16 +167,16 @@ class _Part:
                 f"{shown(self.address)} sends the file packed ({quoted(coding, 20)}), which was "
                 f"not asked for: {_BY_HAND}"
             )
-        self.whole, self._proof = whole, proof
-        missing = (whole or 0) - self.size
+        self.whole, self._proof = size, proof
+        missing = (size or 0) - self.size
         with _writing(self.target):
             if missing > shutil.disk_usage(self.path.parent).free:
                 raise OSError(
                     errno.ENOSPC, f"{missing // _MEGABYTE} MB are still to come and do not fit"
                 )
-            if (whole or 0) > MAX_BYTES:
+            if (size or 0) > MAX_BYTES:
                 raise self.too_long()
-            self._about.write_text(jsons.dump({"bytes": whole, "proof": proof}), "utf-8")
+            whole.text(self._about, jsons.dump({"bytes": size, "proof": proof}))
 
     def too_long(self) -> JaxvidError:
         """Forgets all that came, and returns the error for a file that no network has."""
@@ -319,8 +312,8 @@ def _attempt(address: str, part: _Part) -> tuple[str, float]:
 
 
 def _receive(response: http.client.HTTPResponse, part: _Part) -> None:
-    whole = None if part.whole is None else part.whole // _MEGABYTE
-    progress = Progress(whole, "downloading", "MB", done=part.size // _MEGABYTE)
+    megabytes = None if part.whole is None else part.whole // _MEGABYTE
+    progress = Progress(megabytes, "downloading", "MB", done=part.size // _MEGABYTE)
     try:
         begun, came = time.monotonic(), 0
         while data := response.read1(_BLOCK):
@@ -438,30 +431,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 @contextlib.contextmanager
-def _locked(target: Path) -> Iterator[BinaryIO]:
+def _part_of(target: Path) -> Iterator[BinaryIO]:
     """Opens the unfinished part of a file, once no other process writes to it."""
-    path = Path(f"{target}.part")
-    while True:
+    with contextlib.ExitStack() as stack:
         with _writing(target):
-            file = path.open("ab", buffering=0)
-        with file:
-            _lock(file, target)
-            # Another process may have put the part in place, and this is no part any more.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                yield file
-                return
-
-
-def _lock(file: BinaryIO, target: Path) -> None:
-    if fcntl is None:
-        return
-    # A file system without locks, as some clusters have, is worth a download all the same.
-    with contextlib.suppress(OSError):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another process that downloads {target.name}")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(locks.hold(target, "", beside=True, wait=True))
+            file = stack.enter_context(Path(f"{target}.part").open("ab", buffering=0))
+        yield file
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
 """Writes a `.pth` file that `torch.load(weights_only=True)` opens, without PyTorch."""
 
-import contextlib
 import io
-import os
 import struct
 import sys
 import zipfile
@@ -14,7 +12,7 @@ import numpy as np
 
 from converters.names import in_order
 from converters.pickles import DTYPES, STORAGES
-from jaxvid import paths
+from jaxvid import locks, paths, whole
 from jaxvid.errors import JaxvidError
 
 _ROOT = "checkpoint"
@@ -39,22 +37,19 @@ def write(
     """
     path = check_free(path, overwrite=overwrite)
     description = _describe(state_dict, meta)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(temporary, "w") as archive:
-            _add(archive, "data.pkl", description)
-            _add(archive, "byteorder", sys.byteorder.encode("ascii"))
-            for number, array in enumerate(state_dict.values()):
-                _add(archive, f"data/{number}", _bytes(array))
-            _add(archive, "version", b"3\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # It may be what the system refuses.
-            temporary.unlink(missing_ok=True)
-        raise JaxvidError(
-            f"cannot write {path} ({error.strerror}): make room or choose another --out"
-        ) from error
+    with locks.hold(path, "--out", beside=True):
+        check_free(path, overwrite=overwrite)  # Another process may have written it meanwhile.
+        try:
+            with whole.file(path, durable=True) as file, zipfile.ZipFile(file, "w") as archive:
+                _add(archive, "data.pkl", description)
+                _add(archive, "byteorder", sys.byteorder.encode("ascii"))
+                for number, array in enumerate(state_dict.values()):
+                    _add(archive, f"data/{number}", _bytes(array))
+                _add(archive, "version", b"3\n")
+        except OSError as error:
+            raise JaxvidError(
+                f"cannot write {path} ({error.strerror}): make room or choose another --out"
+            ) from error
 
 
 def check_free(path: str | Path, *, overwrite: bool = False) -> Path:

@@ -2,9 +2,11 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import numpy as np
 
+from jaxvid import whole
 from jaxvid.text import shown
 
 # Text that matplotlib takes neither for a formula nor for TeX.
@@ -35,7 +37,8 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], path: pathli
         for i, j in zip(*np.nonzero(confusion), strict=True):
             shade = "white" if confusion[i, j] > totals[i, 0] / 2 else "black"
             axes.text(j, i, confusion[i, j], ha="center", va="center", color=shade, fontsize=8)
-    figure.savefig(path, dpi=_DPI)
+    with whole.file(path) as file:
+        figure.savefig(file, dpi=_DPI, format="png")
 
 
 _TILE, _GAP, _MARGIN, _ROW, _MIN_WIDTH = 160, 6, 14, 32, 760
@@ -86,7 +89,8 @@ def strip(
         room = total - 30 - normal.getlength(percent)
         pen.text((left + 8, middle), _fitted(label, room, normal), _INK, normal, anchor="lm")
         pen.text((left + total - 8, middle), percent, _INK, normal, anchor="rm")
-    picture.save(path, format="PNG")
+    with whole.file(path) as file:
+        picture.save(file, format="PNG")
 
 
 _SMALL_TILE = 96
@@ -114,7 +118,8 @@ def reconstructions(pictures: np.ndarray, captions: Sequence[str], path: pathlib
             left = _MARGIN + column * (tile[0] + _GAP)
             place = (left, top + _ROW + version * (_SMALL_TILE + _GAP))
             picture.paste(image.resize(tile, Image.Resampling.BICUBIC), place)
-    picture.save(path, format="PNG")
+    with whole.file(path) as file:
+        picture.save(file, format="PNG")
 
 
 _COLORS = ("#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#6b46c1", "#b7791f", "#0e7490", "#97266d")
@@ -165,7 +170,8 @@ def timeline(
     for entry, number in zip(legend.get_texts(), colors, strict=True):
         # Of a curve that is called so from the start, a name such as `_x` would leave none.
         entry.set(text=_fitted(classes[number], 230, font), **_VERBATIM)
-    figure.savefig(path, dpi=_DPI, format="png")
+    with whole.file(path) as file:
+        figure.savefig(file, dpi=_DPI, format="png")
 
 
 _MOVIE_SIDE, _HEAT = 320, 0.6
@@ -196,32 +202,31 @@ def heat_movie(
             text = _fitted(caption, width - 2 * _MARGIN, font)
             ImageDraw.Draw(picture).text(place, text, _INK, font, anchor="lm")
         pictures.append(picture)
-    if path.suffix.lower() == ".gif":
-        _write_gif(pictures, path, fps)
-    else:
-        _write_mp4(pictures, path, fps)
+    write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+    with whole.file(path) as file:
+        write(pictures, file, fps)
 
 
-def _write_gif(pictures: Sequence, path: pathlib.Path, fps: float) -> None:
+def _write_gif(pictures: Sequence, file: BinaryIO, fps: float) -> None:
     # Browsers play what is faster than 50 a second slowly.
     duration = max(20, round(1000 / fps))
     pictures[0].save(
-        path, save_all=True, append_images=pictures[1:], duration=duration, loop=0, format="GIF"
+        file, save_all=True, append_images=pictures[1:], duration=duration, loop=0, format="GIF"
     )
 
 
-def _write_mp4(pictures: Sequence, path: pathlib.Path, fps: float) -> None:
+def _write_mp4(pictures: Sequence, file: BinaryIO, fps: float) -> None:
     from fractions import Fraction
 
     import av
 
-    with av.open(str(path), "w", format="mp4") as file:
-        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+    with av.open(file, "w", format="mp4") as movie:
+        stream = movie.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height = pictures[0].size
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
         for picture in pictures:
-            file.mux(stream.encode(av.VideoFrame.from_image(picture)))
-        file.mux(stream.encode())
+            movie.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        movie.mux(stream.encode())
 
 
 def _thermal(heat: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from jaxvid import (
     draw,
     fields,
     jsons,
+    locks,
     losses,
     metrics,
     paths,
@@ -26,6 +27,7 @@ from jaxvid import (
     rows,
     sharding,
     text,
+    whole,
     zoo,
 )
 from jaxvid import config as configs
@@ -256,7 +258,9 @@ def write_scores(
     if jax.process_index() != 0:
         return result
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(
+    # It is there when all of the others are, and theirs.
+    (folder / "result.json").unlink(missing_ok=True)
+    whole.arrays(
         folder / "scores.npz",
         scores=scores,
         labels=labels,
@@ -271,12 +275,13 @@ def write_scores(
     )
     header = ["path", "label", "answer", "score", "correct"]
     text.write_csv(folder / "predictions.csv", header, lines)
-    (folder / "result.json").write_text(jsons.dump(about | result.figures, indent=1) + "\n")
     if isinstance(result, metrics.MultiLabel):
         _write_precisions(folder / "classes.csv", classes, labels, result)
     else:
         _write_classes(folder / "classes.csv", classes, result.confusion)
         draw.confusion_matrix(result.confusion, classes, folder / "confusion.png")
+    figures = jsons.dump(about | result.figures, indent=1)
+    whole.text(folder / "result.json", figures + "\n", durable=True)
     return result
 
 
@@ -297,6 +302,7 @@ def write_reconstructions(
     if jax.process_index() != 0:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").unlink(missing_ok=True)
     lines = ([path, f"{loss:.4f}"] for path, loss in zip(paths, losses, strict=True))
     text.write_csv(folder / "losses.csv", ["path", "loss"], lines)
     train = config.train
@@ -304,14 +310,14 @@ def write_reconstructions(
         "mask_ratio": train.mask_ratio,
         "normalize_cubes": train.normalize_cubes,
     }
-    result = jsons.dump(about | metrics.reconstruction(losses).figures, indent=1)
-    (folder / "result.json").write_text(result + "\n")
     made = "detail filled in" if train.normalize_cubes else "filled in"
     captions = [
         f"{path}: clip, what was seen of it, {made} (loss {loss:.3f})"
         for path, loss in zip(paths, losses, strict=True)
     ]
     draw.reconstructions(pictures, captions[: len(pictures)], folder / "reconstructions.png")
+    figures = jsons.dump(about | metrics.reconstruction(losses).figures, indent=1)
+    whole.text(folder / "result.json", figures + "\n", durable=True)
 
 
 def _answered(
@@ -368,6 +374,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     """Tests `config.init`, or the best checkpoint of `workdir`, and writes `workdir/eval`."""
     fields.check(config)
     workdir = paths.writable(workdir, "--workdir")
+    with sharding.in_first(locks.hold(workdir / "eval", "--workdir")):
+        return _evaluate(config, workdir)
+
+
+def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> metrics.Result:
+    """Tests in a workdir in which no other process does."""
     path = config.init or workdir / "checkpoints"
     meta = checkpoint.load_meta(path)
     pixels = config.train.loss == "pixels"

@@ -12,7 +12,6 @@ import errno
 import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from jaxvid import checkpoint, jsons, losses, paths, zoo
+from jaxvid import checkpoint, jsons, locks, losses, paths, whole, zoo
 from jaxvid.data import pipeline
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.layers.backend import tracing_for
@@ -71,6 +70,22 @@ def export(
     """
     out = paths.local(out, "--out")
     _check(out, format, batch, platforms, dtype)
+    with locks.hold(out, "--out", beside=True):
+        _check_free(out)  # Another process may have written it meanwhile.
+        return _export(path, out, model, format, batch, preprocess, platforms, dtype)
+
+
+def _export(
+    path: str | os.PathLike,
+    out: pathlib.Path,
+    model: str | None,
+    format: str,
+    batch: int | None,
+    preprocess: tuple[int, int] | None,
+    platforms: Sequence[str],
+    dtype: str,
+) -> dict[str, Any]:
+    """Writes to a folder that no other process writes."""
     meta = checkpoint.load_meta(path)
     config = make_config(meta, model, path)
     row = zoo.starting_row(config.model.name)
@@ -117,14 +132,10 @@ def export(
         }
     write = _write_stablehlo if format == "stablehlo" else _write_savedmodel
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-            whole = pathlib.Path(folder, "whole")
-            whole.mkdir()
-            write(program, variables, clip, batch, platforms, card["output"]["name"], whole)
+        with whole.folder(out) as folder:
+            write(program, variables, clip, batch, platforms, card["output"]["name"], folder)
             text = jsons.dump(card, indent=1, ensure_ascii=False)
-            (whole / CARD).write_text(text + "\n", encoding="utf-8")
-            os.replace(whole, out)
+            (folder / CARD).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise JaxvidError(
             f"cannot write --out={out} ({error.strerror or error}): make room or choose another"
@@ -264,6 +275,10 @@ def _check(
         )
     if dtype not in ("float32", "bfloat16"):
         raise JaxvidError(f"--dtype={dtype} is unknown: take float32 or bfloat16")
+    _check_free(out)
+
+
+def _check_free(out: pathlib.Path) -> None:
     if out.exists():
         raise JaxvidError(f"--out={out} exists: choose a new folder, or delete that one")
     paths.writable(out.parent, "--out")

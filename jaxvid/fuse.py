@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxvid import arrays, paths
+from jaxvid import arrays, locks, paths
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.text import normal, say
 
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from jaxvid.evaluate import write_scores
 
-    with paths.writing(out, "--out"):
+    with locks.hold(out, "--out"), paths.writing(out, "--out"):
         result = write_scores(
             out,
             fused.classes.tolist(),

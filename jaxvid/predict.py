@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxvid import draw, paths
+from jaxvid import draw, paths, whole
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
 from jaxvid.text import say, say_json, shown
@@ -435,7 +435,7 @@ def _features(predictor: "Predictor", args: argparse.Namespace) -> Any:
         else:
             arrays = extract(video)
         with _writing(out, "features"):
-            np.savez(out, **arrays)
+            whole.arrays(out, **arrays)
         shapes = {name: list(array.shape) for name, array in arrays.items()}
         if args.json:
             yield {"path": str(video), "features": str(out), "shapes": shapes}

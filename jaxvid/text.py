@@ -17,6 +17,7 @@ here, so that each question about them is decided once:
 """
 
 import csv
+import io
 import json
 import pathlib
 import re
@@ -114,13 +115,17 @@ def uncell(value: str) -> str:
 
 
 def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV in UTF-8 with texts as `cell` makes them; `read_csv` gives them back."""
-    # No file's name makes it fail: what is not UTF-8 is written as its escape.
-    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        # Its line ends are CSV's own, \r\n, as with others it leaves a \r in a cell unquoted.
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows([cell(value) for value in row] for row in rows)
+    """Writes a CSV in UTF-8 with texts as `cell` makes them, whole; `read_csv` gives them back."""
+    from jaxvid import whole  # whose locks print by this module
+
+    lines = io.StringIO(newline="")
+    # Its line ends are CSV's own, \r\n, as with others it leaves a \r in a cell unquoted.
+    writer = csv.writer(lines)
+    writer.writerow(header)
+    writer.writerows([cell(value) for value in row] for row in rows)
+    with whole.file(path) as file:
+        # No file's name makes it fail: what is not UTF-8 is written as its escape.
+        file.write(lines.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def read_csv(path: pathlib.Path) -> list[list[str]]:

@@ -7,9 +7,10 @@ same file do so one after the other.
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from jaxvid import locks
 
@@ -43,6 +44,32 @@ def file(path: str | os.PathLike, *, durable: bool = False) -> Iterator[BinaryIO
             unfinished.close()
     if durable:
         flush(path.parent)
+
+
+def arrays(path: str | os.PathLike, **named: Any) -> None:
+    """Writes a `.npz` file of arrays, as `numpy.savez` does; see `file`."""
+    import numpy as np
+
+    with file(path) as unfinished:
+        np.savez(unfinished, **named)
+
+
+@contextlib.contextmanager
+def folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Makes what becomes the new folder `path` when the block ends, if it ends well.
+
+    Only for who holds the lock of `path`, as it clears what a kill has left.
+    """
+    path = Path(path)
+    unfinished = locks.neighbour(path, ENDING)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 def text(path: str | os.PathLike, content: str, *, durable: bool = False) -> None:

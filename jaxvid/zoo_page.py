@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jaxvid import paths, whole, zoo
+from jaxvid import locks, paths, whole, zoo
 from jaxvid.errors import exit_on_error
 from jaxvid.rows import CLASS_COUNTS
 from jaxvid.text import say
@@ -114,11 +114,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="such as docs")
     folder = paths.writable(parser.parse_args(argv).out, "--out")
-    for name, content in (("zoo.md", markdown()), ("zoo.html", page())):
-        with paths.writing(folder, "--out"):
-            folder.mkdir(parents=True, exist_ok=True)
-            whole.text(folder / name, content)
-        say(f"wrote {folder / name}")
+    with locks.hold(folder, "--out"):
+        for name, content in (("zoo.md", markdown()), ("zoo.html", page())):
+            with paths.writing(folder, "--out"):
+                whole.text(folder / name, content)
+            say(f"wrote {folder / name}")
 
 
 if __name__ == "__main__":

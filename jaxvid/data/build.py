@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection, wait
 
 import numpy as np
 
-from jaxvid import paths, text
+from jaxvid import locks, paths, text, whole
 from jaxvid.data import bounds, decode, records, table
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.progress import Progress
@@ -136,6 +136,27 @@ def build(
         classes = paths.local(classes, "--classes")
     split = labels.stem if split is None else split
     _check(videos, split, shards, short_side, quality, workers)
+    with locks.hold(out, "--out"):
+        return _build(
+            videos, labels, out, split, shards, short_side, quality, workers, classes, overwrite,
+            strict,
+        )  # fmt: skip
+
+
+def _build(
+    videos: pathlib.Path,
+    labels: pathlib.Path,
+    out: pathlib.Path,
+    split: str,
+    shards: int | None,
+    short_side: int,
+    quality: int,
+    workers: int | None,
+    classes: str | os.PathLike | None,
+    overwrite: bool,
+    strict: bool,
+) -> Summary:
+    """Builds a split in a folder in which no other process does."""
     rows = table.read(labels)
     names = _class_names(out, classes)
     names, numbers = table.number_labels(
@@ -245,7 +266,7 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, workplace / task.file)
-    _replace_text(workplace / f"{task.file}.json", result.to_json())
+    whole.text(workplace / f"{task.file}.json", result.to_json())
     return result
 
 
@@ -329,7 +350,7 @@ def _prepare(workplace: pathlib.Path, fingerprint: str) -> dict[int, Result]:
     if workplace.exists() and not (plan.is_file() and plan.read_text() == fingerprint):
         shutil.rmtree(workplace)
     workplace.mkdir(parents=True, exist_ok=True)
-    _replace_text(plan, fingerprint)
+    whole.text(plan, fingerprint)
     done = {}
     for note in workplace.glob("*.json"):
         if note.with_suffix("").is_file():
@@ -473,9 +494,7 @@ def _write_bad(out: pathlib.Path, split: str, bad: dict[str, str], damaged: dict
     lines = [line for line in _read_bad(out) if line[0] != split]
     lines += [[split, name, "no", reason] for name, reason in bad.items()]
     lines += [[split, name, "yes", reason] for name, reason in damaged.items()]
-    partial = out / f".bad_videos.csv.{os.getpid()}"
-    text.write_csv(partial, ["split", "path", "kept", "reason"], lines)
-    os.replace(partial, out / "bad_videos.csv")
+    text.write_csv(out / "bad_videos.csv", ["split", "path", "kept", "reason"], lines)
 
 
 def _read_bad(out: pathlib.Path) -> list[list[str]]:
@@ -517,7 +536,7 @@ def _publish(
     (out / f"{split}.index.npz").unlink(missing_ok=True)
     for old in out.glob(f"{split}-?????-of-?????*"):
         old.unlink()
-    _replace_text(out / "labels.txt", "".join(f"{name}\n" for name in names))
+    whole.text(out / "labels.txt", "".join(f"{name}\n" for name in names))
     found: dict[int, records.Entry] = {}
     for result, file in zip(results, files, strict=True):
         os.replace(workplace / file, out / file)
@@ -525,12 +544,6 @@ def _publish(
     entries = [found[number] for number in sorted(found)]
     records.write_index(out, split, files, entries, origin)
     shutil.rmtree(workplace)
-
-
-def _replace_text(path: pathlib.Path, content: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def usable_cores() -> int:

@@ -21,13 +21,12 @@ import os
 import pathlib
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxvid import paths, text
+from jaxvid import locks, paths, text, whole
 from jaxvid.data import bounds, records
 from jaxvid.data.cpu_tf import tf
 from jaxvid.errors import JaxvidError
@@ -59,10 +58,14 @@ def import_split(dataset: str, split: str, folder: str | os.PathLike) -> records
     """The records of a split, which are made in `folder` where they are missing."""
     folder, origin = paths.local(folder, "data_dir"), f"{dataset} {split}"
     name = re.sub(r"[^\w.+-]", "_", split)
-    if not (folder / f"{name}.index.npz").exists():
+    index = folder / f"{name}.index.npz"
+    if not index.exists():
         found = _tfds(dataset, split) if dataset.startswith("tfds:") else _dmvr(dataset, split)
         try:
-            _write(found, folder, name, origin)
+            # All processes of one training come here at once: one copies, the others wait.
+            with locks.hold(folder, "", wait=True):
+                if not index.exists():
+                    _write(found, folder, name, origin)
         except OSError as error:
             raise JaxvidError(
                 f"{folder} cannot be written ({error.strerror}): {dataset} is copied there once, so"
@@ -79,14 +82,15 @@ def import_split(dataset: str, split: str, folder: str | os.PathLike) -> records
 
 def _write(found: Found, folder: pathlib.Path, split: str, origin: str) -> None:
     """Writes records beside their place, and moves them there when all are whole."""
-    folder.mkdir(parents=True, exist_ok=True)
     existing = records.read_classes(folder / "labels.txt")
     if found.classes and existing and existing != found.classes:
         raise JaxvidError(
             f"{folder / 'labels.txt'} names other classes than {origin}: give another data_dir"
         )
     names = found.classes or existing
-    workplace = pathlib.Path(tempfile.mkdtemp(prefix=f".import-{split}-", dir=folder))
+    workplace = folder / f".import-{split}"
+    shutil.rmtree(workplace, ignore_errors=True)
+    workplace.mkdir()
     try:
         entries: list[records.Entry] = []
         written: list[pathlib.Path] = []
@@ -120,8 +124,7 @@ def _write(found: Found, folder: pathlib.Path, split: str, origin: str) -> None:
         for path, shard in zip(written, shards, strict=True):
             os.replace(path, folder / shard)
         if names and not existing:
-            (workplace / "labels").write_text("".join(f"{n}\n" for n in names), encoding="utf-8")
-            os.replace(workplace / "labels", folder / "labels.txt")
+            whole.text(folder / "labels.txt", "".join(f"{name}\n" for name in names))
         records.write_index(folder, split, shards, entries, origin)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)

@@ -27,7 +27,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jaxvid import arrays, paths, text
+from jaxvid import arrays, paths, text, whole
 from jaxvid.data import bounds, sequence_example
 from jaxvid.data.crc32c import crc32c, mask, masked
 from jaxvid.errors import JaxvidError
@@ -403,12 +403,8 @@ def write_index(
             **columns,
         ),
     }.items():
-        partial = folder / f".{name}.{os.getpid()}"
-        with open(partial, "wb") as file:
+        with whole.file(folder / name, durable=True) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / name)
 
 
 def _load_index(

@@ -11,12 +11,10 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import shutil
-import tempfile
 
 import numpy as np
 
-from jaxvid import paths
+from jaxvid import locks, paths, whole
 from jaxvid.data import build, records
 from jaxvid.errors import JaxvidError
 from jaxvid.progress import Progress
@@ -97,24 +95,22 @@ def ensure(cache_dir: str | os.PathLike = "", settings: Settings = DEFAULT) -> p
         return folder
     paths.writable(cache, "data_dir" if cache_dir else "XDG_CACHE_HOME")
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = pathlib.Path(tempfile.mkdtemp(prefix=".toy-", dir=cache))
+        # All processes of one training come here at once: one draws, the others wait.
+        with locks.hold(folder, "", beside=True, wait=True):
+            if not folder.is_dir():
+                with whole.folder(folder) as unfinished:
+                    _fill(unfinished, settings)
     except OSError as error:
         raise JaxvidError(
             f"{cache} cannot be written ({error.strerror}); give the toy dataset another data_dir"
         ) from None
-    try:
-        make(partial, settings)
-        for split in ("train", "test"):
-            build.build(partial / "videos", partial / f"{split}.csv", partial, workers=1)
-        partial.chmod(0o755)
-        partial.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _fill(folder: pathlib.Path, settings: Settings) -> None:
+    make(folder, settings)
+    for split in ("train", "test"):
+        build.build(folder / "videos", folder / f"{split}.csv", folder, workers=1)
 
 
 def draw(name: str, rng: np.random.Generator, settings: Settings = DEFAULT) -> np.ndarray:

@@ -50,7 +50,7 @@ def refused(server, match, name=NAME):
 
 
 def left(cache):
-    return sorted(path.name for path in cache.iterdir())
+    return sorted(path.name for path in cache.iterdir()) if cache.exists() else []
 
 
 def ranges(server):
@@ -319,12 +319,14 @@ def test_a_kill_between_the_last_byte_and_the_name_costs_nothing(cache):
 def test_two_processes_bring_one_file_once(cache):
     server = Server(DATA, Answer(cut=1_000_000, hold=threading.Event()), Answer())
     with server.running() as address:
-        processes = [started(f"{address}/{NAME}") for _ in range(3)]
-        first_lines = [process.stdout.readline() for process in processes]
+        first = started(f"{address}/{NAME}")
+        assert first.stdout.readline().startswith("downloading")
+        others = [started(f"{address}/{NAME}") for _ in range(2)]
+        for other in others:
+            assert other.stderr.readline().startswith(f"waiting for process {first.pid} on ")
         server.answers[0].hold.set()
-        said = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], said
-    assert sorted(line.split()[0] for line in first_lines) == ["downloading", "waiting", "waiting"]
+        said = [process.communicate() for process in (first, *others)]
+    assert [process.returncode for process in (first, *others)] == [0, 0, 0], said
     assert len(server.requests) == 1
     assert (cache / NAME).read_bytes() == DATA
     assert left(cache) == [NAME]
