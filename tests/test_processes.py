@@ -1,5 +1,6 @@
 """Several processes: what their environment says, and that they train as one does."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -10,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxvid import checkpoint, sharding
+from jaxvid import checkpoint, locks, sharding
 from jaxvid.data import build, toy
 from jaxvid.errors import JaxvidError, Stopped
 
@@ -129,6 +130,30 @@ def test_other_ends_are_ordinary(error, peers, monkeypatch):
 
 def test_a_single_process_needs_no_shared_folder(tmp_path):
     sharding.check_shared(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("free", [True, False])
+def test_process_0_takes_a_lock_for_all_and_its_refusal_ends_all(
+    process, free, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("jax.process_index", lambda: process)
+    told = []
+
+    def broadcast(failed):
+        told.append(bool(failed))
+        return failed if process == 0 else np.array(not free)
+
+    monkeypatch.setattr("jax.experimental.multihost_utils.broadcast_one_to_all", broadcast)
+    with contextlib.ExitStack() as stack:
+        if not free:
+            stack.enter_context(locks.hold(tmp_path, "--workdir"))
+            said = "is being written by" if process == 0 else "process 0 was refused"
+            stack.enter_context(pytest.raises(JaxvidError, match=said))
+        with sharding.in_first(locks.hold(tmp_path, "--workdir")):
+            assert free and (tmp_path / locks.NAME).exists() == (process == 0)
+    assert told == [process == 0 and not free]
 
 
 # ---- real processes
