@@ -206,9 +206,11 @@ def _note_writer(path: pathlib.Path) -> Iterator[Callable[[_Key, _Found], None]]
         if os.path.isfile(path):
             with open(path, "rb") as old:
                 start = old.read(len(_VERSION))
-        if start != _VERSION.encode():
-            path.write_text(_VERSION + "\n", encoding="utf-8")
+        if start and start != _VERSION.encode():
+            os.truncate(path, 0)
         file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed below
+        if not file.tell():  # Of two processes that both find it empty, one writes a line too many.
+            file.write(f"{_VERSION}\n".encode())
     except OSError as error:
         say(f"note: {path} cannot be written ({error.strerror}): every run will probe anew")
         yield lambda key, found: None

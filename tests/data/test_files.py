@@ -226,11 +226,13 @@ def test_notes_that_cannot_be_are_passed_over(copied, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_is_said(copied, monkeypatch, capsys):
-    def refuse(self, *arguments, **options):
-        raise PermissionError(13, "Permission denied")
+    def refuse(path, mode, **options):
+        if mode == "ab":
+            raise PermissionError(13, "Permission denied")
+        return open(path, mode, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.pathlib.Path, "write_text", refuse)
+        patch.setattr(files, "open", refuse, raising=False)
         open_files(copied)
     assert "train.csv.probed cannot be written (Permission denied)" in capsys.readouterr().out
     assert not (copied / "train.csv.probed").exists()
