@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from converters import checkpoints, download, images, many, torch_write
+from converters import checkpoints, download, images, many, shards, torch_write
 from jaxvid import checkpoint, paths, text, zoo
 from jaxvid.errors import JaxvidError, exit_on_error
 
@@ -32,9 +32,10 @@ checkpoint lies. Without --checkpoint it is downloaded from there, once, to
 ~/.cache/jaxvid/checkpoints (or that of XDG_CACHE_HOME), and checked against the sum in its name;
 the same command goes on with a download that broke off.
 
-Every tensor must find its place: what does not fit is listed, and nothing is written. A file that
-torch.load opens with weights_only=True comes back from --to=torch; a converted checkpoint returns
-with every key and every bit.
+Every tensor must find its place: what does not fit is listed, and nothing is written. A trunk that
+was saved without its classifier is for training to start from (init=), and what is new is listed.
+A file that torch.load opens with weights_only=True comes back from --to=torch; a converted
+checkpoint returns with every key and every bit.
 """
 
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _to_torch(args)
     elif args.image_weights:
         _from_images(args)
-    elif args.checkpoint and args.checkpoint.is_dir():
+    elif args.checkpoint and args.checkpoint.is_dir() and not _of_others(args.checkpoint):
         _from_ours(args)
     else:
         _to_jaxvid(args)
@@ -79,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         metavar="PATH",
-        help="what to convert: a .pth file or its like (default: the published one, downloaded); "
+        help="what to convert: a .pth file or its like, or the index or folder of one in shards "
+        "(default: the published one, downloaded); "
         "with --to=torch a converted checkpoint's folder or a training run's, which means its best "
         "checkpoint",
     )
@@ -198,9 +200,8 @@ def _from_images(args: argparse.Namespace) -> None:
     if args.model is None:
         raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
     variables, meta, lines = images.inflate_and_tell(args.model, args.checkpoint, ema=args.ema)
-    checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
     text.say(*lines)
-    text.say(f"wrote {args.out} (the trunk of {meta['row']}, for init= to train from)")
+    _save(args, variables, meta)
 
 
 def _from_ours(args: argparse.Namespace) -> None:
@@ -213,6 +214,12 @@ def _from_ours(args: argparse.Namespace) -> None:
     _save(args, checkpoint.load_finite(args.checkpoint), checkpoint.load_meta(args.checkpoint))
 
 
+def _of_others(folder: Path) -> bool:
+    """Says whether a folder holds a checkpoint to convert, and is not one of ours."""
+    ours = (folder / checkpoint.RECORD, folder / "checkpoints", *folder.glob("step_*"))
+    return not any(path.exists() for path in ours) and shards.holds_weights(folder)
+
+
 def _save(args: argparse.Namespace, variables: dict, meta: dict) -> None:
     """Writes variables with the classes and in the form that were asked for."""
     if args.classes_to:
@@ -222,7 +229,10 @@ def _save(args: argparse.Namespace, variables: dict, meta: dict) -> None:
     if args.deploy:
         variables, meta = checkpoints.deploy(variables, meta)
     checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
-    text.say(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
+    if checkpoints.is_trunk(meta):
+        text.say(f"wrote {args.out} (the trunk of {meta['row']}, for init= to train from)")
+    else:
+        text.say(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
 
 
 def _to_torch(args: argparse.Namespace) -> None:

@@ -20,13 +20,17 @@ from converters.mapped import MAX_DIMENSIONS, Mapped, fetched
 from converters.names import NameMap, in_order
 from converters.pickles import MAX_NAME
 from converters.report import STEP_COUNTER, Report
+from converters.shards import Sharded, open_all
 from jaxvid import finite, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.errors import JaxvidError, listed
 from jaxvid.layers import mobileone
 from jaxvid.rows import CLASS_COUNTS, Row
 
 # Stacked (x, y) pairs of a flow network's input, in every published row.
 FLOW_CHANNELS = 10
+# What the keys of all but the trunk begin with, in the codebases that save trunks by themselves.
+_HEADS = {"cls_head", "head", "neck"}
+Source = Mapping[str, Any] | Mapped | Sharded
 # What may be kept aside in jaxvid.json, before and after it was compressed.
 MAX_DROPPED_BYTES = 64 << 20
 MAX_PACKED_BYTES = 16 << 20
@@ -50,8 +54,9 @@ def convert(
 
     `source` is a file that `files.read` reads, with `ema` its averaged copy, or a dict of arrays by
     PyTorch's keys; `overrides` are fields of the model that differ from the row's. Without
-    `num_classes` the classifier is as wide as the source's. Raises `JaxvidError`, which lists every
-    key and leaf that does not fit.
+    `num_classes` the classifier is as wide as the source's; of a trunk that was saved without one,
+    neither it nor a neck that is not there either is among the variables. Raises `JaxvidError`,
+    which lists keys and leaves that do not fit.
     """
     return convert_and_tell(name, source, num_classes=num_classes, overrides=overrides, ema=ema)[0]
 
@@ -72,7 +77,7 @@ def convert_and_tell(
     """
     row = zoo.starting_row(name)
     source = open_source(source)
-    where = source.path if isinstance(source, Mapped) else "the source"
+    where = "the source" if isinstance(source, Mapping) else source.path
     tensors, remarks = read_source(source, ema)
     with ThreadPoolExecutor(2) as threads:
         # The sum over all of a file leaves Python free to trace beside it, and then to copy.
@@ -86,8 +91,7 @@ def convert_and_tell(
             raise
         remarks = [*checked.result(), *remarks, *report.remarks]
     report = dataclasses.replace(report, remarks=remarks)
-    file = describe_file(source) if isinstance(source, Mapped) else None
-    return variables, meta | {"source": file, "report": report.lines()}, report
+    return variables, meta | {"source": describe_source(source), "report": report.lines()}, report
 
 
 def _convert(
@@ -127,13 +131,17 @@ def _convert(
         if count != row.num_classes:
             leaves = leaves_of(name, row, count, overrides)
             remarks.append(f"the classifier has {count} classes, not the row's {row.num_classes}")
+    new = _lacks_head(names, known, leaves, name, row, overrides)
+    if new and classes:
+        raise JaxvidError("the file has no classifier whose classes could be named: leave them out")
     if classes is None:
-        classes = _labels(row, count)
-        if count and not classes:
+        classes = [] if new else _labels(row, count)
+        if count and not classes and not new:
             remarks.append(f"the {count} classes have no names: give them with --classes=FILE")
+    remarks += [f"new, for training to fill: {path} {leaves[path].shape}" for path in new]
 
     try:
-        arrays, dropped = names.to_ours(known, leaves)
+        arrays, dropped = names.to_ours(known, leaves, set(new))
     except JaxvidError as error:
         if not reading.spelling:
             raise
@@ -187,7 +195,7 @@ def _convert(
         "std": list(row.std),
         "channel_order": row.channel_order,
         "overrides": overrides,
-        "new": [f"params/{path}" for path in row.new],
+        "new": [*(f"params/{path}" for path in row.new), *new],
         "cast": cast,
         **reading.way_back(),
         "dropped": _pack(dropped),
@@ -230,6 +238,8 @@ def map_classes(
     of 0, for training to fill. Raises `JaxvidError`.
     """
     target = zoo.dataset(target)
+    if is_trunk(meta):
+        raise JaxvidError("the checkpoint has no classifier to give other classes to")
     if source is None:
         known = [name for name in CLASS_COUNTS if zoo.labels(name) == meta.get("classes")]
         if not known:
@@ -244,7 +254,8 @@ def map_classes(
     absent = [label for label, place in zip(labels, channels, strict=True) if place is None]
     if absent and missing != "zero":
         raise JaxvidError(
-            f"{source} lacks {len(absent)} classes of {target} ({', '.join(absent)}): with "
+            f"{source} lacks {len(absent)} classes of {target} "
+            f"({listed(sorted(absent), separator=', ')}): with "
             "--missing=zero their weights are 0, for training to fill"
         )
     overrides = meta.get("overrides", {})
@@ -268,6 +279,12 @@ def map_classes(
     meta = {**meta, "num_classes": len(labels), "classes": labels, "report": report}
     variables = traverse_util.unflatten_dict(arrays, sep="/")
     return {"params": {}, "batch_stats": {}} | variables, meta
+
+
+def is_trunk(meta: Mapping[str, Any]) -> bool:
+    """Says whether a checkpoint with this meta is of a trunk, whose classifier is to be trained."""
+    head = any(path.startswith("params/head/") for path in meta.get("new", ()))
+    return head and not zoo.pretrains(meta["variant"])
 
 
 def to_torch(
@@ -357,6 +374,35 @@ def _count_classes(
     return counts.pop() if len(counts) == 1 else None
 
 
+def _lacks_head(
+    names: NameMap,
+    tensors: Mapping[str, np.ndarray],
+    leaves: Mapping[str, Any],
+    name: str,
+    row: Row,
+    overrides: dict,
+) -> list[str]:
+    """Returns the paths that a trunk without its classifier leaves to training; [] of a network.
+
+    They are the classifier, of which nothing may be there, and heads and necks that are not either.
+    """
+    missing = [path for path in leaves if names.key_of(path) not in tensors]
+    if not missing or len(missing) == len(leaves):
+        return []
+    wider = leaves_of(name, row, row.num_classes + 1, overrides)
+    other = leaves_of(name, row, row.num_classes + 2, overrides)
+    classifier = {path for path in leaves if wider[path].shape != other[path].shape}
+    if not classifier or not classifier.issubset(missing):
+        return []
+    there = {key.partition(".")[0] for key in tensors}
+    absent = {path for path in missing if _first_word(names, path) in _HEADS - there}
+    return sorted(classifier | absent)
+
+
+def _first_word(names: NameMap, path: str) -> str:
+    return (names.key_of(path) or "").partition(".")[0]
+
+
 def _check_recomputed(variant: str, model: Any, dropped: Mapping[str, np.ndarray]) -> None:
     """Raises a `JaxvidError` if a dropped tensor is not what the network computes in its place.
 
@@ -387,34 +433,37 @@ def _labels(row: Row, count: int) -> list[str]:
     return labels if len(labels) == count else []
 
 
-def open_source(source: Mapping[str, Any] | str | Path) -> Mapping[str, Any] | Mapped:
-    """Returns the file that `source` is a path of, not yet read, or the tensors that it is."""
-    return Mapped(source) if isinstance(source, str | Path) else source
+def open_source(source: Mapping[str, Any] | str | Path) -> Source:
+    """Returns what `source` is a path of, not yet read, or the tensors that it is."""
+    return open_all(source) if isinstance(source, str | Path) else source
 
 
-def read_source(source: Mapping[str, Any] | Mapped, ema: bool) -> tuple[dict, list[str]]:
+def read_source(source: Source, ema: bool) -> tuple[dict, list[str]]:
     """Returns a new dict of the tensors of what `open_source` gave, and remarks on them.
 
     Those of a file are not checked before `check_source` has returned.
     """
-    if isinstance(source, Mapped):
+    if isinstance(source, Mapped | Sharded):
         return files.read_and_tell(source, ema=ema)
     if ema:
         raise JaxvidError("ema = True chooses within a file: give a path or leave it out")
     return dict(source), []
 
 
-def check_source(source: Mapping[str, Any] | Mapped) -> list[str]:
+def check_source(source: Source) -> list[str]:
     """Checks what `read_source` read, where that was a file; returns remarks on it."""
-    if not isinstance(source, Mapped):
+    if not isinstance(source, Mapped | Sharded):
         return []
     remarks = files.verify_and_tell(source)
-    source.sha256()  # Which `describe_file` says: any other time it would be waited for.
+    source.sha256()  # Which `describe_source` says: any other time it would be waited for.
     return remarks
 
 
-def describe_file(file: Mapped) -> dict[str, Any]:
-    return {"file": file.path.name, "bytes": file.size, "sha256": file.sha256()}
+def describe_source(source: Source) -> dict[str, Any] | None:
+    """Returns what a checkpoint says of the file that it was made from."""
+    if not isinstance(source, Mapped | Sharded):
+        return None
+    return {"file": source.path.name, "bytes": source.size, "sha256": source.sha256()}
 
 
 def _pack(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from converters import checkpoints, spellings
-from converters.mapped import Mapped, fetched
+from converters.mapped import fetched
 from converters.names import NameMap, in_order
 from jaxvid import finite, zoo
 from jaxvid.errors import JaxvidError
@@ -96,7 +96,7 @@ def inflate_and_tell(
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
     source = checkpoints.open_source(source)
-    where = source.path if isinstance(source, Mapped) else "the source"
+    where = "the source" if isinstance(source, Mapping) else source.path
     tensors, remarks = checkpoints.read_source(source, ema)
     remarks = checkpoints.check_source(source) + remarks
     wrapper = spellings.wrapper_of(tensors)
@@ -157,7 +157,7 @@ def inflate_and_tell(
         "std": list(row.std),
         "channel_order": row.channel_order,
         "overrides": overrides,
-        "source": checkpoints.describe_file(source) if isinstance(source, Mapped) else None,
+        "source": checkpoints.describe_source(source),
         "report": lines,
         "new": new,
     }

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -78,13 +78,16 @@ class NameMap:
         self._rules = [_CompiledRule(*rule) for rule in rules]
 
     def to_ours(
-        self, tensors: Mapping[str, np.ndarray], leaves: Mapping[str, np.ndarray]
+        self,
+        tensors: Mapping[str, np.ndarray],
+        leaves: Mapping[str, np.ndarray],
+        new: Collection[str] = (),
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Sorts PyTorch's tensors into our leaves: (path to array, dropped key to tensor).
 
-        `leaves` gives shape and dtype of every leaf by path. The arrays are views in our order and
-        still of the tensor's type. Raises one `JaxvidError` that lists keys without a place,
-        leaves without a tensor and wrong shapes or types.
+        `leaves` gives shape and dtype of every leaf by path; those in `new` need no tensor. The
+        arrays are views in our order and still of the tensor's type. Raises one `JaxvidError` that
+        lists keys without a place, leaves without a tensor and wrong shapes or types.
         """
         filled: dict[str, np.ndarray] = {}
         sources: dict[str, str] = {}
@@ -114,7 +117,7 @@ class NameMap:
                     problems.add(f"{quoted(key)} has type {tensor.dtype}, not a float")
                 else:
                     filled[path] = rule.layout.to_ours(tensor)
-        for path in leaves.keys() - sources.keys():
+        for path in leaves.keys() - sources.keys() - set(new):
             problems.add_missing(path)
         problems.raise_if_any()
         return filled, dropped

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from converters.mapped import fetched
+from converters.mapped import fetched
 from converters.names import NameMap, is_real, quoted
 from jaxvid.errors import JaxvidError, listed
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxvid import finite, jsons, locks, paths, whole
 from jaxvid import meta as metas
-from jaxvid.errors import JaxvidError
+from jaxvid.errors import JaxvidError, listed
 from jaxvid.text import normal, say
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class Checkpoints:
 
         Leaves of `abstract_state` are arrays or `jax.ShapeDtypeStruct`s; each array returns onto
         the sharding of its leaf (the first device where it has none), on any number of devices. A
-        numpy leaf returns as numpy. Raises `JaxvidError` that lists every leaf which differs.
+        numpy leaf returns as numpy. Raises `JaxvidError` that lists leaves which differ.
         """
         self.wait()
         folder = self.folder(step)
@@ -470,7 +470,7 @@ def _compare(folder: Path, stored: dict[str, str], wanted: dict) -> None:
     if problems:
         raise JaxvidError(
             f"{folder} was written by a run with another state, resume with the config that "
-            f"wrote it: {'; '.join(sorted(problems))}"
+            f"wrote it: {listed(sorted(problems))}"
         )
 
 

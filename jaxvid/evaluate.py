@@ -398,8 +398,8 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> metri
         )
     if meta.get("new") and not pixels:
         raise JaxvidError(
-            f"{path} holds an image classifier's trunk and no head: train from it first, with "
-            "init= and --mode=train"
+            f"{path} holds a trunk without a classifier: train from it first, with init= and "
+            "--mode=train"
         )
     loss = meta.get("loss", config.train.loss)
     if loss != config.train.loss:

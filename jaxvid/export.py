@@ -23,7 +23,14 @@ from jaxvid import checkpoint, jsons, locks, losses, paths, whole, zoo
 from jaxvid.data import pipeline
 from jaxvid.errors import JaxvidError, exit_on_error
 from jaxvid.layers.backend import tracing_for
-from jaxvid.predictor import check_variables, class_names, keep_one_view, make_config
+from jaxvid.predictor import (
+    check_variables,
+    class_names,
+    keep_one_view,
+    lacking,
+    make_config,
+    refuse_trunk,
+)
 from jaxvid.preprocess import normalizer
 from jaxvid.text import say
 
@@ -102,6 +109,7 @@ def _export(
     classes = class_names(meta, config)
     network = zoo.create_model(row.name, len(classes), jnp.dtype(dtype), **config.model.overrides)
     variables = checkpoint.load_finite(path)
+    refuse_trunk(path, lacking(meta, variables))
     check_variables(network, variables, clip_shape, path)
 
     shape = (frames, *preprocess, 3) if preprocess else clip_shape

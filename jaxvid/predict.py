@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxvid import draw, paths, whole
-from jaxvid.errors import JaxvidError, exit_on_error
+from jaxvid.errors import JaxvidError, exit_on_error, listed
 from jaxvid.progress import Progress
 from jaxvid.text import say, say_json, shown
 
@@ -465,6 +465,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from jaxvid.predictor import Predictor
 
     predictor = Predictor(args.checkpoint, args.model, args.views)
+    if not args.features:
+        predictor.require_classifier()
     answer = _windows if args.window or _is_live(args.video) else _whole
     if args.features:
         answer = _features(predictor, args)
@@ -485,8 +487,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if progress:
         progress.close()
     if refused:
-        summary = f"{len(refused)} of {len(videos)} videos have no answer:"
-        raise JaxvidError("\n  ".join([summary, *refused]) if progress else refused[0])
+        line = "\n  "
+        summary = f"{len(refused)} of {len(videos)} videos have no answer:{line}"
+        raise JaxvidError(summary + listed(refused, separator=line) if progress else refused[0])
 
 
 def _print(answer: str | dict[str, Any], progress: Progress | None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxvid import checkpoint, evaluate, explain, features, fields, finite, paths, text, zoo
 from jaxvid import config as configs
 from jaxvid.data import decode, pipeline
-from jaxvid.errors import JaxvidError
+from jaxvid.errors import JaxvidError, listed
 from jaxvid.preprocess import normalizer
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE
 
@@ -83,6 +83,7 @@ class Predictor:
         if views not in VIEWS:
             raise JaxvidError(f"views={views!r} is unknown: take {' or '.join(VIEWS)}")
         meta = checkpoint.load_meta(path)
+        self._path = path
         self.config = make_config(meta, model, path)
         row = zoo.starting_row(self.config.model.name)
         if row.modality != "rgb":
@@ -99,9 +100,14 @@ class Predictor:
             self.config.model.name, len(self.classes), None, **self.config.model.overrides
         )
         variables = checkpoint.load_finite(path)
+        self._lacking = lacking(meta, variables)
         _, clips = pipeline.plan_test(self.protocol, 1, None)
         size = self.protocol.crop
         self._clip_shape = (clips.shape[1], size, size, 3)
+        if self._lacking and all(name.split("/")[1] == "head" for name in self._lacking):
+            variables = _with_zeros(self._network, variables, self._clip_shape, self._lacking)
+        else:
+            self.require_classifier()
         check_variables(self._network, variables, self._clip_shape, path)
         self._variables = jax.device_put(variables)
         # Larger videos are shrunk while decoding, as for records.
@@ -109,12 +115,17 @@ class Predictor:
         self.short_side = meta.get("short_side", default)
         self._score = evaluate.make_scorer(self._network, self.config)
 
+    def require_classifier(self) -> None:
+        """Raises `JaxvidError` where the checkpoint is a trunk, which has features only."""
+        refuse_trunk(self._path, self._lacking)
+
     def scores(self, video: Video, fps: float | None = None) -> np.ndarray:
         """Probabilities float32 [classes] of a video."""
         return self.predict(video, fps).scores
 
     def predict(self, video: Video, fps: float | None = None) -> Prediction:
         """Answers for a video."""
+        self.require_classifier()
         seen = self._look(video, fps)
         scores = np.asarray(self._score(self._variables, jnp.asarray(seen.views[None])))[0]
         _check_answer(video, scores)
@@ -308,6 +319,38 @@ def class_names(meta: dict[str, Any], config: ml_collections.ConfigDict) -> tupl
     return tuple(names)
 
 
+def lacking(meta: dict[str, Any], variables: dict) -> list[str]:
+    """The paths that a checkpoint of a trunk leaves to training; none of a whole network."""
+    there = flax.traverse_util.flatten_dict(variables, sep="/")
+    return [name for name in meta.get("new") or () if name not in there]
+
+
+def refuse_trunk(path: str | os.PathLike, lacking: Sequence[str]) -> None:
+    """Says in one sentence that there is nothing that would answer.
+
+    Raises:
+      JaxvidError: `lacking`, the paths that are left to training, are some.
+    """
+    if lacking:
+        raise JaxvidError(
+            f"{path} holds a trunk without a classifier: train from it first, with init= and "
+            "--mode=train"
+        )
+
+
+def _with_zeros(
+    network: Any, variables: dict, clip_shape: tuple[int, ...], names: Sequence[str]
+) -> dict:
+    """Completes variables with zeros, which features do not see."""
+    clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
+    leaves = flax.traverse_util.flatten_dict(
+        jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip), sep="/"
+    )
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    flat |= {name: np.zeros(leaves[name].shape, leaves[name].dtype) for name in names}
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
 def _middle(clips: int) -> int:
     return (clips - 1) // 2
 
@@ -355,8 +398,7 @@ def check_variables(
         if name in given and given[name].shape != leaf.shape
     ]
     if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise JaxvidError(
             f"{path} is not a checkpoint of this network, convert it again or give its own "
-            f"--model: {'; '.join(problems[:5])}{more}"
+            f"--model: {listed(problems)}"
         )

@@ -38,7 +38,7 @@ from jaxvid import (
     zoo,
 )
 from jaxvid.data import datasets, pipeline
-from jaxvid.errors import JaxvidError
+from jaxvid.errors import JaxvidError, listed
 from jaxvid.progress import duration
 from jaxvid.step import (
     TrainState,
@@ -368,8 +368,7 @@ def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     ]
     if problems:
         raise JaxvidError(
-            f"config.init={path} is not a checkpoint of this network: {'; '.join(problems[:20])}"
-            + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+            f"config.init={path} is not a checkpoint of this network: {listed(problems)}"
         )
     new = [name for name in own if is_new(name)]
     merged = {

@@ -30,7 +30,7 @@ import numpy as np
 
 from jaxvid import locks, paths, text, whole
 from jaxvid.data import bounds, decode, records, table
-from jaxvid.errors import JaxvidError, exit_on_error
+from jaxvid.errors import JaxvidError, exit_on_error, listed
 from jaxvid.progress import Progress
 from jaxvid.rows import RECORD_SIDE
 
@@ -601,9 +601,7 @@ def show(summary: Summary) -> None:
             if len(wrong) > 5:
                 text.say(f"  and {len(wrong) - 5} more")
     if summary.empty_classes:
-        listed = ", ".join(summary.empty_classes[:10])
-        more = len(summary.empty_classes) - 10
-        text.say(f"classes without a video: {listed}" + (f" and {more} more" if more > 0 else ""))
+        text.say(f"classes without a video: {listed(summary.empty_classes, separator=', ')}")
 
 
 if __name__ == "__main__":
