@@ -101,15 +101,16 @@ def _is_tensor(value: Any) -> bool:
 def _parts(content: Mapping[Any, Any]) -> dict[Part, Mapping[Any, Any]]:
     """Returns the dicts that hold tensors and may be weights, by the names that lead to them.
 
-    The whole is (). Of a dict and one inside of it, it is the one with more tensors: numbers lie
-    beside weights, and seldom weights beside others.
+    The whole is (). Of a dict and one inside of it, it is the inner one where its name says so,
+    else the one with more tensors: numbers lie beside weights, and seldom weights beside others.
     """
     counts: dict[Part, int] = {}
     left: list[tuple[Part, Mapping[Any, Any]]] = [((), content)]
     for place, part in left:
         count = sum(map(_is_tensor, part.values()))
         outside = [place[:end] for end in range(len(place)) if place[:end] in counts]
-        if count and all(counts[outer] < count for outer in outside):
+        named = place and (place[-1] in STATE_DICTS or _is_averaged(place[-1:]))
+        if count and (named or all(counts[outer] < count for outer in outside)):
             counts = {other: n for other, n in counts.items() if other not in outside}
             counts[place] = count
         for name, inner in part.items():

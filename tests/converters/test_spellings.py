@@ -25,6 +25,23 @@ SEQUENTIAL = [
     (r"(fusion_conv|pyramid_fusion_op)\.conv\.", r"\1.0."),
     (r"(fusion_conv|pyramid_fusion_op)\.bn\.", r"\1.1."),
 ]
+HUGGING_FACE = [
+    (r"attn\.proj", "attention.output.dense"),
+    (r"attn\.(?=[qv]_bias)", "attention.attention."),
+    (r"norm1", "layernorm_before"),
+    (r"norm2", "layernorm_after"),
+]
+TIMESFORMER = [
+    (r"^cls_head\.fc_cls", "classifier"),
+    (r"^backbone\.cls_token", "timesformer.embeddings.cls_token"),
+    (r"^backbone\.pos_embed", "timesformer.embeddings.position_embeddings"),
+    (r"^backbone\.time_embed", "timesformer.embeddings.time_embeddings"),
+    (r"^backbone\.patch_embed", "timesformer.embeddings.patch_embeddings"),
+    (r"^backbone\.norm", "timesformer.layernorm"),
+    (r"^backbone\.transformer_layers\.layers", "timesformer.encoder.layer"),
+    (r"ffns\.0\.layers\.0\.0", "intermediate.dense"),
+    (r"ffns\.0\.layers\.1", "output.dense"),
+]
 CAFFE2_NORM = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
 FILES = {
     "timm before 0.9": ("tsn_swin_test", [(r"layers\.1\.downsample", "layers.0.downsample")]),
@@ -61,6 +78,54 @@ FILES = {
             (r"mlp\.layers\.1", "mlp.fc2"),
         ],
     ),
+    "Hugging Face": (
+        "videomae_test",
+        [
+            (r"^cls_head\.fc_cls", "classifier"),
+            (r"^backbone\.patch_embed", "videomae.embeddings.patch_embeddings"),
+            (r"^backbone\.fc_norm", "fc_norm"),
+            *HUGGING_FACE,
+            (r"^backbone\.blocks", "videomae.encoder.layer"),
+            (r"mlp\.layers\.0\.0", "intermediate.dense"),
+            (r"mlp\.layers\.1", "output.dense"),
+        ],
+    ),
+    "Hugging Face, of what pretrains": (
+        "videomae_pretrain_test",
+        [
+            (r"^encoder\.patch_embed\.proj", "videomae.embeddings.patch_embeddings.projection"),
+            (r"^encoder\.norm", "videomae.layernorm"),
+            *HUGGING_FACE,
+            (r"^encoder\.blocks", "videomae.encoder.layer"),
+            (r"^decoder\.blocks", "decoder.decoder_layers"),
+            (r"mlp\.fc1", "intermediate.dense"),
+            (r"mlp\.fc2", "output.dense"),
+        ],
+    ),
+    "Hugging Face, of divided attention": (
+        "timesformer_test",
+        [
+            *TIMESFORMER,
+            (r"attentions\.0\.norm", "temporal_layernorm"),
+            (r"attentions\.0\.temporal_fc", "temporal_dense"),
+            (r"attentions\.0\.attn\.in_proj_", "temporal_attention.attention.qkv."),
+            (r"attentions\.0\.attn\.out_proj", "temporal_attention.output.dense"),
+            (r"attentions\.1\.norm", "layernorm_before"),
+            (r"attentions\.1\.attn\.in_proj_", "attention.attention.qkv."),
+            (r"attentions\.1\.attn\.out_proj", "attention.output.dense"),
+            (r"ffns\.0\.norm", "layernorm_after"),
+        ],
+    ),
+    "Hugging Face, of attention in one": (
+        "timesformer_joint_test",
+        [
+            *TIMESFORMER,
+            (r"norms\.0", "layernorm_before"),
+            (r"norms\.1", "layernorm_after"),
+            (r"attentions\.0\.attn\.in_proj_", "attention.attention.qkv."),
+            (r"attentions\.0\.attn\.out_proj", "attention.output.dense"),
+        ],
+    ),
     "Caffe2": (
         "pyslowfast_slowfast_test",
         [
@@ -92,7 +157,12 @@ def respelt(spelling):
             continue
         for pattern, replacement in replacements:
             key = re.sub(pattern, replacement, key)
-        tensors[key] = tensor
+        block = key.removesuffix("attn.qkv.weight")
+        if block == key or not spelling.startswith("Hugging Face"):
+            tensors[key] = tensor
+            continue
+        for part, third in zip(("query", "key", "value"), np.split(tensor, 3), strict=True):
+            tensors[f"{block}attention.attention.{part}.weight"] = third
     return name, variables, tensors
 
 
