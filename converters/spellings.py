@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from converters.mapped import fetched
-from converters.mapped import fetched
 from converters.names import NameMap, is_real, quoted
 from jaxvid.errors import JaxvidError, listed
 
