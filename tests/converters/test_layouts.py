@@ -12,11 +12,12 @@ import pytest
 
 import converters
 from converters import checkpoints, files, shards, spellings, torch_write
-from jaxvid import checkpoint, predictor, zoo
+from jaxvid import checkpoint, predictor, train, zoo
 from jaxvid.errors import JaxvidError
 from tests.converters.pth import safetensors
 from tests.converters.test_checkpoints import NAME, equal, random_variables, run
 from tests.golden import weights as golden
+from tests.test_start_from import state_of
 
 HERE = Path(__file__).parent
 VARIABLES = random_variables(NAME)
@@ -332,3 +333,16 @@ def test_necks_and_heads_are_new_with_the_classifier_but_no_part_of_a_trunk_is()
     gone = next(iter(trunk))
     del trunk[gone]
     refused(trunk, f"1 problem: nothing fills .*{gone}", name)
+
+
+def test_training_starts_from_a_trunk_and_says_what_is_new(tmp_path, capsys):
+    torch_write.write(tmp_path / "a.pth", TRUNK, {})
+    run(f"--model={NAME}", f"--checkpoint={tmp_path / 'a.pth'}", f"--out={tmp_path / 'w'}")
+    capsys.readouterr()
+    state = train.start_from(state_of(NAME, 2, 0.0), str(tmp_path / "w"), ["a", "b"])
+    said = capsys.readouterr().out
+    assert "new: params/head/fc/bias" in said and "2 new" in said
+    taken = {"params": dict(state.params), "batch_stats": state.batch_stats}
+    head = taken["params"].pop("head")
+    assert equal(taken, converters.convert(NAME, TRUNK))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(head))
