@@ -62,7 +62,7 @@ def read_and_tell(
     if not isinstance(content, dict):
         raise JaxvidError(f"{path} holds {name_of(content)} where a dict of tensors should be")
     where, found, remarks = nestings.choose(path, content, ema)
-    place = f"{'.'.join(where)!r} of {path}" if where else str(path)
+    place = f"{nestings.said(where)} of {path}" if where else str(path)
     if not found:
         raise JaxvidError(f"{place} holds no tensors: it is not a checkpoint of a network")
     return _tensors(file, place, found), first + remarks

@@ -52,27 +52,27 @@ def choose(
     plain, averaged = _plain(content, parts), [part for part in parts if _is_averaged(part)]
     swapped = _swapped_by(content, plain)
     if swapped:
-        return plain, parts[plain], [f"{_said(plain)} holds the averaged weights, as {swapped}"]
+        return plain, parts[plain], [f"{said(plain)} holds the averaged weights, as {swapped}"]
     if ema and len(averaged) > 1:
         raise JaxvidError(
             f"{path} holds {len(averaged)} averaged copies of the weights "
-            f"({listed(map(_said, averaged), separator=', ')}): save the one to take by itself"
+            f"({listed(map(said, averaged), separator=', ')}): save the one to take by itself"
         )
     if ema and averaged:
         return averaged[0], *_completed(parts[averaged[0]], parts.get(plain, {}))
     if plain is None and averaged:
         raise JaxvidError(
-            f"{path} holds averaged weights only ({listed(map(_said, averaged), 10, ', ')}): "
+            f"{path} holds averaged weights only ({listed(map(said, averaged), 10, ', ')}): "
             "add --ema"
         )
     if plain is None:
         return _without_tensors(path, content, parts)
     found, remarks = _choose_copy(path, parts[plain], ema, content)
     if plain and plain[-1] not in STATE_DICTS:
-        remarks.append(f"the weights are those under {_said(plain)}")
+        remarks.append(f"the weights are those under {said(plain)}")
     others = [part for part in parts if part != plain and part not in averaged]
-    remarks += [f"{_said(part)}, which holds tensors too, is left out" for part in others]
-    remarks += [f"the averaged copy {_said(part)} is left out: --ema takes it" for part in averaged]
+    remarks += [f"{said(part)}, which holds tensors too, is left out" for part in others]
+    remarks += [f"the averaged copy {said(part)} is left out: --ema takes it" for part in averaged]
     return plain, found, remarks
 
 
@@ -174,7 +174,7 @@ def _choose_copy(
     path: Path, found: Mapping[Any, Any], ema: bool, content: Mapping[Any, Any]
 ) -> tuple[Mapping[Any, Any], list[str]]:
     """Separates the weights from a second copy of them that is kept among them."""
-    copies, said = _copies(found)
+    copies, begin = _copies(found)
     if ema and not copies:
         raise JaxvidError(f"{path} holds no averaged copy of the weights, {_rest(content)}")
     if not copies:
@@ -185,7 +185,7 @@ def _choose_copy(
         for key, value in found.items()
         if key not in aside
     }
-    left = "their trained copies are" if ema else f"the averaged copies {said!r} are"
+    left = "their trained copies are" if ema else f"the averaged copies {begin!r} are"
     how = "" if ema else ": --ema takes them"
     return chosen, [f"{left} left out{how}"]
 
@@ -198,10 +198,10 @@ def _copies(found: Mapping[Any, Any]) -> tuple[dict[str, str], str]:
         "ema_*": lambda key: f"ema_{key.replace('.', '_')}",
         "model_ema.*": lambda key: f"model_ema.{key.removeprefix('model.').replace('.', '')}",
     }
-    for said, way in ways.items():
+    for begin, way in ways.items():
         copies = {key: way(key) for key in keys if way(key) in found}
         if copies:
-            return copies, said
+            return copies, begin
     for word in {key.partition(".")[0]: None for key in keys}:
         if not _AVERAGED.fullmatch(word):
             continue
@@ -226,7 +226,7 @@ def _without_tensors(
 ) -> tuple[Part, Mapping[Any, Any], list[str]]:
     """Raises `JaxvidError` on what there is instead; returns what is only named as weights."""
     if parts:
-        held = listed(map(_said, parts), separator=", ")
+        held = listed(map(said, parts), separator=", ")
         raise JaxvidError(
             f"{path} holds {_held(content)}; of these {held} hold tensors: save the network's by "
             "themselves, as 'state_dict'"
@@ -260,5 +260,6 @@ def _held(content: Mapping[Any, Any]) -> str:
     return listed(map(name_of, content), 10, ", ") or "nothing"
 
 
-def _said(place: Part) -> str:
+def said(place: Part) -> str:
+    """Names a part for people by what leads to it."""
     return repr(".".join(name[:100] for name in place)) if place else "the whole"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from converters.mapped import Mapped
+from converters.names import quoted
 from jaxvid.errors import JaxvidError, listed
 
 INDEX = ".index.json"
@@ -29,7 +30,8 @@ class Sharded:
         if missing:
             raise JaxvidError(
                 f"{path} lacks {len(missing)} of {len(shards)} shards "
-                f"({listed(missing, separator=', ')}): download them to {shards[0].parent}"
+                f"({listed(map(quoted, missing), separator=', ')}): download them beside "
+                "the others"
             )
         self.files = [Mapped(shard) for shard in shards]
         self.size = sum(file.size for file in self.files)
@@ -74,8 +76,8 @@ def _of_folder(folder: Path) -> Mapped | Sharded:
         raise JaxvidError(f"there is no file of weights in {folder}: check --checkpoint")
     if len(choices) > 1:
         raise JaxvidError(
-            f"{folder} holds {len(choices)} checkpoints ({listed(sorted(choices), separator=', ')}"
-            "): give one of them"
+            f"{folder} holds {len(choices)} checkpoints ("
+            f"{listed(map(quoted, sorted(choices)), separator=', ')}): give one of them"
         )
     (name, shards), *_ = choices.items()
     if name.endswith(INDEX):
@@ -121,6 +123,6 @@ def _of_index(path: Path) -> Sharded:
     if outside:
         raise JaxvidError(
             f"{path} names files that are not in its folder "
-            f"({listed(map(repr, outside), separator=', ')}): it may only name those beside it"
+            f"({listed(map(quoted, outside), separator=', ')}): it may only name those beside it"
         )
     return Sharded(path, [path.parent / name for name in names], where)

@@ -172,6 +172,9 @@ def test_other_nestings_are_named(tmp_path):
     ):
         with pytest.raises(JaxvidError, match=match):
             files.read(write(tmp_path / "a.pth", **parts), ema=ema)
+    with pytest.raises(JaxvidError, match="should hold tensors only") as error:
+        files.read(write(tmp_path / "a.pth", **{"x" * 5000: w | {"b": 3}}))
+    assert len(str(error.value)) < 1000
     path = write(tmp_path / "a.pth", model=w, discriminator=w)
     _, remarks = files.read_and_tell(shards.open_all(path))
     assert remarks == ["'discriminator', which holds tensors too, is left out"]
@@ -245,10 +248,10 @@ def test_shards_that_are_not_one_checkpoint_are_refused_by_name(tmp_path):
     refuses(index.parent, "holds what another shard does")
     one.write_bytes(held)
     (tmp_path / "x" / "own.pth").write_bytes(held)
-    refuses(index.parent, r"holds 2 checkpoints .model-\*-of-00002.safetensors, own.pth.")
+    refuses(index.parent, r"holds 2 checkpoints .'model-\*-of-00002.safetensors', 'own.pth'.")
     (tmp_path / "x" / "own.pth").unlink()
     two.unlink()
-    refuses(index.parent, f"lacks 1 of 2 shards .{two.name}.")
+    refuses(index.parent, f"lacks 1 of 2 shards .'{two.name}'.")
 
 
 @pytest.mark.parametrize(
