@@ -182,7 +182,7 @@ def read_names(path: pathlib.Path, what: str = "class names") -> tuple[str, ...]
     Where there is no such file, `kinetics400` and the like are the lists of the library.
     """
     shipped = _LABELS / f"{path}.txt"
-    if path.name == str(path) and shipped.is_file() and not path.exists():
+    if path.name == str(path) and shipped.is_file() and not path.is_file():
         path = shipped
     return check_names(read_lines(path, what), lambda place: f"{path} line {place + 1}")
 

@@ -194,6 +194,8 @@ def test_an_error_is_printed_without_escapes_and_secrets(capsys):
 def test_the_librarys_lists_go_by_their_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(text.read_names(pathlib.Path("kinetics400"))) == 400
+    pathlib.Path("kinetics600").mkdir()  # of videos, maybe
+    assert len(text.read_names(pathlib.Path("kinetics600"))) == 600
     pathlib.Path("kinetics400").write_text("own\n")
     assert text.read_names(pathlib.Path("kinetics400")) == ("own",)
     for other in ("../labels/kinetics600", "kinetics"):
