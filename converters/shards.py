@@ -1,13 +1,13 @@
 """A checkpoint in several files: the shards of a folder or an index, as Transformers saves them."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from converters.mapped import Mapped
 from converters.names import quoted
+from jaxvid import jsons
 from jaxvid.errors import JaxvidError, listed
 
 INDEX = ".index.json"
@@ -112,7 +112,7 @@ def _of_index(path: Path) -> Sharded:
     if file.size > MAX_INDEX:
         raise file.damaged(f"an index of {file.size >> 20} MiB")
     try:
-        where = json.loads(bytes(file.read(0, file.size)))["weight_map"]
+        where = jsons.parse(bytes(file.read(0, file.size)))["weight_map"]
         sound = isinstance(where, dict) and all(isinstance(name, str) for name in where.values())
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise file.damaged("it maps no weights to files") from error
