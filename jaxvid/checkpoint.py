@@ -11,12 +11,14 @@ whoever reads arrays on any others sees whether they are still what was written.
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -66,6 +68,7 @@ def check_free(path: str | Path, what: str, *, overwrite: bool = False) -> Path:
     `what` is the flag that names it. Returns it as it is to be given to `save`.
     """
     folder = paths.writable(path, what)
+    paths.in_utf8(folder, what, "Orbax")
     _check_free(folder, overwrite)
     return folder
 
@@ -346,7 +349,7 @@ def _refused(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _system_reason(error: Exception) -> str | None:
+def _system_reason(error: BaseException) -> str | None:
     """Returns what the operating system refused, or None where it is another kind of error."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
@@ -669,11 +672,37 @@ def _wait_for_all(what: str) -> None:
 
 
 def _local(path: str | Path) -> Path:
-    return paths.local(path, "path").absolute()
+    return paths.in_utf8(path, "path", "Orbax").absolute()
 
 
+@functools.cache
 def _orbax() -> "ocp":
     """Imports Orbax on first use: it costs more than the rest of the library together."""
     from orbax.checkpoint import v1 as ocp
 
+    _hush()
     return ocp
+
+
+def _hush() -> None:
+    """Keeps what writes the arrays from printing, again and late, the errors that it also raises.
+
+    Orbax logs them from its own threads. Of several files that TensorStore could not write it
+    raises one: asyncio logs the others when it forgets them, and TensorStore cannot tell of those
+    that come after the end, as the loop that waited for them is closed.
+    """
+    from absl import logging as absl_logging
+
+    def not_of_orbax(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+    def not_of_a_file(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and _system_reason(record.exc_info[1]))
+
+    def not_late(lost: Any) -> None:
+        if str(lost.exc_value) != "Event loop is closed":
+            shown(lost)
+
+    absl_logging.get_absl_logger().addFilter(not_of_orbax)
+    logging.getLogger("asyncio").addFilter(not_of_a_file)
+    shown, sys.unraisablehook = sys.unraisablehook, not_late

@@ -273,6 +273,8 @@ def _check(
 ) -> None:
     if format not in FORMATS:
         raise JaxvidError(f"--format={format} is unknown: take {' or '.join(FORMATS)}")
+    if format == "savedmodel":
+        paths.in_utf8(out, "--out", "TensorFlow")
     if batch is not None and batch < 1:
         raise JaxvidError(f"--batch={batch} holds no clip: give a whole number from 1, or any")
     unknown = [name for name in platforms if name not in PLATFORMS]

@@ -58,6 +58,19 @@ def arguments(args: "argparse.Namespace", *names: str) -> None:
             setattr(args, name, local(getattr(args, name), f"--{name.replace('_', '-')}"))
 
 
+def in_utf8(path: str | os.PathLike, what: str, reader: str) -> Path:
+    """As `local`, of a path for a library that takes no names but those in UTF-8."""
+    path = local(path, what)
+    try:
+        os.fspath(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise JaxvidError(
+            f"{what}={path} has a name that is not UTF-8, which {reader} cannot open: rename it, "
+            "or choose another"
+        ) from None
+    return path
+
+
 def readable(path: str | os.PathLike, what: str) -> Path:
     """As `local`, of a file or folder that is there and may be read."""
     path = local(path, what)

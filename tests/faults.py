@@ -437,14 +437,18 @@ READERS = {
     ".pth": _read_weights,
 }
 # Lines on standard error that come with work, not of a fault.
-_PROGRESS = re.compile(r"[\w .]+ \d+/\d+ .*left.*|(warning|note): .*|SIG(INT|TERM): saving first.*")
+_PROGRESS = re.compile(
+    r"[\w .]+ \d+/\d+ .*left.*|(warning|note): .*|SIG(INT|TERM): saving first.*"
+    # Of the compilations that all runs here share, some of which are killed.
+    r"|.*persistent compilation cache entry.*|warnings\.warn\("
+)
 
 
 def verdict(fault_name, outcome):
     """Says in a few words what became of it; what begins with WRONG should not be."""
     fault = FAULTS[fault_name]
     lines = [line for line in outcome.err.splitlines() if line.strip()]
-    lines = [line for line in lines if not _PROGRESS.fullmatch(line.strip("\r "))]
+    lines = [line for line in lines if not _PROGRESS.fullmatch(line.strip())]
     if "Traceback" in outcome.out + outcome.err:
         return "WRONG: a traceback"
     if outcome.code not in fault.codes:

@@ -32,7 +32,10 @@ DIAGONAL = [
     ("converters", "missing input"),
     ("converters torch", "read-only folder"),
     ("converters torch", "input not UTF-8"),
+    ("converters", "disk fills up"),
     ("export", "gs:// output"),
+    ("export savedmodel", "disk fills up"),
+    ("export savedmodel", "output not UTF-8"),
     ("main train", "read-only folder"),
     ("main eval", "no such config"),
 ]

@@ -91,6 +91,16 @@ def test_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert paths.cache() == tmp_path / "c/jaxvid"
 
 
+def test_a_name_that_a_library_cannot_open_is_refused(monkeypatch, tmp_path):
+    assert paths.in_utf8("é", "--out", "TensorFlow") == pathlib.Path("é")
+    with pytest.raises(JaxvidError, match="--out=.* has a name that is not UTF-8, which Tensor"):
+        paths.in_utf8(tmp_path / "a\udcff", "--out", "TensorFlow")
+    (tmp_path / "a\udcff").mkdir()
+    monkeypatch.chdir(tmp_path / "a\udcff")
+    with pytest.raises(JaxvidError, match="--out=b has a name that is not UTF-8"):
+        paths.in_utf8("b", "--out", "TensorFlow")
+
+
 def test_readable(tmp_path):
     file = tmp_path / "a"
     file.touch()

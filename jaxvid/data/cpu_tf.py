@@ -4,7 +4,9 @@ import os
 
 from jaxvid.errors import JaxvidError
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# JAX sets 1, where it is imported first: then TensorFlow logs what it also raises.
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # oneDNN speeds up nothing that is used here and prints a notice on every start.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
