@@ -116,7 +116,8 @@ def _not_lost(lost: Any) -> None:
     if not issubclass(lost.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return
-    again = threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,))
+    main = threading.main_thread().ident
+    again = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
     again.daemon = True
     again.start()
 

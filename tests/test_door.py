@@ -111,13 +111,15 @@ TEXTS = {
     *("model.name", "model.dtype", "data.dataset", "data.train_split", "data.test_split"),
     *("data.crop_mode", "data.rand_augment", "data.channel_order", "data.sampling.sampler"),
     *("data.sampling.out_of_bound", "train.loss", "train.freeze_norm", "train.sharding"),
-    *("optim.name", "optim.schedule", "test.sampling.sampler", "test.sampling.out_of_bound"),
+    *("optim.name", "optim.schedule", "optim.schedule_every", "optim.cosine_from"),
+    *("optim.warmup", "optim.warmup_every"),
+    *("test.sampling.sampler", "test.sampling.out_of_bound"),
     *("test.crops", "test.average", "test.weights"),
 }
 
 
 def test_every_text_of_a_config_is_known_to_be_a_path_or_none():
-    flat = fields._flat(config.from_row("tsm_r50_8f"))
+    flat = fields.flat(config.from_row("tsm_r50_8f"))
     texts = {name for name, value in flat.items() if isinstance(value, str)}
     assert texts == (TEXTS & texts) | set(fields.PATHS)
 
