@@ -144,6 +144,7 @@ def step_config(**settings):
     config.train = {"loss": "softmax", "loss_weight": 1.0, "label_smoothing": 0.1}
     config.train.update({"mixup": 0.0, "cutmix": 0.0, "mixup_switch_prob": 0.5})
     config.train.update({"aux_weight": 0.0, "accumulate_steps": 1, "ema_decay": 0.0})
+    config.train.update({"freeze_norm": "", "norm_group": 0})
     config.train.update(settings)
     return config
 

@@ -97,7 +97,7 @@ def test_peers_that_cannot_be_found_are_one_sentence(monkeypatch):
 
 @pytest.mark.parametrize(
     "error, code",
-    [(SystemExit(1), 1), (SystemExit(7), 1), (RuntimeError("x"), 1), (KeyboardInterrupt(), 1)],
+    [(SystemExit(1), 1), (SystemExit(7), 7), (RuntimeError("x"), 1), (KeyboardInterrupt(), 1)],
 )
 def test_a_process_that_fails_does_not_wait_for_its_peers(error, code, monkeypatch):
     class Left(Exception):

@@ -85,7 +85,7 @@ def test_an_answer_without_end_is_given_up(cache, monkeypatch):
     refused(
         "answers with over 0 GiB", itertools.chain([OK + b"\r\n"], itertools.repeat(bytes(1 << 20)))
     )
-    assert list(cache.iterdir()) == []
+    assert not cache.exists() or list(cache.iterdir()) == []
 
 
 @pytest.mark.parametrize("start", [OK + b"\r\n", OK, b"HTTP/1.1 "])
