@@ -402,7 +402,7 @@ def test_no_name_of_a_file_or_class_reaches_the_console_as_it_is(
     (folder / "no\x1b.mp4").write_text("no video")
     meta = {
         **checkpoint.load_meta(trained),
-        "classes": ["=l\u0301", "_r", "$\\frac{$"],
+        "classes": ["=\u013a", "_r", "$\\frac{$"],
     }
     checkpoint.save(tmp_path / "named", checkpoint.load(trained), meta)
     for options in ([f"--out={tmp_path / 'pictures'}"], ["--json"], ["--window=1"]):
