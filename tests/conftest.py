@@ -1,6 +1,7 @@
 """Shared by all tests: the golden option and a compilation cache that lasts one run."""
 
 import pathlib
+import sys
 
 import pytest
 
@@ -22,6 +23,14 @@ def compilation_cache(tmp_path_factory):
 
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs():
+    """Frees the memory of a module's compiled programs; others find theirs in the cache on disk."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,8 @@ def check_pytest(command: str) -> None:
         word = words.pop(0)
         if word == "-m":
             assert words.pop(0) in declared
+        elif word in ("-n", "--dist"):  # pytest-xdist's
+            words.pop(0)
         else:
             assert f'"{word.split("=")[0]}"' in known
 
