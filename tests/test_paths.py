@@ -1,5 +1,6 @@
 """The one door for paths: what it lets through, what it refuses, and that it leaves no trace."""
 
+import contextlib
 import os
 import pathlib
 import resource
@@ -10,13 +11,15 @@ from jaxvid import paths
 from jaxvid.errors import JaxvidError
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
     """Files of at most 1000 bytes: beyond, writing fails as it does on a full disk."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    try:
+        yield
+    finally:  # before anything else writes, such as pytest into its own output
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +149,9 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         paths.writable_file(tmp_path / "file/a.pth", "--out")
 
 
-def test_a_full_disk_is_known_before_the_work(tmp_path, small_files):
-    with pytest.raises(JaxvidError, match=rf"cannot write --out={tmp_path}/a \(File too large"):
+def test_a_full_disk_is_known_before_the_work(tmp_path):
+    said = rf"cannot write --out={tmp_path}/a \(File too large"
+    with pytest.raises(JaxvidError, match=said), small_files():
         paths.writable(tmp_path / "a", "--out")
 
 
