@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -688,8 +689,9 @@ def _hush() -> None:
     """Keeps what writes the arrays from printing, again and late, the errors that it also raises.
 
     Orbax logs them from its own threads. Of several files that TensorStore could not write it
-    raises one: asyncio logs the others when it forgets them, and TensorStore cannot tell of those
-    that come after the end, as the loop that waited for them is closed.
+    raises one: asyncio logs the others when it forgets them, TensorStore cannot tell of those that
+    come after the end, as the loop that waited for them is closed, and Python warns of those that
+    were not begun.
     """
     from absl import logging as absl_logging
 
@@ -705,4 +707,5 @@ def _hush() -> None:
 
     absl_logging.get_absl_logger().addFilter(not_of_orbax)
     logging.getLogger("asyncio").addFilter(not_of_a_file)
+    warnings.filterwarnings("ignore", r"coroutine 'async_serialize.* was never awaited")
     shown, sys.unraisablehook = sys.unraisablehook, not_late
