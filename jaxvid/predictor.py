@@ -18,6 +18,8 @@ from jaxvid.errors import JaxvidError, listed
 from jaxvid.preprocess import normalizer
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE
 
+# What every network is told otherwise than by overrides.
+_NOT_OVERRIDDEN = ("name", "parent", "num_classes", "dtype")
 _LONGEST = 64  # Items of a network's field that is a list.
 VIEWS = ("protocol", "one")
 _CENTER_CROP = {"whole": 0, "center": 0, "left": 0, "three": 2, "ten": 8}
@@ -104,7 +106,7 @@ class Predictor:
         _, clips = pipeline.plan_test(self.protocol, 1, None)
         size = self.protocol.crop
         self._clip_shape = (clips.shape[1], size, size, 3)
-        if self._lacking and all(name.split("/")[1] == "head" for name in self._lacking):
+        if self._lacking and all(name.split("/")[1:2] == ["head"] for name in self._lacking):
             variables = _with_zeros(self._network, variables, self._clip_shape, self._lacking)
         else:
             self.require_classifier()
@@ -300,7 +302,7 @@ def _check_overrides(name: str, overrides: dict[str, Any]) -> None:
 
     for field, value in overrides.items():
         like = getattr(own, field, None)
-        if not is_like(value, like):
+        if field in _NOT_OVERRIDDEN or not is_like(value, like):
             raise JaxvidError(
                 f"overrides has {text.quoted(field)} = {text.quoted(repr(value), 40)}, which is "
                 f"not like the network's own, {like!r}"
@@ -347,7 +349,8 @@ def _with_zeros(
         jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip), sep="/"
     )
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    flat |= {name: np.zeros(leaves[name].shape, leaves[name].dtype) for name in names}
+    missing = {name: leaves[name] for name in names if name in leaves}
+    flat |= {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in missing.items()}
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 

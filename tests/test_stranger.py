@@ -104,6 +104,9 @@ def refused(call, match):
         ("overrides", {"width": 10**9}, "width"),
         ("overrides", {"blocks": [10**9]}, "blocks"),
         ("overrides", {"nope": 1}, "nope"),
+        ("overrides", {"dtype": None}, "dtype"),
+        ("overrides", {"num_classes": None}, "num_classes"),
+        ("new", ["a"], "holds a trunk without a classifier"),
         ("row", 3, "row = .* must be a name"),
         ("row", "nope", "nope"),
         ("channel_order", "xyz", "channel_order='xyz' must be"),
@@ -114,6 +117,12 @@ def test_a_field_that_no_config_may_have_is_refused(record, tmp_path, field, val
     refused(lambda: Predictor(folder), match)
     refused(lambda: export.export(folder, tmp_path / "out"), match)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_trunk_lacks_may_be_said_of_the_network_only(record):
+    # As nothing is missing, what it calls new is of no network, and nobody needs it.
+    with pytest.raises(JaxvidError, match="holds a trunk without a classifier"):
+        Predictor(written(record, new=["params/head/nowhere"])).require_classifier()
 
 
 BOMB = {"dtype": "uint8", "shape": [1 << 32], "zlib": "eJztwQEBAAAAgiD/r25IQAEAAAAA"}
