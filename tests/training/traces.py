@@ -1,0 +1,88 @@
+"""The losses of a few steps of every family's tiny network, which no rearrangement may move.
+
+    python -m tests.training.traces
+
+writes them anew into `tests/golden/traces.json`: only where a change means to change them, with the
+reason in its message. Floats are written in hexadecimal, so that nothing of them is rounded.
+"""
+
+import functools
+import json
+import pathlib
+import platform
+
+import jax
+import numpy as np
+
+from jaxvid import config as configs
+from jaxvid import optim, zoo
+from jaxvid.data import pipeline
+from jaxvid.step import make_state, make_train_step
+
+FILE = pathlib.Path(__file__).parents[1] / "golden" / "traces.json"
+STEPS, BATCH, CLASSES = 3, 4, 5
+# Pixels and frames that enter the tiny networks; what the stem of a few halves needs more.
+SIDE, FRAMES = 32, 8
+SIDES = {"c3d": 112}
+LENGTHS = {"i3d": 16, "c3d": 16}
+
+
+def subjects() -> list[str]:
+    """A tiny variant of each family, and those that pretrain."""
+    tiny = [name for name in zoo.variants() if name.endswith("_test")]
+    families = {zoo.family(name).__name__: name for name in reversed(tiny)}
+    return [*sorted(families.values()), "videomae_pretrain_test"]
+
+
+def trace(name: str) -> list[float]:
+    """Losses of the first steps of `name` by its own recipe, at a rate that moves them."""
+    config = configs.from_row(name, classes=CLASSES)
+    family = name.split("_")[0]
+    frames = LENGTHS.get(family, FRAMES)
+    if config.data.sampling.clip_len > 1:
+        config.data.sampling.clip_len = frames
+    else:
+        config.data.sampling.num_clips = frames
+    config.data.crop = SIDES.get(family, SIDE)
+    config.data.repeats = 1
+    config.train.update({"batch_size": BATCH, "norm_group": 0, "freeze_norm": ""})
+    config.optim.lr = 0.01 if config.optim.name == "sgd" else 1e-3
+    model = zoo.create_model(name, CLASSES, **config.model.overrides)
+    optimizer = optim.make_optimizer(config.optim, lambda step: config.optim.lr)
+    shape = pipeline.clip_shape(config)
+    variables = jax.jit(functools.partial(model.init, train=False))(
+        jax.random.key(config.seed), np.zeros((1, *shape), np.float32)
+    )
+    state = make_state(variables, optimizer)
+    step = make_train_step(model, optimizer, config)
+    rng = np.random.default_rng(1)
+    losses = []
+    for _ in range(STEPS):
+        batch = {
+            "video": rng.integers(0, 256, (BATCH, *shape), np.uint8),
+            "label": rng.integers(0, CLASSES, BATCH),
+        }
+        state, measured = step(state, batch)
+        losses.append(float(measured["loss"]))
+    return losses
+
+
+def machine() -> dict[str, str]:
+    """What decides how floats are rounded here, besides the program."""
+    flags = ""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text("utf-8").splitlines()
+        words = {word for line in lines if line.startswith("flags") for word in line.split()}
+        flags = " ".join(sorted(word for word in words if word.startswith(("avx", "fma", "amx"))))
+    return {"jax": jax.__version__, "machine": platform.machine(), "vectors": flags}
+
+
+def main() -> None:
+    jax.config.update("jax_disable_most_optimizations", True)
+    losses = {name: [loss.hex() for loss in trace(name)] for name in subjects()}
+    FILE.write_text(json.dumps({"made_with": machine(), "losses": losses}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
