@@ -21,8 +21,9 @@ from converters.names import NameMap, in_order
 from converters.pickles import MAX_NAME
 from converters.report import STEP_COUNTER, Report
 from converters.shards import Sharded, open_all
-from jaxvid import finite, zoo
-from jaxvid.errors import JaxvidError, listed
+from jaxvid import zoo
+from jaxvid.base import finite
+from jaxvid.base.errors import JaxvidError, listed
 from jaxvid.layers import mobileone
 from jaxvid.rows import CLASS_COUNTS, Row
 

@@ -26,10 +26,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from converters.mapped import sum_in
-from jaxvid import jsons, locks, paths, whole
-from jaxvid.errors import JaxvidError
-from jaxvid.progress import Progress
-from jaxvid.text import quoted, say, shown
+from jaxvid.base import jsons, locks, paths, whole
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.progress import Progress
+from jaxvid.base.text import quoted, say, shown
 
 MIRROR = "JAXVID_MIRROR"
 TIMEOUT = 30.0  # Seconds without a byte.

@@ -14,7 +14,7 @@ from converters.nestings import STATE_DICTS as STATE_DICTS
 from converters.nestings import name_of
 from converters.pickles import MAX_NAME, Array, Module, Tensor
 from converters.shards import Sharded, open_all
-from jaxvid.errors import JaxvidError, listed
+from jaxvid.base.errors import JaxvidError, listed
 
 _NO_CHECKPOINT = {
     b"\x1f\x8b": "is packed with gzip: unpack it",

@@ -11,8 +11,9 @@ from flax import traverse_util
 from converters import checkpoints, spellings
 from converters.mapped import fetched
 from converters.names import NameMap, in_order
-from jaxvid import finite, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid import zoo
+from jaxvid.base import finite
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.densenet import densenet_names
 from jaxvid.layers.mobilenet import (
     mobilenet_names,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from converters import checkpoints
 from jaxvid import checkpoint, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.text import say
 from jaxvid.rows import Row
-from jaxvid.text import say
 
 CONVERTED, SKIPPED, FAILED = "converted", "was there", "failed"
 _ENDINGS = (".pth", ".pyth", ".pt", ".pkl", ".safetensors", ".npz")

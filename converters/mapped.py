@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxvid import paths, regular
-from jaxvid.errors import JaxvidError
+from jaxvid.base import paths, regular
+from jaxvid.base.errors import JaxvidError
 
 MAX_DIMENSIONS = 32
 # Bytes are read once each, and those that must be rewritten to be used (swapped, decoded) copied

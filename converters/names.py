@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from converters.mapped import empty
-from jaxvid.errors import JaxvidError, listed
+from jaxvid.base.errors import JaxvidError, listed
 
 Rule = tuple[str, str | None, str]
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}]*))?\}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from converters.pickles import Array, Named, Tensor, Text, Unread
-from jaxvid.errors import JaxvidError, listed
+from jaxvid.base.errors import JaxvidError, listed
 
 # The names under which codebases keep the weights, in the order in which they are looked for:
 # MMAction2 and most others, PySlowFast, many small ones, DeepSpeed's, caffe2's, and loops of

@@ -11,7 +11,7 @@ import numpy as np
 
 from converters import torch_file
 from converters.mapped import MAX_DIMENSIONS, Mapped
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 
 # Python 2 wrote `3L` for a long 3.
 _HEADER = re.compile(

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from converters.mapped import MAX_DIMENSIONS, Mapped
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 
 STORAGES = {
     "torch.FloatStorage": np.float32,

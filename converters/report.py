@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from jaxvid.errors import listed
+from jaxvid.base.errors import listed
 
 STEP_COUNTER = "num_batches_tracked"
 

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 
 from converters.mapped import MAX_DIMENSIONS, Mapped
-from jaxvid import jsons
-from jaxvid.errors import JaxvidError
+from jaxvid.base import jsons
+from jaxvid.base.errors import JaxvidError
 
 DTYPES = {
     "F64": np.float64,

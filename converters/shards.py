@@ -7,8 +7,8 @@ from pathlib import Path
 
 from converters.mapped import Mapped
 from converters.names import quoted
-from jaxvid import jsons
-from jaxvid.errors import JaxvidError, listed
+from jaxvid.base import jsons
+from jaxvid.base.errors import JaxvidError, listed
 
 INDEX = ".index.json"
 MAX_INDEX = 16 << 20

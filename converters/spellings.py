@@ -19,7 +19,7 @@ import numpy as np
 
 from converters.mapped import fetched
 from converters.names import NameMap, is_real, quoted
-from jaxvid.errors import JaxvidError, listed
+from jaxvid.base.errors import JaxvidError, listed
 
 # Put before every key by DataParallel, by Lightning and other wrappers, and by torch.compile.
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")

@@ -19,8 +19,8 @@ import numpy as np
 
 from converters import pickles
 from converters.mapped import Mapped
-from jaxvid import regular
-from jaxvid.errors import JaxvidError
+from jaxvid.base import regular
+from jaxvid.base.errors import JaxvidError
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -12,8 +12,8 @@ import numpy as np
 
 from converters.names import in_order
 from converters.pickles import DTYPES, STORAGES
-from jaxvid import locks, paths, whole
-from jaxvid.errors import JaxvidError
+from jaxvid.base import locks, paths, whole
+from jaxvid.base.errors import JaxvidError
 
 _ROOT = "checkpoint"
 # PyTorch lays storages on this boundary, so that they can be mapped and used where they are.

@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from jaxvid import checkpoint, jsons, locks, losses, paths, whole, zoo
+from jaxvid import checkpoint, zoo
+from jaxvid.base import jsons, locks, paths, whole
+from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.text import say
 from jaxvid.data import pipeline
-from jaxvid.errors import JaxvidError, exit_on_error
-from jaxvid.layers.backend import tracing_for
-from jaxvid.predictor import (
+from jaxvid.inference.predictor import (
     check_variables,
     class_names,
     keep_one_view,
@@ -31,8 +32,9 @@ from jaxvid.predictor import (
     make_config,
     refuse_trunk,
 )
-from jaxvid.preprocess import normalizer
-from jaxvid.text import say
+from jaxvid.layers.backend import tracing_for
+from jaxvid.layers.preprocess import normalizer
+from jaxvid.objectives import losses
 
 FORMATS = ("stablehlo", "savedmodel")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

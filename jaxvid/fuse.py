@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxvid import arrays, locks, paths
-from jaxvid.errors import JaxvidError, exit_on_error
-from jaxvid.text import normal, say
+from jaxvid.base import arrays, locks, paths
+from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.text import normal, say
 
 _MOST = 2 << 30  # bytes of a file of scores
 
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = paths.writable(args.out, "--out")
     fused = fuse([read(file) for file in files], weights, args.average, files)
 
-    from jaxvid.evaluate import write_scores
+    from jaxvid.reports.results import write_scores
 
     with locks.hold(out, "--out"), paths.writing(out, "--out"):
         result = write_scores(

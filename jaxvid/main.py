@@ -11,8 +11,9 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxvid import config_file, sharding
-from jaxvid.errors import JaxvidError, exit_on_error
+from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.config import loading
+from jaxvid.devices import processes
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -35,11 +36,11 @@ def main(argv: list[str]) -> None:
     """Reads the flags and calls the room that does the work."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    sharding.join_processes()
+    processes.join_processes()
     if _MODE.value == "eval":
-        from jaxvid.evaluate import evaluate as work
+        from jaxvid.inference.evaluate import evaluate as work
     else:
-        from jaxvid.train import train as work
+        from jaxvid.training.loop import train as work
     work(_CONFIG.value, _WORKDIR.value)
 
 
@@ -71,15 +72,15 @@ def with_config(argv: list[str]) -> tuple[list[str], ml_collections.ConfigDict |
         # `--config FILE` is absl's other spelling.
         if match or i and re.fullmatch("--?config", given[i - 1]):
             prefix, text = match.groups() if match else ("", arg)
-            config = config_file.load(text)
-            path, argument = config_file.find(text)
+            config = loading.load(text)
+            path, argument = loading.find(text)
             given[i] = f"{prefix}{path}" + ("" if argument is None else f":{argument}")
     return given, config
 
 
 def wrong_field(argv: list[str], config: ml_collections.ConfigDict) -> str | None:
     """What is wrong with the first field in `argv` that is not one of the config's."""
-    from jaxvid import fields
+    from jaxvid.config import fields
 
     known = fields.names(config)
     matches = [re.match(r"--?config\.([^=]+)", arg) for arg in argv]
@@ -97,7 +98,7 @@ def run() -> None:
     flags.mark_flags_as_required(["config", "workdir"])
     # absl's own default shows what JAX notes to itself, such as that there is no TPU.
     flags.FLAGS.verbosity = logging.WARNING
-    with sharding.failing_at_once(), exit_on_error():
+    with processes.failing_at_once(), exit_on_error():
         app.run(main, flags_parser=parse)
 
 

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxvid import draw, paths, whole
-from jaxvid.errors import JaxvidError, exit_on_error, listed
-from jaxvid.progress import Progress
-from jaxvid.text import say, say_json, shown
+from jaxvid.base import paths, whole
+from jaxvid.base.errors import JaxvidError, exit_on_error, listed
+from jaxvid.base.progress import Progress
+from jaxvid.base.text import say, say_json, shown
+from jaxvid.reports import draw
 
 if TYPE_CHECKING:
-    from jaxvid.predictor import Prediction, Predictor
+    from jaxvid.inference.predictor import Prediction, Predictor
 
 # fmt: off
 EXTENSIONS = (
@@ -47,7 +48,7 @@ def __getattr__(name: str) -> Any:
     """`Predictor` and what goes with it, loaded on first use, so that `--help` is quick."""
     if name not in ("Prediction", "Predictor", "class_names", "make_config"):
         raise AttributeError(f"module 'jaxvid.predict' has no attribute {name!r}")
-    from jaxvid import predictor
+    from jaxvid.inference import predictor
 
     return getattr(predictor, name)
 
@@ -359,8 +360,8 @@ def _windows(
     predictor: "Predictor", args: argparse.Namespace, video: pathlib.Path, out: pathlib.Path | None
 ) -> Iterator[str]:
     """Answers for the windows of a video or stream, one by one; yields what to print."""
-    from jaxvid import stream
     from jaxvid.data import decode
+    from jaxvid.inference import stream
 
     live = _is_live(args.video)
     seconds = args.window or _LIVE_WINDOW
@@ -415,8 +416,8 @@ def _line(window: dict[str, Any]) -> str:
 
 def _features(predictor: "Predictor", args: argparse.Namespace) -> Any:
     """A function like `_whole` that writes features in place of answers."""
-    from jaxvid import stream
     from jaxvid.data import decode
+    from jaxvid.inference import stream
 
     names = args.features.removesuffix(":full").split(",")
     extract = predictor.extractor(names, pooled=not args.features.endswith(":full"))
@@ -462,7 +463,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         outputs = _outputs(args, videos)
     _check_outputs(args, outputs)
 
-    from jaxvid.predictor import Predictor
+    from jaxvid.inference.predictor import Predictor
 
     predictor = Predictor(args.checkpoint, args.model, args.views)
     if not args.features:

@@ -53,8 +53,21 @@ TEST_VIDEOS = {
 }
 # The shorter side in pixels of the frames that records hold, unless a build says otherwise.
 RECORD_SIDE = 320
+# Pixels of the longest side of a picture, so that no plan of pictures takes all of the memory.
+MAX_SIDE = 10_000
 OPENMMLAB_V0 = "https://download.openmmlab.com/mmaction/recognition"
 OPENMMLAB_V1 = "https://download.openmmlab.com/mmaction/v1.0/recognition"
+# The words that fields of rows, and of the configs made of them, may be.
+SAMPLERS = ("frames", "dense", "timed", "uniform", "untrimmed")
+CROP_MODES = ("random_resized", "multi_scale", "square", "whole", "center")
+# Classes exclude one another, or each is there or not.
+LOSSES = ("softmax", "sigmoid")
+# Of four neighbours none to three are left out.
+DECODER_RATIOS = (0.0, 0.25, 0.5, 0.75)
+FREEZE_NORM = ("", "all", "partial", "statistics")
+COSINE_FROM = ("warmup", "start")
+EVERY = ("step", "epoch")
+WARMUPS = ("scale", "line")
 NORMS_UNKNOWN = (
     "how many GPUs shared a batch is not known: BatchNorm's statistics are the whole batch's"
 )
@@ -138,11 +151,11 @@ class Recipe:
     Rates are for the global batch `batch_size`, which counts videos: with `repeated_augmentation`
     each gives that many clips. Epochs may be fractions. `schedule` is `step` (multiplied by `gamma`
     at each of `milestones`) or `cosine` (to `final_lr`, reached `cosine_epochs` after the warm-up;
-    None means at the end); see `jaxvid.optim.make_schedule` for `cosine_from`, `schedule_every`,
-    `warmup` and `warmup_every`. The rate of the head is multiplied by `head_lr_scale`, that of
-    every bias by `bias_lr_scale`, that of the k-th layer from the top by `layer_decay` ** k;
-    `lr_scales` are further pairs of a pattern of parameters' paths and what multiplies their rates,
-    and `no_decay` patterns of what does not decay.
+    None means at the end); see `jaxvid.training.optim.make_schedule` for `cosine_from`,
+    `schedule_every`, `warmup` and `warmup_every`. The rate of the head is multiplied by
+    `head_lr_scale`, that of every bias by `bias_lr_scale`, that of the k-th layer from the top by
+    `layer_decay` ** k; `lr_scales` are further pairs of a pattern of parameters' paths and what
+    multiplies their rates, and `no_decay` patterns of what does not decay.
     `freeze_norm` says which BatchNorms are frozen: `all`, or all but the first (`partial`); with
     `statistics` all use their running statistics, and scale and bias are trained. `norm_groups` are
     the parts of the batch of which each has BatchNorm statistics of its own, as many as there were

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvid import losses, zoo
+from jaxvid import zoo
+from jaxvid.objectives import losses
 
 CLASSES = 5
 # Clips that enter the full network, and fields that make it narrow but leave its depth.

@@ -16,8 +16,12 @@ import time
 import jax
 import numpy as np
 
-from jaxvid import checkpoint, evaluate, metrics, sharding, train, zoo
+from jaxvid import checkpoint, zoo
 from jaxvid.data import build, datasets, pipeline
+from jaxvid.devices import placement
+from jaxvid.inference import evaluate
+from jaxvid.reports import metrics
+from jaxvid.training import loop
 
 HERE = pathlib.Path(__file__).parent
 
@@ -61,9 +65,9 @@ def backwards(batches):
 def test_reversed(config, workdir: pathlib.Path) -> float:
     """Top-1 of the last parameters on the test clips played backwards."""
     split = datasets.open_split(config.data, "test")
-    mesh = sharding.make_mesh()
+    mesh = placement.make_mesh()
     model = zoo.create_model(config.model.name, len(split.classes))
-    variables = jax.device_put(checkpoint.load(workdir / "checkpoints"), sharding.replicated(mesh))
+    variables = jax.device_put(checkpoint.load(workdir / "checkpoints"), placement.replicated(mesh))
     scores, labels = evaluate.score_batches(
         evaluate.make_scorer(model, config),
         variables,
@@ -99,7 +103,7 @@ def main() -> None:
         arg = f"data_dir={records},dataset=gestures" + (f",init={args.init}" if args.init else "")
         config = get_config(arg, args.epochs)
         wall, cpu = time.monotonic(), cpu_seconds()
-        result = train.train(config, workdir)
+        result = loop.train(config, workdir)
         wall, cpu = time.monotonic() - wall, cpu_seconds() - cpu
         other = test_reversed(config, workdir)
         right, count = right + result.top1 * result.count, count + result.count

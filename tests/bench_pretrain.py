@@ -28,10 +28,11 @@ import ml_collections
 import numpy as np
 import optax
 
-from jaxvid import checkpoint, train, zoo
+from jaxvid import checkpoint, zoo
 from jaxvid import config as configs
 from jaxvid.data import build, datasets, decode, pipeline, toy
-from jaxvid.preprocess import normalizer
+from jaxvid.layers.preprocess import normalizer
+from jaxvid.training import loop
 from tests.bench_gestures import read_rows, write_lists
 
 ENCODER = {"dim": 96, "depth": 3, "heads": 4, "patch": 4, "img_size": 32}
@@ -198,10 +199,10 @@ def main() -> None:
             for split in ("train", "test"):
                 build.build(clips, records / f"{split}.csv", records, short_side=SHORT_SIDE)
         c = get_config(records, args.epochs)
-        train.train(c, out / "pretrained")
+        loop.train(c, out / "pretrained")
         # The rate of the first step is zero: what follows it is what the run began with.
         c.train.stop_at_step = 1
-        train.train(c, out / "random")
+        loop.train(c, out / "random")
         logged = losses(out / "pretrained")
         line = f"fold {fold}: loss {logged[0][1]:.3f}, in the end {logged[-1][1]:.3f}; probes"
         clips_of = [read_clips(c, "train", VIEWS), read_clips(c, "test")]

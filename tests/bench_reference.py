@@ -265,7 +265,8 @@ def our_turns(name: str) -> tuple[dict[str, Turn], int]:
     import ml_collections
     import numpy as np
 
-    from jaxvid import optim, train, zoo
+    from jaxvid import zoo
+    from jaxvid.training import loop, optim
 
     _, frames, size = REFERENCES[name]
     model = zoo.create_model(name)
@@ -281,13 +282,13 @@ def our_turns(name: str) -> tuple[dict[str, Turn], int]:
         {**settings, "no_decay": (), "lr_scales": (), "clip_norm": 0.0}
     )
     optimizer = optim.make_optimizer(config, lambda step: 1e-6)
-    state = train.TrainState(
+    state = loop.TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
     )
-    update = jax.jit(train.make_update(model, optimizer), donate_argnums=0)
+    update = jax.jit(loop.make_update(model, optimizer), donate_argnums=0)
     variables = jax.tree.map(jnp.copy, variables)  # The state's own are given away.
 
     def train_once():

@@ -46,7 +46,7 @@ CONFIG = f"--config={ROOT}/configs/tsm_r50.py:runlocal,dataset=mini,data_dir={{r
 COMMANDS = {
     "zoo list": ["jaxvid.zoo", "list"],
     "zoo show": ["jaxvid.zoo", "show", "tsm_r50_1x1x8_k400"],
-    "zoo_page": ["jaxvid.zoo_page", "--out={out}"],
+    "zoo_page": ["jaxvid.zoo.page", "--out={out}"],
     "fuse": ["jaxvid.fuse", "{scores}", "--out={out}"],
     "data.build": [
         *("jaxvid.data.build", "--videos={videos}", "--labels={labels}", "--out={out}"),
@@ -81,9 +81,9 @@ COMMANDS = {
     "main eval": ["jaxvid.main", CONFIG, *RUN, "--mode=eval", "--config.init={checkpoint}"],
 }
 SMALLEST = "tsm_mobilenetv2_1x1x8_k400"
-IMPORTS = ["jaxvid.train", "jaxvid.export", "jaxvid.data.bench", "jaxvid.data.toy"]
-IMPORTS += ["jaxvid.zoo_page", "converters.__main__", "matplotlib", "PIL.Image", "av"]
-IMPORTS += ["orbax.checkpoint", "jaxvid.predict", "jaxvid.fuse", "jaxvid.stream"]
+IMPORTS = ["jaxvid.training.loop", "jaxvid.export", "jaxvid.data.bench", "jaxvid.data.toy"]
+IMPORTS += ["jaxvid.zoo.page", "converters.__main__", "matplotlib", "PIL.Image", "av"]
+IMPORTS += ["orbax.checkpoint", "jaxvid.predict", "jaxvid.fuse", "jaxvid.inference.stream"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +178,7 @@ def unwritable(job):
 
 def become(job):
     """Turns this process into the command of a job."""
-    from jaxvid import errors
+    from jaxvid.base import errors
 
     for stream, name in enumerate(("/dev/null", job["stdout"], job["stderr"])):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), stream)
@@ -335,8 +335,9 @@ def prepare(folder):
     import numpy as np
 
     from converters import checkpoints, torch_write
-    from jaxvid import checkpoint, evaluate, zoo
+    from jaxvid import checkpoint, zoo
     from jaxvid.data import build, toy
+    from jaxvid.reports import results
 
     classes = list(toy.CLASSES)
     videos = folder / "videos"
@@ -371,7 +372,7 @@ def prepare(folder):
     write(folder / f"folder/{SMALLEST}.pth", tensors, {})
     scores = rng.dirichlet([1.0] * len(classes), 20).astype(np.float32)
     paths = [f"{number}.mp4" for number in range(20)]
-    evaluate.write_scores(folder / "eval", classes, paths, scores, np.arange(20) % 8, {})
+    results.write_scores(folder / "eval", classes, paths, scores, np.arange(20) % 8, {})
     return {
         "videos": videos / "videos",
         "labels": videos / "test.csv",

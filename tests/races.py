@@ -24,9 +24,13 @@ import numpy as np
 
 from converters import files as converted
 from converters import torch_write
-from jaxvid import checkpoint, config, evaluate, export, fuse, train, whole, zoo_page
+from jaxvid import checkpoint, config, export, fuse
+from jaxvid.base import whole
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import build, files, records, toy
-from jaxvid.errors import JaxvidError
+from jaxvid.inference import evaluate
+from jaxvid.training import loop
+from jaxvid.zoo import page
 
 FORK = multiprocessing.get_context("fork")
 RIGHT, TOLD, WRONG = "right", "told", "WRONG"
@@ -136,7 +140,7 @@ def tiny(place, epochs):
 
 
 def train_one(place, number):
-    train.train(tiny(place, 3.0), place / "out")
+    loop.train(tiny(place, 3.0), place / "out")
 
 
 def trained(place):
@@ -196,12 +200,12 @@ def fused(place):
 
 
 def pages(place, number):
-    zoo_page.main([f"--out={place / 'out'}"])
+    page.main([f"--out={place / 'out'}"])
 
 
 def with_pages(place):
-    assert (place / "out" / "zoo.md").read_text("utf-8") == zoo_page.markdown()
-    assert (place / "out" / "zoo.html").read_text("utf-8") == zoo_page.page()
+    assert (place / "out" / "zoo.md").read_text("utf-8") == page.markdown()
+    assert (place / "out" / "zoo.html").read_text("utf-8") == page.page()
 
 
 SMALL = toy.Settings(train=1, test=1, height=48, width=48, frames=(8, 10))
@@ -324,7 +328,7 @@ def main() -> int:
         assert end == RIGHT, said
         if {"test", "export"} & set(names):
             end, said = run(
-                lambda place: train.train(tiny(place, 1.0), place), Place(root, "shared", "run")
+                lambda place: loop.train(tiny(place, 1.0), place), Place(root, "shared", "run")
             )
             assert end == RIGHT, said
         print(f"{'two at once':24} races  both right  one told  torn or wrong")

@@ -9,8 +9,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from jaxvid import config, fields, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid import config, zoo
+from jaxvid.base.errors import JaxvidError
+from jaxvid.config import fields
 
 ROOT = pathlib.Path(__file__).parent.parent
 GIVEN = "gs://bucket/x"
@@ -31,7 +32,7 @@ COMMANDS = {
         {"checkpoint": "", "out": ""},
     ),
     "jaxvid.fuse": (set(), {"files": __file__, "out": "new"}, {"files": "FILE", "out": ""}),
-    "jaxvid.zoo_page": (set(), {"out": "new"}, {"out": ""}),
+    "jaxvid.zoo.page": (set(), {"out": "new"}, {"out": ""}),
     "jaxvid.zoo": ({"command"}, {}, {}),
     "jaxvid.data.build": (
         {"split"},
@@ -146,8 +147,8 @@ def test_the_workdir_enters_through_the_door(mode, monkeypatch, tmp_path):
 
 
 def test_a_start_that_is_not_there_is_said_before_the_data_is_opened(tmp_path, monkeypatch):
-    from jaxvid import train as training
     from jaxvid.data import datasets
+    from jaxvid.training import loop as training
 
     def never(*args, **kwargs):
         raise AssertionError("the data was opened first")

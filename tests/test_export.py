@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from jaxvid import checkpoint, export, zoo
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import pipeline
-from jaxvid.errors import JaxvidError
+from jaxvid.inference.predictor import Predictor
 from jaxvid.layers.attention import which
 from jaxvid.layers.backend import backend, tracing_for
 from jaxvid.layers.conv import Geometry, chosen
-from jaxvid.predictor import Predictor
 from jaxvid.rows import Protocol, Sampling
 from tests.models.test_families import NAMES, network, video
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from jaxvid import errors
+from jaxvid.base import errors
 from tests import faults
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from jaxvid import evaluate, fuse
-from jaxvid.errors import JaxvidError, exit_on_error
+from jaxvid import fuse
+from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.reports import results
 
 CLASSES = ["left", "right", "up"]
 
@@ -80,7 +81,7 @@ def test_weights_are_read_after_the_last_equals_sign():
 
 
 def write(folder, test):
-    evaluate.write_scores(folder, CLASSES, test.paths.tolist(), test.scores, test.labels, {})
+    results.write_scores(folder, CLASSES, test.paths.tolist(), test.scores, test.labels, {})
     return folder / "scores.npz"
 
 

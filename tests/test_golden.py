@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import converters
-from jaxvid import optim, train, zoo
+from jaxvid import zoo
+from jaxvid.training import loop, optim
 
 pytestmark = pytest.mark.golden
 
@@ -112,13 +113,13 @@ def check_training(path: pathlib.Path) -> None:
         variables = jax.tree.map(
             lambda a: jnp.asarray(a, jnp.float64), converters.convert(meta["name"], weights)
         )
-        state = train.TrainState(
+        state = loop.TrainState(
             jnp.zeros((), jnp.int32),
             variables["params"],
             variables["batch_stats"],
             optimizer.init(variables["params"]),
         )
-        update = jax.jit(train.make_update(model, optimizer))
+        update = jax.jit(loop.make_update(model, optimizer))
         shape = meta["input_shape"]
         for step in range(meta["steps"]):
             draw = np.random.RandomState(1000 + step)

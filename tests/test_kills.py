@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxvid import checkpoint, config, evaluate
-from jaxvid import train as training
+from jaxvid import checkpoint, config
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import build as building
 from jaxvid.data import toy
-from jaxvid.errors import JaxvidError
+from jaxvid.inference import evaluate
+from jaxvid.training import loop as training
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvid import config, evaluate, optim, step, zoo
+from jaxvid import config, zoo
+from jaxvid.inference import evaluate
+from jaxvid.training import optim, step
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 

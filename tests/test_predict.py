@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvid import checkpoint, evaluate, predict, sharding, train, zoo
+from jaxvid import checkpoint, predict, zoo
 from jaxvid import config as configs
-from jaxvid import predictor as predictor_room
+from jaxvid.base.errors import JaxvidError, exit_on_error
 from jaxvid.data import build, datasets, decode, pipeline
-from jaxvid.errors import JaxvidError, exit_on_error
+from jaxvid.devices import placement
+from jaxvid.inference import evaluate
+from jaxvid.inference import predictor as predictor_room
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE, Protocol, Sampling
+from jaxvid.training import loop
 
 CLASSES = ["left", "right", "up"]
 CLIPS = ("a.mp4", "b.mp4", "inner/c.avi")
@@ -87,7 +90,7 @@ def trained(tmp_path_factory):
     config = make_config()
     model = zoo.create_model("tsm_test", len(CLASSES))
     path = tmp_path_factory.mktemp("trained") / "best"
-    return save_network(path, model, (1, 4, 32, 32, 3), train.describe(config, CLASSES, 320))
+    return save_network(path, model, (1, 4, 32, 32, 3), loop.describe(config, CLASSES, 320))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,7 @@ def evaluation(videos, trained, tmp_path_factory):
     config = make_config()
     config.data.update({"dataset": "mine", "data_dir": str(out)})
     split = datasets.open_split(config.data, "test")
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = placement.make_mesh(jax.devices()[:1])
     model = zoo.create_model("tsm_test", len(CLASSES))
     scores, _ = evaluate.score_batches(
         evaluate.make_scorer(model, config),
@@ -160,7 +163,7 @@ def test_only_sampled_frames_are_taken(predictor, videos, monkeypatch):
 
 def test_files_are_shrunk_as_the_records_of_training_were(tmp_path, videos, monkeypatch):
     model = zoo.create_model("tsm_test", len(CLASSES))
-    meta = train.describe(make_config(), CLASSES, 24)
+    meta = loop.describe(make_config(), CLASSES, 24)
     small = predict.Predictor(save_network(tmp_path / "small", model, (1, 4, 32, 32, 3), meta))
     asked = []
     frames_at = decode.frames_at
@@ -276,7 +279,7 @@ def test_a_trained_checkpoint_is_tested_as_it_was_in_training(predictor):
 def test_the_training_runs_folder_will_do(trained, videos, predictor, tmp_path):
     state = {**checkpoint.load(trained), "step": np.int32(3)}
     with checkpoint.Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
-        checkpoints.save(3, state, train.describe(make_config(), CLASSES, 320), metric=0.5)
+        checkpoints.save(3, state, loop.describe(make_config(), CLASSES, 320), metric=0.5)
     scores = predict.Predictor(tmp_path / "run").scores(videos / CLIPS[1])
     np.testing.assert_array_equal(scores, predictor.scores(videos / CLIPS[1]))
 

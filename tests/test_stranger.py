@@ -10,8 +10,8 @@ import pytest
 
 from converters import checkpoints
 from jaxvid import checkpoint, export, zoo
-from jaxvid.errors import JaxvidError
-from jaxvid.predictor import Predictor
+from jaxvid.base.errors import JaxvidError
+from jaxvid.inference.predictor import Predictor
 
 CLASSES = ["left", "right", "up"]
 

@@ -8,12 +8,10 @@ import dataclasses
 
 import numpy as np
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import rand_augment
 from jaxvid.data.cpu_tf import tf
-from jaxvid.errors import JaxvidError
-from jaxvid.rows import Protocol
-
-CROP_MODES = ("random_resized", "multi_scale", "square", "whole", "center")
+from jaxvid.rows import CROP_MODES, Protocol
 
 
 @dataclasses.dataclass(frozen=True)

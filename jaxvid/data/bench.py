@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxvid import config_file
-from jaxvid.errors import JaxvidError, exit_on_error
-from jaxvid.text import say
+from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.text import say
+from jaxvid.config import loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args = parser.parse_args(argv)
         from jaxvid.data import datasets, pipeline
 
-        config = config_file.load(args.config)
+        config = loading.load(args.config)
         part = config.test if args.test else config.train
         if args.workers is not None:
             config.data.workers = args.workers

@@ -28,10 +28,10 @@ from multiprocessing.connection import Connection, wait
 
 import numpy as np
 
-from jaxvid import locks, paths, text, whole
+from jaxvid.base import locks, paths, text, whole
+from jaxvid.base.errors import JaxvidError, exit_on_error, listed
+from jaxvid.base.progress import Progress
 from jaxvid.data import bounds, decode, records, table
-from jaxvid.errors import JaxvidError, exit_on_error, listed
-from jaxvid.progress import Progress
 from jaxvid.rows import RECORD_SIDE
 
 MAX_SHARDS = 1024

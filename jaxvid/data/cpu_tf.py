@@ -2,7 +2,7 @@
 
 import os
 
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 
 # JAX sets 1, where it is imported first: then TensorFlow logs what it also raises.
 if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":

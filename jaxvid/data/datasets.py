@@ -8,11 +8,11 @@ from typing import Protocol
 import ml_collections
 import numpy as np
 
-from jaxvid import paths
+from jaxvid.base import paths
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.text import say
 from jaxvid.data import table
 from jaxvid.data.records import Records
-from jaxvid.errors import JaxvidError
-from jaxvid.text import say
 
 
 class Source(Protocol):

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxvid import text
+from jaxvid.base import text
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds, boxes
-from jaxvid.errors import JaxvidError
 
 # fmt: off
 FORMATS = (

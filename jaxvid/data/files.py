@@ -20,11 +20,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.progress import Progress
+from jaxvid.base.text import say
 from jaxvid.data import bounds, build, decode, records, table
-from jaxvid.errors import JaxvidError
-from jaxvid.progress import Progress
 from jaxvid.rows import RECORD_SIDE
-from jaxvid.text import say
 
 _MAX_LINE, _MAX_NOTES = 1 << 16, 1 << 30  # bytes of the notes that are read
 _VERSION = f"probed by jaxvid, version 1, frames of at most {RECORD_SIDE} pixels"

@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxvid import locks, paths, text, whole
+from jaxvid.base import locks, paths, text, whole
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.progress import Progress
 from jaxvid.data import bounds, records
 from jaxvid.data.cpu_tf import tf
-from jaxvid.errors import JaxvidError
-from jaxvid.progress import Progress
 
 _SHARD_BYTES = 256 << 20
 _QUALITY = 95  # of pictures that become JPEGs

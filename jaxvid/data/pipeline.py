@@ -24,13 +24,13 @@ import jax
 import ml_collections
 import numpy as np
 
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.text import say
 from jaxvid.data import augment, rand_augment, sampling
 from jaxvid.data.build import usable_cores
 from jaxvid.data.cpu_tf import tf
 from jaxvid.data.datasets import Source, Split
-from jaxvid.errors import JaxvidError
 from jaxvid.rows import CROP_COUNTS, Protocol, Sampling
-from jaxvid.text import say
 
 _EPOCH_KEYS = 2**63
 """Epochs draw from keys of their own, beside those of the clips' numbers."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data.cpu_tf import tf
-from jaxvid.errors import JaxvidError
 
 _CHANCE = 0.5
 _SPREAD = 0.5

@@ -27,11 +27,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jaxvid import arrays, paths, text, whole
+from jaxvid.base import arrays, paths, text, whole
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.progress import Progress
 from jaxvid.data import bounds, sequence_example
 from jaxvid.data.crc32c import crc32c, mask, masked
-from jaxvid.errors import JaxvidError
-from jaxvid.progress import Progress
 
 VERSION = 1  # of the index files
 _MAX_INDEX = 1 << 30  # bytes

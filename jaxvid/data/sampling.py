@@ -5,7 +5,7 @@ Only numpy is needed here, so that anyone may ask for frame numbers without load
 
 import numpy as np
 
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.rows import Sampling
 
 
@@ -33,13 +33,13 @@ def sample(
         raise JaxvidError(
             f"total_frames is {total_frames}, but a video needs at least 1 frame to sample from"
         )
-    if sampling.sampler not in SAMPLERS:
+    if sampling.sampler not in _SAMPLERS:
         raise JaxvidError(
-            f"sampler {sampling.sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}"
+            f"sampler {sampling.sampler!r} is unknown: choose one of {', '.join(_SAMPLERS)}"
         )
     if not test and rng is None:
         raise JaxvidError("training mode draws at random: pass a numpy Generator as `rng`")
-    return SAMPLERS[sampling.sampler](sampling, total_frames, fps, None if test else rng)
+    return _SAMPLERS[sampling.sampler](sampling, total_frames, fps, None if test else rng)
 
 
 def sample_views(
@@ -192,7 +192,7 @@ def _wrap(frames: np.ndarray, total: int, out_of_bound: str) -> np.ndarray:
     raise JaxvidError(f"out_of_bound is {out_of_bound!r}: choose loop or repeat_last")
 
 
-SAMPLERS = {
+_SAMPLERS = {
     "frames": _frames,
     "dense": _dense,
     "timed": _timed,

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds
-from jaxvid.errors import JaxvidError
 
 FRAMES = "image/encoded"
 LABEL_INDEX = "clip/label/index"

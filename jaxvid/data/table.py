@@ -3,7 +3,7 @@
 Labels are names or class numbers; several of one video stand in its one cell, as `run|jump`, where
 one that is there twice counts once. Labels are numbers where all are 0 or begin with another digit:
 `007` is a name. A CSV whose only column is `path` lists videos without labels, as pretraining takes
-them. What may stand in a cell is decided in `jaxvid.text`.
+them. What may stand in a cell is decided in `jaxvid.base.text`.
 """
 
 import csv
@@ -13,8 +13,8 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from jaxvid import text
-from jaxvid.errors import JaxvidError
+from jaxvid.base import text
+from jaxvid.base.errors import JaxvidError
 
 MAX_CLASSES = text.MAX_CLASSES
 """A larger integer label is a mistake, not a class."""

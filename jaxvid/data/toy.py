@@ -14,10 +14,10 @@ import pathlib
 
 import numpy as np
 
-from jaxvid import locks, paths, whole
+from jaxvid.base import locks, paths, whole
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.progress import Progress
 from jaxvid.data import build, records
-from jaxvid.errors import JaxvidError
-from jaxvid.progress import Progress
 
 CLASSES = ("clockwise", "counterclockwise", "down", "grow", "left", "right", "shrink", "up")
 REVERSED = {

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.backend import backend as traced_backend
 
 IMPLEMENTATIONS = ("cudnn", "splash", "xla")

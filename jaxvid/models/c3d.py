@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers import names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.heads import MeanHead

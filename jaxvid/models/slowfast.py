@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers import names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.heads import MeanHead, PositionHead

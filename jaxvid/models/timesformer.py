@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers import names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath

@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers import names
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.mobilenet import MobileNetV2, mobilenet_names

@@ -134,7 +134,7 @@ class MaskedAutoencoder(Encoder):
         `visible` int [B, L] are the cubes that the encoder sees, `decoded` int [B, D] those that
         the decoder answers for, both as places in the grid [T', H', W'] counted row by row; None
         means all. A cube's pixels are counted through time, height and width; see
-        `jaxvid.masking` for what they are normalised by.
+        `jaxvid.objectives.masking` for what they are normalised by.
         """
         x, out = self.encode(video, train, visible)
         side, size = self.img_size // self.patch, out["stem"].shape[1:4]

@@ -30,7 +30,7 @@ from flax import traverse_util
 from converters import checkpoints, files, torch_write
 from converters.names import NameMap
 from jaxvid import zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from tests.converters.pth import Call, File, Named, dump, safetensors
 
 NETWORK = "tsm_test"

@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from converters import checkpoints, download
-from jaxvid import checkpoint, predictor
-from jaxvid.errors import JaxvidError
+from jaxvid import checkpoint
+from jaxvid.base.errors import JaxvidError
+from jaxvid.inference import predictor
 from tests.converters.fuzz import SECONDS, _limit_memory, _raise_late
 from tests.converters.liar import answering
 from tests.converters.test_checkpoints import random_variables

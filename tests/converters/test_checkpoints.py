@@ -17,7 +17,7 @@ import converters
 from converters import __main__ as cli
 from converters import checkpoints, files, torch_write
 from jaxvid import checkpoint, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from tests.converters.test_files import WRITERS
 
 ROOT = Path(converters.__file__).parents[1]

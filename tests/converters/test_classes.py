@@ -7,7 +7,7 @@ import converters
 from converters import __main__ as cli
 from converters import checkpoints, torch_write
 from jaxvid import checkpoint, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from tests.converters.test_checkpoints import random_variables
 
 NAME = "tsm_test"

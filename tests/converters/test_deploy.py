@@ -7,7 +7,7 @@ import pytest
 import converters
 from converters.__main__ import main
 from jaxvid import checkpoint, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.mobileone import deploy
 from tests.converters import pth
 from tests.models.test_families import network

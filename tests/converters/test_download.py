@@ -18,7 +18,7 @@ import converters
 from converters import __main__ as cli
 from converters import download, torch_write
 from jaxvid import checkpoint, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from tests.converters.server import Answer, Server, published_name
 
 ROOT = Path(converters.__file__).parents[1]
@@ -263,7 +263,7 @@ def test_passwords_are_never_said(cache, monkeypatch, login):
 CODE = """
 import resource, signal, sys
 from converters import download
-from jaxvid.errors import exit_on_error
+from jaxvid.base.errors import exit_on_error
 
 download.TIMEOUT, download.DELAY = 20, 0.01
 if sys.argv[2:]:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from converters import download
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from tests.converters.liar import answering
 
 OK = b"HTTP/1.1 200 OK\r\n"

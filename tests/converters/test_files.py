@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from converters import files, mapped, npz_file, pickles, safetensors_file
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from tests.converters.pth import Call, File, Named, Python2Text, safetensors
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from converters import checkpoints, images
 from converters.__main__ import main
 from converters.names import NameMap
 from jaxvid import checkpoint, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.resnet import ResNet
 from tests.converters import pth
 

@@ -6,7 +6,7 @@ import converters
 from converters import __main__ as cli
 from converters import torch_write
 from jaxvid import checkpoint, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from tests.converters.test_checkpoints import equal, random_variables
 
 # Rows of the same small network, for the time of these tests.

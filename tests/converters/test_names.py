@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from converters.names import LAYOUTS, NameMap, in_order
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 
 RULES = [
     ("stem.weight", "params/stem/kernel", "conv2d"),

@@ -10,7 +10,7 @@ import converters
 from converters import checkpoints, spellings, torch_write
 from converters.names import NameMap
 from jaxvid import checkpoint
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from tests.converters.test_checkpoints import equal, random_variables
 
 # Of each spelling: a network, whose keys become those of the files by these replacements, in order.

@@ -15,7 +15,7 @@ import pytest
 
 from converters import files, pickles
 from converters.mapped import Mapped
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from tests.converters.pth import ORDERED_DICT, REBUILD, Call, File, Named, Storage, dump
 
 RNG = np.random.default_rng(0)

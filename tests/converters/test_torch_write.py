@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converters import files, pickles, torch_write
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 
 # What torch.load(weights_only=True) of PyTorch 2.13 was seen to accept.
 ACCEPTED = {

@@ -33,10 +33,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, config, fuse, predictor, stream, zoo
+from jaxvid import checkpoint, config, fuse, zoo
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import build, datasets, decode, pipeline, records, sequence_example, toy
 from jaxvid.data.crc32c import masked
-from jaxvid.errors import JaxvidError
+from jaxvid.inference import predictor, stream
 from tests.data import clips
 
 NETWORK = "tsm_test"

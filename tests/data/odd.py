@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import build, files, records
-from jaxvid.errors import JaxvidError
-from jaxvid.predictor import Predictor
+from jaxvid.inference.predictor import Predictor
 from tests.data import fuzz
 
 

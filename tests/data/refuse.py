@@ -8,7 +8,7 @@ import sys
 ROOT = pathlib.Path(__file__).parents[2]
 _SCRIPT = r"""
 import json, re, sys, time
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 IMPORTS
 for path in sys.argv[1:]:
     began, said = time.process_time(), ""

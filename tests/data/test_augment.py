@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import augment
 from jaxvid.data.augment import Augmentation
 from jaxvid.data.cpu_tf import tf
-from jaxvid.errors import JaxvidError
 from jaxvid.rows import Protocol, Sampling
 from tests.data import golden_data
 

@@ -8,8 +8,8 @@ import types
 import numpy as np
 import pytest
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bench, build
-from jaxvid.errors import JaxvidError
 from tests.data import clips
 from tests.data.test_imports import Factory
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds, datasets, records, sequence_example
 from jaxvid.data.crc32c import crc32c, masked
-from jaxvid.errors import JaxvidError
 from tests.data.refuse import refusals
 from tests.data.test_records import write_split
 

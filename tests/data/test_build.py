@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvid import text
+from jaxvid.base import text
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import build as module
 from jaxvid.data import decode, records, sequence_example
 from jaxvid.data.build import build
 from jaxvid.data.table import read
-from jaxvid.errors import JaxvidError
 from tests.data import clips
 
 LABELS = ("wave", "clap", "wave", "nod", "clap")

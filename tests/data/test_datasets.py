@@ -6,8 +6,8 @@ import ml_collections
 import numpy as np
 import pytest
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import datasets, toy
-from jaxvid.errors import JaxvidError
 
 
 class Fake:

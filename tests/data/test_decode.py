@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds, boxes, decode
-from jaxvid.errors import JaxvidError
 from jaxvid.predict import EXTENSIONS
 from tests.data import clips
 from tests.data.refuse import refusals

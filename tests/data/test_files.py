@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 import pytest
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import augment, build, datasets, decode, files, pipeline, sampling
-from jaxvid.errors import JaxvidError
 from jaxvid.rows import Sampling
 from tests.data import clips
 from tests.data.test_pipeline import EVERYTHING, assert_same, joined_parts, make_config, take

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import datasets, imports, pipeline
 from jaxvid.data.cpu_tf import tf
-from jaxvid.errors import JaxvidError
 from tests.data.test_pipeline import CLASSES, LENGTHS, assert_same, make_config, record, take
 
 

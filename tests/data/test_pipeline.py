@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import augment, datasets, pipeline, rand_augment, sampling
 from jaxvid.data.cpu_tf import tf
-from jaxvid.errors import JaxvidError
 from jaxvid.rows import Protocol, Sampling
 
 JITTER = (0.4, 0.4, 0.4, 0.1)

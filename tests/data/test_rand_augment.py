@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import rand_augment
 from jaxvid.data.cpu_tf import tf
 from jaxvid.data.rand_augment import KINDS
-from jaxvid.errors import JaxvidError
 
 GRAY = (128, 128, 128)
 

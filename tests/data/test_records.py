@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import crc32c, records, sequence_example
-from jaxvid.errors import JaxvidError
 
 
 def jpeg(value: int, height: int = 6, width: int = 8) -> bytes:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import sampling
-from jaxvid.errors import JaxvidError
 from jaxvid.rows import Sampling
 from tests.data import golden_data
 

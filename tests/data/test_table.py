@@ -6,9 +6,9 @@ import unicodedata
 
 import pytest
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import table
 from jaxvid.data.table import Row, read
-from jaxvid.errors import JaxvidError
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Größe.mp4") for form in ("NFC", "NFD"))
 

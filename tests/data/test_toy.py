@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
+from jaxvid.base.errors import JaxvidError
 from jaxvid.data import decode, records, toy
-from jaxvid.errors import JaxvidError
 
 TINY = toy.Settings(train=2, test=1, height=48, width=64, frames=(5, 9))
 

@@ -261,7 +261,7 @@ def test_a_ref_is_installed_from_its_repository(stage):
 
 
 def test_changes_that_are_not_committed_are_said(stage):
-    stage.answer(("status --porcelain", 0, " M jaxvid/train.py"))
+    stage.answer(("status --porcelain", 0, " M jaxvid/training/loop.py"))
     assert (
         "without changes that are not committed"
         in stage.run("tpu_pod.sh", "install", *WHICH).stderr

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.conv import LOWERINGS, TABLE, Conv, Geometry, chosen, conv, use_lowering
 
 # (size T, H, W), kernel, stride, padding, groups, inputs, outputs

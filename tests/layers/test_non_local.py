@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.non_local import MODES, NonLocal, non_local_hook, non_local_names
 from jaxvid.layers.resnet import ResNet
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxvid import zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.densenet import DenseNet
 from jaxvid.layers.mobilenet import MobileNetV2
 from jaxvid.layers.mobileone import MobileOne, deploy

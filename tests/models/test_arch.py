@@ -24,7 +24,7 @@ import converters
 from jaxvid import config, models, zoo
 from jaxvid.layers.conv import use_lowering
 from jaxvid.models import mvit
-from tests.test_zoo import served
+from tests.zoo.test_zoo import served
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEYS = ROOT / "tests" / "golden" / "keys"

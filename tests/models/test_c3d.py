@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxvid import zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 
 
 def test_maps_of_the_published_clip():

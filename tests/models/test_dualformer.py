@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from jaxvid import config as configs
-from jaxvid import optim, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid import zoo
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.conv import use_lowering
 from jaxvid.models import dualformer
+from jaxvid.training import optim
 
 
 def draw(*shape):

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvid import losses, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid import zoo
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.conv import use_lowering
+from jaxvid.objectives import losses
 from tests.models.test_arch import SERVED
 
 NAMES = [name for name in zoo.variants() if name.endswith("_test")]

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvid import losses, parts, zoo
+from jaxvid import zoo
 from jaxvid.layers.conv import use_lowering
+from jaxvid.objectives import losses
+from jaxvid.training import parts
 
 # Depths at which blocks repeat, and the number of loops that they make.
 LOOPS = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxvid import zoo
-from jaxvid.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError
 from jaxvid.models.slowfast import slow_frames
 
 RNG = np.random.default_rng(0)

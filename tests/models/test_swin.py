@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvid import config, optim, parts, zoo
+from jaxvid import config, zoo
 from jaxvid.layers import swin
+from jaxvid.training import optim, parts
 from tests.models.test_families import network, video
 
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvid import parts, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid import zoo
+from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.position import nearest_rows, resize_grid
+from jaxvid.training import parts
 
 CLIP = (4, 24, 24, 3)
 KINDS = ["timesformer_test", "timesformer_joint_test", "timesformer_space_test"]

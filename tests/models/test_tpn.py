@@ -8,10 +8,11 @@ import optax
 import pytest
 
 import converters
-from jaxvid import losses, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid import zoo
+from jaxvid.base.errors import JaxvidError
 from jaxvid.models.tpn import peaks
-from jaxvid.step import make_state, make_update
+from jaxvid.objectives import losses
+from jaxvid.training.step import make_state, make_update
 from tests.models.test_families import network, video
 
 

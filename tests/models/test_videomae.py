@@ -9,10 +9,12 @@ import pytest
 
 import converters
 from converters import checkpoints
-from jaxvid import config, fields, parts, zoo
-from jaxvid.errors import JaxvidError
+from jaxvid import config, zoo
+from jaxvid.base.errors import JaxvidError
+from jaxvid.config import fields
 from jaxvid.layers.position import resize_grid, sinusoids
 from jaxvid.models import videomae
+from jaxvid.training import parts
 
 CLIP = (4, 24, 24, 3)
 

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 
 from jaxvid import config as configs
-from jaxvid import optim, zoo
+from jaxvid import zoo
 from jaxvid.data import pipeline
-from jaxvid.step import make_state, make_train_step
+from jaxvid.training import optim
+from jaxvid.training.step import make_state, make_train_step
 
 FILE = pathlib.Path(__file__).parents[1] / "golden" / "traces.json"
 STEPS, BATCH, CLASSES = 3, 4, 5

@@ -1,0 +1,1 @@
+"""What knows the devices and the processes of a run."""

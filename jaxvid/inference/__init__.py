@@ -1,0 +1,1 @@
+"""From a network and videos to answers: tests, predictions, features, explanations."""

@@ -1,0 +1,410 @@
+"""A checkpoint ready to answer for videos, through the preprocessing of the published test."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxvid import checkpoint, zoo
+from jaxvid import config as configs
+from jaxvid.base import finite, paths, text
+from jaxvid.base.errors import JaxvidError, listed
+from jaxvid.config import fields
+from jaxvid.data import decode, pipeline
+from jaxvid.inference import evaluate, explain, features
+from jaxvid.layers.preprocess import normalizer
+from jaxvid.rows import CROP_COUNTS, RECORD_SIDE
+
+# What every network is told otherwise than by overrides.
+_NOT_OVERRIDDEN = ("name", "parent", "num_classes", "dtype")
+_LONGEST = 64  # Items of a network's field that is a list.
+VIEWS = ("protocol", "one")
+_CENTER_CROP = {"whole": 0, "center": 0, "left": 0, "three": 2, "ten": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the network answered for one video.
+
+    `scores` [classes] are probabilities. `view` uint8 [T, H, W, 3] are the pixels of the central
+    view as the network saw them, `numbers` [T] those frames' places in the video. `fps` is None
+    where the video does not tell it; `damaged` counts what of the file did not decode.
+    """
+
+    num_frames: int
+    fps: float | None
+    scores: np.ndarray
+    classes: tuple[str, ...]
+    view: np.ndarray
+    numbers: np.ndarray
+    damaged: int = 0
+
+    @property
+    def seconds(self) -> float | None:
+        """The video's duration, where its frame rate is known."""
+        return self.num_frames / self.fps if self.fps else None
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The `count` best classes with their probabilities, best first."""
+        best = np.argsort(-self.scores, kind="stable")[:count]
+        return [(self.classes[i], float(self.scores[i])) for i in best]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """What of a video goes into the network: views uint8 [V, T, H, W, 3]; see `Prediction`."""
+
+    num_frames: int
+    fps: float | None
+    damaged: int
+    views: np.ndarray
+    central: int
+    numbers: np.ndarray
+
+
+Video = str | os.PathLike | np.ndarray | list[np.ndarray]
+
+
+class Predictor:
+    """A checkpoint ready to answer: the network, its test protocol and its class names.
+
+    `path` is a converted checkpoint's folder or a training run's; `model` names its row
+    where it does not say so itself. `views` is `protocol` (all views of the test) or `one` (its
+    central clip and crop: faster, a little less accurate).
+
+    A video is a file, or all frames of a video: uint8 RGB [N, H, W, 3] or a list of [H, W, 3]. Of a
+    file only the frames that the protocol samples are kept. `fps` is the rate of given frames; only
+    protocols with a target rate look at it. `JaxvidError` says that a file cannot be read or that
+    an array is not a video.
+    """
+
+    def __init__(self, path: str | os.PathLike, model: str | None = None, views: str = "protocol"):
+        if views not in VIEWS:
+            raise JaxvidError(f"views={views!r} is unknown: take {' or '.join(VIEWS)}")
+        meta = checkpoint.load_meta(path)
+        self._path = path
+        self.config = make_config(meta, model, path)
+        row = zoo.starting_row(self.config.model.name)
+        if row.modality != "rgb":
+            raise JaxvidError(
+                f"{row.name} takes {row.modality}, not the RGB frames of a video file: take an RGB "
+                "model"
+            )
+        if views == "one":
+            keep_one_view(self.config)
+        self.protocol = pipeline.make_protocol(self.config)
+        self.classes = class_names(meta, self.config)
+        self._one = views == "one"
+        self._network = zoo.create_model(
+            self.config.model.name, len(self.classes), None, **self.config.model.overrides
+        )
+        variables = checkpoint.load_finite(path)
+        self._lacking = lacking(meta, variables)
+        _, clips = pipeline.plan_test(self.protocol, 1, None)
+        size = self.protocol.crop
+        self._clip_shape = (clips.shape[1], size, size, 3)
+        if self._lacking and all(name.split("/")[1:2] == ["head"] for name in self._lacking):
+            variables = _with_zeros(self._network, variables, self._clip_shape, self._lacking)
+        else:
+            self.require_classifier()
+        check_variables(self._network, variables, self._clip_shape, path)
+        self._variables = jax.device_put(variables)
+        # Larger videos are shrunk while decoding, as for records.
+        default = max(RECORD_SIDE, self.protocol.short_side)
+        self.short_side = meta.get("short_side", default)
+        self._score = evaluate.make_scorer(self._network, self.config)
+
+    def require_classifier(self) -> None:
+        """Raises `JaxvidError` where the checkpoint is a trunk, which has features only."""
+        refuse_trunk(self._path, self._lacking)
+
+    def scores(self, video: Video, fps: float | None = None) -> np.ndarray:
+        """Probabilities float32 [classes] of a video."""
+        return self.predict(video, fps).scores
+
+    def predict(self, video: Video, fps: float | None = None) -> Prediction:
+        """Answers for a video."""
+        self.require_classifier()
+        seen = self._look(video, fps)
+        scores = np.asarray(self._score(self._variables, jnp.asarray(seen.views[None])))[0]
+        _check_answer(video, scores)
+        return Prediction(
+            num_frames=seen.num_frames,
+            fps=seen.fps,
+            scores=scores,
+            classes=self.classes,
+            view=seen.views[seen.central],
+            numbers=seen.numbers,
+            damaged=seen.damaged,
+        )
+
+    def extractor(
+        self, names: Sequence[str], pooled: bool = True
+    ) -> Callable[..., dict[str, np.ndarray]]:
+        """A function of a video (and `fps`) to the network's intermediates of these names.
+
+        Pooled ones are float32 [C], the mean over all views and positions; others
+        [V, T', H', W', C'], or as many axes as they have.
+
+        Raises:
+          JaxvidError: the network has no intermediate of a name; those it has are listed.
+        """
+        extract = features.make_extractor(
+            self._network, self.config, names, pooled, self._variables, self._clip_shape
+        )
+
+        def run(video: Video, fps: float | None = None) -> dict[str, np.ndarray]:
+            found = extract(self._variables, self._look(video, fps).views)
+            for array in found.values():
+                _check_answer(video, array)
+            return found
+
+        return run
+
+    def explain(self, prediction: Prediction, at: str | None = None) -> tuple[np.ndarray, str]:
+        """Where in the central view of a prediction its best class was seen.
+
+        `at` is the intermediate to compute it at: earlier ones are finer, but know less of the
+        class than the last one with a spatial map, which is the default.
+
+        Returns:
+          Heat float32 [T, H, W] in 0..1, the view's own size, and the name of the intermediate
+          that it was computed at; see `jaxvid.inference.explain`.
+        """
+        video = jnp.asarray(prediction.view[None])
+        clip = normalizer(self.config.data)(video)
+        heat, name = explain.grad_cam(
+            lambda variables, clip: self._network.apply(variables, clip, train=False),
+            self._variables,
+            clip,
+            int(prediction.scores.argmax()),
+            at,
+        )
+        _check_answer("the view", np.asarray(heat))
+        return explain.enlarge(heat, prediction.view.shape[:3]), name
+
+    def _look(self, video: Video, fps: float | None) -> _Seen:
+        """Samples, decodes, resizes and crops as the test does."""
+        if isinstance(video, np.ndarray) and (
+            video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3
+        ):
+            raise JaxvidError(
+                f"the frames are {video.dtype} {list(video.shape)}: give uint8 RGB [N, H, W, 3]"
+            )
+        if isinstance(video, (np.ndarray, list)):
+            total, damaged = len(video), 0
+        else:
+            video = paths.local(video, "video")
+            info = decode.probe(video)
+            total, fps, damaged = info.num_frames, info.fps, info.damaged
+        fps = float(fps) if fps and fps > 0 else None
+        # Records keep the rate in single precision: rounded alike, both sample the same frames.
+        rate = float(np.float32(fps)) if fps else None
+        numbers, clips = pipeline.plan_test(self.protocol, total, rate)
+        if self._one:
+            numbers, clips = _middle_clip(numbers, clips)
+        if isinstance(video, (np.ndarray, list)):
+            frames = np.stack([video[number] for number in numbers])
+        else:
+            frames = decode.frames_at(video, numbers, self.short_side)
+        middle = _middle(len(clips))
+        return _Seen(
+            num_frames=total,
+            fps=fps,
+            damaged=damaged,
+            views=pipeline.make_views(frames, clips, self.protocol),
+            central=_CENTER_CROP[self.protocol.crops] * len(clips) + middle,
+            numbers=numbers[clips[middle]],
+        )
+
+
+def _check_answer(video: Video, answer: np.ndarray) -> None:
+    """Refuses what a network answered where that is no number."""
+    bad = finite.count(answer)
+    if bad:
+        name = video if isinstance(video, str | os.PathLike) else "these frames"
+        raise JaxvidError(
+            f"the network's answer for {name} is not finite ({bad} of {answer.size} numbers are "
+            "NaN or infinite): its weights are those of a training that diverged, so take another "
+            "checkpoint"
+        )
+
+
+def make_config(
+    meta: dict[str, Any], model: str | None, path: str | os.PathLike
+) -> ml_collections.ConfigDict:
+    """The config of a checkpoint's network and test, from what it says of itself and its row.
+
+    Raises:
+      JaxvidError: `model` and the checkpoint contradict each other, or neither names a row.
+    """
+    said = meta.get("row") or meta.get("variant")
+    if not said and not model:
+        raise JaxvidError(f"{path} does not say of which model it is: add --model=NAME")
+    if said and model and model not in (said, meta.get("variant")):
+        row = zoo.starting_row(model)
+        if row.name != said:
+            raise JaxvidError(
+                f"--model={model} contradicts {path}, which is a checkpoint of {said}: leave "
+                "--model out, or give another --checkpoint"
+            )
+    name = said or model
+    if zoo.pretrains(name):
+        raise JaxvidError(
+            f"{path} is a checkpoint of {name}, which has no classes: fine-tune from it, with init="
+        )
+    config = configs.from_row(name)
+    try:
+        if "overrides" in meta:
+            _check_overrides(name, meta["overrides"])
+            config.model.overrides = ml_collections.ConfigDict(meta["overrides"])
+        if "num_classes" in meta:
+            config.model.num_classes = meta["num_classes"]
+        for field in ("mean", "std"):
+            if len(meta.get(field, config.data[field])) != len(config.data[field]):
+                raise JaxvidError(f"{field} has {len(meta[field])} numbers")
+            config.data[field] = tuple(meta.get(field, config.data[field]))
+        config.data.channel_order = meta.get("channel_order", config.data.channel_order)
+        config.train.loss = meta.get("loss", config.train.loss)
+        # The row's own group would take no value of another type, nor say so in a sentence.
+        test = config.test.to_dict() | meta.get("test", {})
+        if isinstance(test["sampling"], dict):
+            test["sampling"] = config.test.sampling.to_dict() | test["sampling"]
+        config.test = ml_collections.ConfigDict(test)
+        fields.check(config)
+        for place, named in enumerate(meta.get("classes") or ()):
+            text.one_line(named, f"class {place}", "class name")
+    except (JaxvidError, TypeError, ValueError, AttributeError) as error:
+        raise JaxvidError(
+            f"{checkpoint.find(path) / checkpoint.RECORD} says what no config may say ({error}): "
+            "copy the checkpoint or write it again"
+        ) from error
+    return config
+
+
+def _check_overrides(name: str, overrides: dict[str, Any]) -> None:
+    """Refuses fields of a network that are not like its own, or make one without end."""
+    own = zoo.create_model(name)
+
+    def is_like(value: Any, like: Any) -> bool:
+        if isinstance(value, list | tuple):
+            first = like[0] if isinstance(like, list | tuple) and like else None
+            return len(value) <= _LONGEST and all(is_like(item, first) for item in value)
+        if isinstance(like, bool) or isinstance(value, bool):
+            return isinstance(value, bool) and isinstance(like, bool | None)
+        if isinstance(value, int | float):
+            most = max(4 * like, 256) if isinstance(like, int) and like > 0 else 4096
+            return isinstance(like, int | float | None) and 0 <= value <= most
+        return value is None or isinstance(value, str) and isinstance(like, str | None)
+
+    for field, value in overrides.items():
+        like = getattr(own, field, None)
+        if field in _NOT_OVERRIDDEN or not is_like(value, like):
+            raise JaxvidError(
+                f"overrides has {text.quoted(field)} = {text.quoted(repr(value), 40)}, which is "
+                f"not like the network's own, {like!r}"
+            )
+
+
+def class_names(meta: dict[str, Any], config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The names of a checkpoint's classes: its own, else its row's dataset's, else numbers."""
+    row = zoo.starting_row(config.model.name)
+    count = config.model.num_classes or row.num_classes
+    names = meta.get("classes")
+    if not names and row.dataset:
+        names = zoo.labels(row.dataset)
+    if not names or len(names) != count:
+        return tuple(f"class {i}" for i in range(count))
+    return tuple(names)
+
+
+def lacking(meta: dict[str, Any], variables: dict) -> list[str]:
+    """The paths that a checkpoint of a trunk leaves to training; none of a whole network."""
+    there = flax.traverse_util.flatten_dict(variables, sep="/")
+    return [name for name in meta.get("new") or () if name not in there]
+
+
+def refuse_trunk(path: str | os.PathLike, lacking: Sequence[str]) -> None:
+    """Says in one sentence that there is nothing that would answer.
+
+    Raises:
+      JaxvidError: `lacking`, the paths that are left to training, are some.
+    """
+    if lacking:
+        raise JaxvidError(
+            f"{path} holds a trunk without a classifier: train from it first, with init= and "
+            "--mode=train"
+        )
+
+
+def _with_zeros(
+    network: Any, variables: dict, clip_shape: tuple[int, ...], names: Sequence[str]
+) -> dict:
+    """Completes variables with zeros, which features do not see."""
+    clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
+    leaves = flax.traverse_util.flatten_dict(
+        jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip), sep="/"
+    )
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    missing = {name: leaves[name] for name in names if name in leaves}
+    flat |= {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in missing.items()}
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _middle(clips: int) -> int:
+    return (clips - 1) // 2
+
+
+def _middle_clip(numbers: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reduces a test's plan to its middle clip."""
+    numbers, places = np.unique(numbers[clips[_middle(len(clips))]], return_inverse=True)
+    return numbers, places.reshape(1, -1)
+
+
+def keep_one_view(config: ml_collections.ConfigDict) -> None:
+    """Takes the protocol's central or only crop, and of spread clips the middle one."""
+    if CROP_COUNTS[config.test.crops] > 1:
+        config.test.crops = "center"
+    sampling = config.test.sampling
+    sampling.twice_sample = False
+    several = sampling.sampler == "frames" and sampling.clip_len > 1
+    if several or sampling.sampler in ("timed", "uniform"):
+        sampling.num_clips = 1
+
+
+def check_variables(
+    network: Any, variables: dict, clip_shape: tuple[int, ...], path: str | os.PathLike
+) -> None:
+    """Says in one sentence that a checkpoint is another network's."""
+    clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
+    try:
+        expected = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip)
+    except JaxvidError:
+        raise
+    # The fields that a checkpoint may override fit together in ways that only networks know.
+    except Exception as error:
+        reason = text.quoted(f"{type(error).__name__}: {error}".partition("\n")[0])
+        raise JaxvidError(
+            f"{path} describes a network that cannot be made ({reason}): copy the checkpoint or "
+            "write it again"
+        ) from error
+    expected = flax.traverse_util.flatten_dict(expected, sep="/")
+    given = flax.traverse_util.flatten_dict(variables, sep="/")
+    problems = [f"{name} is missing" for name in expected if name not in given]
+    problems += [f"{name} is too many" for name in given if name not in expected]
+    problems += [
+        f"{name} is {list(given[name].shape)}, not {list(leaf.shape)}"
+        for name, leaf in expected.items()
+        if name in given and given[name].shape != leaf.shape
+    ]
+    if problems:
+        raise JaxvidError(
+            f"{path} is not a checkpoint of this network, convert it again or give its own "
+            f"--model: {listed(problems)}"
+        )

@@ -1,0 +1,1 @@
+"""What measures and draws answers, and writes them down."""

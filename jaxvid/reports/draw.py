@@ -1,0 +1,269 @@
+"""Pictures of results. matplotlib and Pillow are imported only when one is drawn."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from jaxvid.base import whole
+from jaxvid.base.text import shown
+
+# Text that matplotlib takes neither for a formula nor for TeX.
+_VERBATIM = {"parse_math": False, "usetex": False}
+_TICK_ROOM = 600
+_DPI = 110
+
+
+def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], path: pathlib.Path) -> None:
+    """Draws counts [classes, classes] (label by answer) to a PNG.
+
+    Colours are shares of each label's videos; counts are written in where there is room.
+    """
+    font = _font(15)
+    names = [_fitted(name, _TICK_ROOM, font) for name in classes] if len(classes) <= 40 else []
+    figure, axes = _figure(len(classes), max(map(font.getlength, names), default=0))
+    totals = np.maximum(confusion.sum(1, keepdims=True), 1)
+    image = axes.imshow(confusion / totals, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, fraction=0.046, label="share of the label's videos")
+    axes.set_xlabel("answer")
+    axes.set_ylabel("label")
+    correct = np.trace(confusion)
+    axes.set_title(f"{correct} of {confusion.sum()} videos correct")
+    if names:
+        axes.set_xticks(range(len(names)), names, rotation=90, **_VERBATIM)
+        axes.set_yticks(range(len(names)), names, **_VERBATIM)
+    if len(classes) <= 20:
+        for i, j in zip(*np.nonzero(confusion), strict=True):
+            shade = "white" if confusion[i, j] > totals[i, 0] / 2 else "black"
+            axes.text(j, i, confusion[i, j], ha="center", va="center", color=shade, fontsize=8)
+    with whole.file(path) as file:
+        figure.savefig(file, dpi=_DPI, format="png")
+
+
+_TILE, _GAP, _MARGIN, _ROW, _MIN_WIDTH = 160, 6, 14, 32, 760
+_INK, _FAINT, _TRACK, _FILL = "#1a1a1a", "#5f6368", "#eef1f5", "#a9cdf5"
+
+
+def strip(
+    frames: np.ndarray,
+    answers: Sequence[tuple[str, float]],
+    path: pathlib.Path,
+    title: str = "",
+    captions: Sequence[str] = (),
+) -> None:
+    """Draws frames side by side and the answers below them to a PNG.
+
+    `frames` uint8 [N, H, W, 3] are shown at one height, each above its caption. `answers` are
+    labels with their probabilities, each a bar with the label written into it. Text that is too
+    long for its place ends in an ellipsis.
+    """
+    from PIL import Image, ImageDraw
+
+    count, height, width = frames.shape[:3]
+    tile = max(1, round(_TILE * width / height))
+    total = max(count * (tile + _GAP) - _GAP, _MIN_WIDTH)
+    top = _MARGIN + (_ROW if title else 0)
+    rows = top + _TILE + _GAP + (24 if captions else 0) + _GAP
+    size = (total + 2 * _MARGIN, rows + len(answers) * _ROW + _MARGIN - _GAP)
+    picture = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(picture)
+    normal, small, bold = _font(15), _font(12), _font(15, bold=True)
+    if title:
+        pen.text((_MARGIN, _MARGIN), _fitted(title, total, bold), _INK, bold)
+    for i, frame in enumerate(frames):
+        left = _MARGIN + i * (tile + _GAP)
+        image = Image.fromarray(np.ascontiguousarray(frame))
+        picture.paste(image.resize((tile, _TILE), Image.Resampling.LANCZOS), (left, top))
+        if captions:
+            place = (left + tile / 2, top + _TILE + _GAP)
+            pen.text(place, _fitted(captions[i], tile, small), _FAINT, small, anchor="ma")
+    for i, (label, score) in enumerate(answers):
+        left, upper, lower = _MARGIN, rows + i * _ROW, rows + (i + 1) * _ROW - _GAP
+        filled = round(total * min(max(score, 0.0), 1.0))
+        pen.rectangle((left, upper, left + total - 1, lower - 1), _TRACK)
+        if filled:
+            pen.rectangle((left, upper, left + filled - 1, lower - 1), _FILL)
+        middle = (upper + lower) / 2
+        percent = f"{100 * score:.1f} %"
+        room = total - 30 - normal.getlength(percent)
+        pen.text((left + 8, middle), _fitted(label, room, normal), _INK, normal, anchor="lm")
+        pen.text((left + total - 8, middle), percent, _INK, normal, anchor="rm")
+    with whole.file(path) as file:
+        picture.save(file, format="PNG")
+
+
+_SMALL_TILE = 96
+
+
+def reconstructions(pictures: np.ndarray, captions: Sequence[str], path: pathlib.Path) -> None:
+    """Draws clips, each in several versions below one another, to a PNG.
+
+    `pictures` are uint8 [clips, versions, frames, H, W, 3]; a caption stands above each clip.
+    """
+    from PIL import Image, ImageDraw
+
+    clips, versions, count, height, width = pictures.shape[:5]
+    tile = (max(1, round(_SMALL_TILE * width / height)), _SMALL_TILE)
+    block = _ROW + versions * (_SMALL_TILE + _GAP)
+    total = max(count * (tile[0] + _GAP) - _GAP, _MIN_WIDTH)
+    size = (total + 2 * _MARGIN, clips * block + 2 * _MARGIN - _GAP)
+    picture = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(picture), _font(12)
+    for i, caption in enumerate(captions):
+        top = _MARGIN + i * block
+        pen.text((_MARGIN, top + _ROW / 2), _fitted(caption, total, font), _INK, font, anchor="lm")
+        for version, column in np.ndindex(versions, count):
+            image = Image.fromarray(np.ascontiguousarray(pictures[i, version, column]))
+            left = _MARGIN + column * (tile[0] + _GAP)
+            place = (left, top + _ROW + version * (_SMALL_TILE + _GAP))
+            picture.paste(image.resize(tile, Image.Resampling.BICUBIC), place)
+    with whole.file(path) as file:
+        picture.save(file, format="PNG")
+
+
+_COLORS = ("#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#6b46c1", "#b7791f", "#0e7490", "#97266d")
+
+
+def timeline(
+    times: np.ndarray,
+    scores: np.ndarray,
+    classes: Sequence[str],
+    path: pathlib.Path,
+    title: str = "",
+    count: int = len(_COLORS),
+) -> None:
+    """Draws how the answers change over time to a PNG.
+
+    `times` [N, 2] are the windows' beginnings and ends in seconds, `scores` [N, classes] their
+    probabilities. Above is a band in the colour of each window's best class, below a curve for each
+    of the `count` classes that are highest somewhere; the others are grey in the band.
+    """
+    from matplotlib.figure import Figure
+
+    highest = np.argsort(-scores.max(0), kind="stable")[: min(count, len(_COLORS), len(classes))]
+    colors = dict(zip(highest.tolist(), _COLORS, strict=False))
+    # A window says most of its middle: each stands for what is nearest to that.
+    middles = times.mean(1)
+    edges = np.concatenate([times[:1, 0], (middles[1:] + middles[:-1]) / 2, times[-1:, 1]])
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    band, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 9))
+    best = scores.argmax(1).tolist()
+    band.broken_barh(
+        list(zip(edges[:-1], np.diff(edges), strict=True)),
+        (0, 1),
+        facecolors=[colors.get(number, "#c8ccd0") for number in best],
+    )
+    band.set_yticks([])
+    band.set_title(shown(title), fontsize=11, loc="left", **_VERBATIM)
+    font = _font(13)
+    for number in colors:
+        # The last value is drawn to its end, as every other one is to the next.
+        curve = np.append(scores[:, number], scores[-1, number])
+        axes.step(edges, curve, where="post", color=colors[number], label=number, linewidth=1.8)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("probability")
+    axes.grid(alpha=0.25)
+    legend = figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    for entry, number in zip(legend.get_texts(), colors, strict=True):
+        # Of a curve that is called so from the start, a name such as `_x` would leave none.
+        entry.set(text=_fitted(classes[number], 230, font), **_VERBATIM)
+    with whole.file(path) as file:
+        figure.savefig(file, dpi=_DPI, format="png")
+
+
+_MOVIE_SIDE, _HEAT = 320, 0.6
+
+
+def heat_movie(
+    frames: np.ndarray, heat: np.ndarray, path: pathlib.Path, fps: float, caption: str = ""
+) -> None:
+    """Draws heat over frames to an endless GIF or an MP4, by what `path` ends in.
+
+    `frames` are uint8 [T, H, W, 3] and `heat` [T, H, W] is in 0..1: the hotter, the less of the
+    frame shows through. Small frames are enlarged; the caption stands below.
+    """
+    from PIL import Image, ImageDraw
+
+    count, height, width = heat.shape
+    scale = max(1.0, _MOVIE_SIDE / min(height, width))
+    # Even, as video codecs need it.
+    width, height = (2 * round(side * scale / 2) for side in (width, height))
+    font, pictures = _font(15), []
+    for frame, warmth in zip(frames, heat, strict=True):
+        cover = (_HEAT * np.clip(warmth, 0, 1))[..., None]
+        mixed = np.rint((1 - cover) * frame + cover * _thermal(warmth)).astype(np.uint8)
+        picture = Image.new("RGB", (width, height + (_ROW if caption else 0)), "white")
+        picture.paste(Image.fromarray(mixed).resize((width, height), Image.Resampling.BICUBIC))
+        if caption:
+            place = (_MARGIN, height + _ROW / 2)
+            text = _fitted(caption, width - 2 * _MARGIN, font)
+            ImageDraw.Draw(picture).text(place, text, _INK, font, anchor="lm")
+        pictures.append(picture)
+    write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+    with whole.file(path) as file:
+        write(pictures, file, fps)
+
+
+def _write_gif(pictures: Sequence, file: BinaryIO, fps: float) -> None:
+    # Browsers play what is faster than 50 a second slowly.
+    duration = max(20, round(1000 / fps))
+    pictures[0].save(
+        file, save_all=True, append_images=pictures[1:], duration=duration, loop=0, format="GIF"
+    )
+
+
+def _write_mp4(pictures: Sequence, file: BinaryIO, fps: float) -> None:
+    from fractions import Fraction
+
+    import av
+
+    with av.open(file, "w", format="mp4") as movie:
+        stream = movie.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height = pictures[0].size
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
+        for picture in pictures:
+            movie.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        movie.mux(stream.encode())
+
+
+def _thermal(heat: np.ndarray) -> np.ndarray:
+    """Colours float [..., 3] of heat [...] in 0..1: blue, green, yellow, red."""
+    import matplotlib
+
+    return 255 * matplotlib.colormaps["turbo"](np.clip(heat, 0, 1))[..., :3]
+
+
+def _font(size: int, bold: bool = False):
+    # matplotlib brings a typeface that has far more than Latin letters; Pillow's own has not.
+    import matplotlib
+    from PIL import ImageFont
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(
+        str(pathlib.Path(matplotlib.get_data_path(), "fonts/ttf", name)), size
+    )
+
+
+def _fitted(text: str, room: float, font) -> str:
+    """Returns the text, or as much of its beginning as fits into `room` pixels with an ellipsis."""
+    text = shown(" ".join(text.split()))
+    if font.getlength(text) <= room:
+        return text
+    kept = len(text)
+    while kept and font.getlength(text[:kept].rstrip() + "…") > room:
+        kept -= 1
+    return text[:kept].rstrip() + "…"
+
+
+def _figure(classes: int, label: float):
+    """A square for so many classes, and room beside it for their labels of so many pixels."""
+    # The object interface, not pyplot: no global state and no display needed.
+    from matplotlib.figure import Figure
+
+    side = min(max(5.0, 1.5 + 0.4 * classes), 16.0)
+    beside = max(0.0, label / _DPI - 1)
+    figure = Figure(figsize=(side + 1 + beside, side + beside), layout="constrained")
+    return figure, figure.add_subplot()

@@ -1,0 +1,96 @@
+"""What a test leaves in a folder: scores, answers, accuracies and pictures, whole or not at all."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvid.base import jsons, text, whole
+from jaxvid.reports import draw, metrics
+
+
+def write_scores(
+    folder: pathlib.Path,
+    classes: list[str],
+    paths: list[str],
+    scores: np.ndarray,
+    labels: np.ndarray,
+    about: dict[str, Any],
+) -> metrics.Result:
+    """Writes what can be said of scores into `folder`, whatever they come from.
+
+    `scores.npz` holds scores [N, classes], labels [N] (or [N, classes], where a video may have
+    several), paths and classes; `predictions.csv` a line per video, `classes.csv` one per class;
+    `result.json` the accuracies and what `about` says of where they come from; `confusion.png` the
+    picture, where a video has one label. Only process 0 writes.
+    """
+    result = metrics.measure(scores, labels)
+    if jax.process_index() != 0:
+        return result
+    folder.mkdir(parents=True, exist_ok=True)
+    # It is there when all of the others are, and theirs.
+    (folder / "result.json").unlink(missing_ok=True)
+    whole.arrays(
+        folder / "scores.npz",
+        scores=scores,
+        labels=labels,
+        paths=np.array(paths),
+        classes=np.array(classes),
+    )
+    lines = (
+        [path, label, classes[answer], f"{row[answer]:.4f}", int(right)]
+        for path, row, (label, answer, right) in zip(
+            paths, scores, _answered(classes, scores, labels), strict=True
+        )
+    )
+    header = ["path", "label", "answer", "score", "correct"]
+    text.write_csv(folder / "predictions.csv", header, lines)
+    if isinstance(result, metrics.MultiLabel):
+        _write_precisions(folder / "classes.csv", classes, labels, result)
+    else:
+        _write_classes(folder / "classes.csv", classes, result.confusion)
+        draw.confusion_matrix(result.confusion, classes, folder / "confusion.png")
+    figures = jsons.dump(about | result.figures, indent=1)
+    whole.text(folder / "result.json", figures + "\n", durable=True)
+    return result
+
+
+def _answered(
+    classes: list[str], scores: np.ndarray, labels: np.ndarray
+) -> Iterator[tuple[str, int, bool]]:
+    """Yields every video's label, several with `|` between, the best answer, and if it is right."""
+    if labels.ndim == 1:
+        for label, answer in zip(labels, metrics.answers(scores, labels), strict=True):
+            yield classes[label], int(answer), bool(answer == label)
+        return
+    right = metrics.best_hits(scores, labels)
+    for row, answer, is_right in zip(labels, scores.argmax(1), right, strict=True):
+        yield "|".join(classes[label] for label in np.flatnonzero(row)), int(answer), bool(is_right)
+
+
+def _write_precisions(
+    path: pathlib.Path, classes: list[str], labels: np.ndarray, result: metrics.MultiLabel
+) -> None:
+    """Writes a line per class: its videos and its average precision, empty for none."""
+    counts = (labels > 0).sum(0).tolist()
+    lines = (
+        [name, videos, f"{value:.4f}" if videos else ""]
+        for name, videos, value in zip(classes, counts, result.average_precisions, strict=True)
+    )
+    text.write_csv(path, ["class", "videos", "average_precision"], lines)
+
+
+def _write_classes(path: pathlib.Path, classes: list[str], confusion: np.ndarray) -> None:
+    """Writes a line per class: its videos, how many are right, and what it is taken for most."""
+    lines = []
+    for number, (name, row) in enumerate(zip(classes, confusion, strict=True)):
+        videos, correct = int(row.sum()), int(row[number])
+        wrong = row.copy()
+        wrong[number] = 0
+        mistake, times = classes[wrong.argmax()], int(wrong.max())
+        share = f"{correct / videos:.4f}" if videos else ""
+        lines.append([name, videos, correct, share, mistake if times else "", times])
+    header = ["class", "videos", "correct", "accuracy", "taken_for", "times"]
+    text.write_csv(path, header, lines)

@@ -1,0 +1,72 @@
+"""What to type for a row: to convert, test, fine-tune or train it."""
+
+from jaxvid.rows import RECORD_SIDE
+from jaxvid.zoo.index import get_row, pretrains
+
+
+def commands(name: str) -> list[str]:
+    """Lines that say what to type to convert, test and fine-tune a row, or to train it.
+
+    Raises:
+      JaxvidError: no row has that name.
+    """
+    row = get_row(name)
+    run = f"  python -m jaxvid.main --config=configs/zoo_row.py:name={row.name}"
+    build = "  python -m jaxvid.data.build"
+    side = f" --short-side={row.short_side}" if row.short_side > RECORD_SIDE else ""
+    classes = f"--classes={row.dataset}{side}"
+    published = f"dataset={row.dataset},data_dir=DATA"
+    if pretrains(row.variant):
+        mine = f"{run},dataset=mine,data_dir=MINE"
+        return [
+            "To pretrain it on your own videos, of which train.csv and test.csv list the path:",
+            f"{build} --videos=CLIPS --labels=train.csv --out=MINE",
+            f"{build} --videos=CLIPS --labels=test.csv --out=MINE",
+            f"{mine} --workdir=RUN",
+            f"To see what its weights, fetched by hand as FILE from {row.source}, fill in:",
+            f"  python -m converters --model={row.name} --checkpoint=FILE --out=WEIGHTS",
+            f"{mine},init=WEIGHTS --mode=eval --workdir=SEEN",
+        ]
+    test = [
+        f"To test it on {row.dataset}, of which val.csv lists path,label of the files in VIDEOS:",
+        f"{build} --videos=VIDEOS --labels=val.csv --split=test {classes} --out=DATA",
+        f"{run},{published},init=WEIGHTS --mode=eval --workdir=TESTED",
+    ]
+    if len(row.members) > 1:
+        streams = len({get_row(member).dataset for member in row.members}) == 1
+        scores = " ".join(f"{member}/eval/scores.npz" for member in row.members)
+        return [
+            "It has no weights of its own. To convert and test what it is made of, see",
+            *(f"  python -m jaxvid.zoo show {member}" for member in row.members),
+            *(["and then fuse their tests:"] * streams),
+            *([f"  python -m jaxvid.fuse --average=score {scores} --out=FUSED"] * streams),
+        ]
+    if row.weights == "none" and not row.members:
+        return [
+            f"No weights are published. To train it on {row.dataset}, of which train.csv and "
+            "val.csv list path,label of the files in VIDEOS:",
+            f"{build} --videos=VIDEOS --labels=train.csv {classes} --out=DATA",
+            f"{build} --videos=VIDEOS --labels=val.csv --split=test {classes} --out=DATA",
+            f"{run},{published} --workdir=RUN",
+        ]
+    owner = get_row(row.members[0]) if row.members else row
+    if owner.weights == "page":
+        convert = [
+            f"To convert its weights, fetched by hand as FILE from {owner.source}:",
+            f"  python -m converters --model={owner.name} --checkpoint=FILE --out=WEIGHTS",
+        ]
+    else:
+        convert = [
+            "To fetch and convert its weights:",
+            f"  python -m converters --model={owner.name} --out=WEIGHTS",
+        ]
+    if row.modality == "flow":
+        return [*convert, "The data pipeline reads RGB only so far, so it cannot be tested here."]
+    return [
+        *convert,
+        *test,
+        "To fine-tune it on your own videos, of which train.csv and test.csv list path,label:",
+        f"{build} --videos=CLIPS --labels=train.csv{side} --out=MINE",
+        f"{build} --videos=CLIPS --labels=test.csv{side} --out=MINE",
+        f"{run},dataset=mine,data_dir=MINE,init=WEIGHTS --workdir=RUN",
+    ]

@@ -1,0 +1,100 @@
+"""Trains a tiny network on 1 and 8 simulated devices, split or not, and prints what it measured.
+
+For `test_sharding.py`, in a process of its own: the number of devices cannot be changed later.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 \\
+      python tests/devices/eight_devices.py ROW FOLDER
+
+`ROW/N` takes BatchNorm's statistics of N clips each, which are on N devices.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvid import checkpoint, config, zoo
+from jaxvid.devices import placement
+from jaxvid.training import optim, step
+
+STEPS = 4
+PLACES = {"one": (1, "replicated"), "all": (8, "replicated"), "split": (8, "fsdp")}
+CLIP = (2, 32, 32, 3)
+ROW, _, GROUP = sys.argv[1].partition("/")
+CONFIG = config.from_row(ROW, runlocal=True)
+CONFIG.train.norm_group = int(GROUP or 0)
+CONFIG.optim.warmup_epochs = 0.0
+MODEL = zoo.create_model(ROW, 0 if zoo.pretrains(ROW) else 8)
+OPTIMIZER = optim.make_optimizer(CONFIG.optim, optim.make_schedule(CONFIG.optim, STEPS, 1.0))
+
+
+def batch(number):
+    rng = np.random.default_rng(number)
+    video = rng.integers(0, 256, (8, *CLIP), np.uint8)
+    return {"video": video, "label": rng.permutation(8).astype(np.int32)}
+
+
+def init():
+    variables = MODEL.init(jax.random.key(0), jnp.zeros((1, *CLIP)), train=False)
+    return step.make_state(variables, OPTIMIZER)
+
+
+class Place:
+    """A state and the step that changes it, on some devices and spread in some way."""
+
+    def __init__(self, devices, how):
+        self.mesh = placement.make_mesh(jax.devices()[:devices])
+        abstract = jax.eval_shape(init)
+        placed = placement.place_state(abstract, self.mesh, how)
+        self.init = jax.jit(init, out_shardings=placed)
+        self.step = jax.jit(
+            step.make_train_step(MODEL, OPTIMIZER, CONFIG),
+            donate_argnums=0,
+            out_shardings=(placed, placement.replicated(self.mesh)),
+        )
+        self.like = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            placed,
+        )
+
+    def go_on(self, state, numbers):
+        losses = []
+        for number in numbers:
+            state, measured = self.step(state, placement.put_batch(batch(number), self.mesh))
+            losses.append(float(measured["loss"]))
+        return state, losses
+
+    def held(self, state):
+        """Bytes of the state on the first device."""
+        first = self.mesh.devices.flat[0]
+        shards = (s for leaf in jax.tree.leaves(state) for s in leaf.addressable_shards)
+        return sum(shard.data.nbytes for shard in shards if shard.device == first)
+
+
+def main(folder):
+    places = {name: Place(*how) for name, how in PLACES.items()}
+    answer = {"held": {}, "losses": {}, "resumed": {}, "specs": {}}
+    for name, place in places.items():
+        state, losses = place.go_on(place.init(), range(STEPS // 2))
+        with checkpoint.Checkpoints(folder / name) as run:
+            run.save(STEPS // 2, state, {})
+            # The save goes on while the step takes the state's memory over.
+            state, more = place.go_on(state, range(STEPS // 2, STEPS))
+        answer["losses"][name] = losses + more
+        answer["held"][name] = place.held(state)
+        specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(state)}
+        answer["specs"][name] = sorted(specs)
+    for before, after in (("one", "split"), ("split", "one"), ("split", "all"), ("all", "split")):
+        place = places[after]
+        state = checkpoint.Checkpoints(folder / before).restore(STEPS // 2, place.like)
+        _, losses = place.go_on(state, range(STEPS // 2, STEPS))
+        answer["resumed"][f"{before} then {after}"] = losses
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[2]))

@@ -1,0 +1,138 @@
+"""Placing batches and states, and refusing what does not divide."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxvid.base.errors import JaxvidError
+from jaxvid.devices import placement
+
+
+class Mesh:
+    """As much of a mesh as the check looks at."""
+
+    def __init__(self, count):
+        self.devices = np.empty(count, object)
+
+
+@pytest.mark.parametrize(
+    "size, count, way_out",
+    [(12, 8, "take 8 or 16"), (3, 8, "take 8"), (0, 4, "take 4"), (-8, 8, "take 8")],
+)
+def test_a_batch_that_does_not_divide_is_refused(size, count, way_out):
+    with pytest.raises(JaxvidError) as caught:
+        placement.check_batch("train.batch_size", size, Mesh(count))
+    assert str(caught.value) == (
+        f"config.train.batch_size={size} is the global batch and must divide over {count} "
+        f"devices: {way_out}"
+    )
+
+
+@pytest.mark.parametrize("size, count", [(8, 8), (16, 8), (1, 1), (7, 1)])
+def test_a_batch_that_divides_is_taken(size, count):
+    placement.check_batch("train.batch_size", size, Mesh(count))
+
+
+def test_a_batch_becomes_global_arrays_split_by_their_first_axis():
+    mesh = placement.make_mesh()
+    count = mesh.devices.size
+    batch = {
+        "video": np.random.default_rng(0).integers(0, 256, (2 * count, 3, 4, 4, 3), np.uint8),
+        "label": np.arange(2 * count, dtype=np.int32),
+    }
+    there = placement.put_batch(batch, mesh)
+    assert there.keys() == batch.keys()
+    for name, array in there.items():
+        assert isinstance(array, jax.Array) and array.dtype == batch[name].dtype
+        assert array.sharding == NamedSharding(mesh, PartitionSpec("data"))
+        assert array.addressable_shards[0].data.shape[0] == 2
+        np.testing.assert_array_equal(array, batch[name])
+
+
+def test_a_replicated_array_lies_whole_on_every_device():
+    mesh = placement.make_mesh()
+    array = jax.device_put(np.arange(5.0), placement.replicated(mesh))
+    assert array.sharding == NamedSharding(mesh, PartitionSpec())
+    assert all(shard.data.shape == (5,) for shard in array.addressable_shards)
+
+
+def test_an_unknown_way_of_sharding_is_refused():
+    mesh = placement.make_mesh()
+    with pytest.raises(JaxvidError, match="train.sharding='zero' is unknown: take replicated or"):
+        placement.place_state({}, mesh, "zero")
+
+
+class Leaf:
+    def __init__(self, *shape):
+        self.shape, self.size = shape, int(np.prod(shape))
+
+
+@pytest.mark.parametrize(
+    "shape, split",
+    [
+        ((3, 3, 16, 32), "(None, None, None, 'data')"),
+        ((4096, 10), "('data',)"),
+        ((128, 64), "('data',)"),
+        ((64, 64), "(None, 'data')"),  # of equals the last
+        ((1001, 8), "(None, 'data')"),  # the larger one does not divide
+        ((1001, 9), "()"),
+        ((8,), "()"),  # too small to be worth it
+        ((), "()"),
+        ((0, 1024), "()"),
+    ],
+)
+def test_arrays_are_split_along_their_largest_dimension_that_divides(shape, split, monkeypatch):
+    monkeypatch.setattr(placement, "NamedSharding", lambda mesh, spec: tuple(spec))
+    assert repr(placement.place_state(Leaf(*shape), Mesh(8), "fsdp")) == split
+    assert placement.place_state(Leaf(*shape), Mesh(8), "replicated") == ()
+
+
+# ---- eight simulated devices
+
+
+@pytest.fixture(scope="module", params=["tsn_test", "tsn_test/4", "videomae_pretrain_test"])
+def measured(request, tmp_path_factory):
+    root = pathlib.Path(__file__).parent
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(root.parent),
+    }
+    folder = tmp_path_factory.mktemp("eight")
+    words = [sys.executable, root / "eight_devices.py", request.param, folder]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one_does(measured):
+    losses = measured["losses"]
+    assert len(losses["one"]) == 4 and losses["one"][0] != losses["one"][3]
+    np.testing.assert_allclose(losses["all"], losses["one"], rtol=1e-5)
+    np.testing.assert_allclose(losses["split"], losses["one"], rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("measured", ["tsn_test"], indirect=True)  # The other's arrays are tiny.
+def test_a_split_state_takes_an_eighth_of_a_devices_memory(measured):
+    held = measured["held"]
+    assert held["one"] == held["all"]
+    assert held["all"] / 8 <= held["split"] < held["all"] / 6
+    assert len(measured["specs"]["all"]) == 1
+    assert len(measured["specs"]["split"]) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "move", ["one then split", "split then one", "split then all", "all then split"]
+)
+def test_a_run_goes_on_elsewhere(measured, move):
+    expected = measured["losses"]["one"][2:]
+    np.testing.assert_allclose(measured["resumed"][move], expected, rtol=1e-5)

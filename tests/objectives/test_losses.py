@@ -1,0 +1,100 @@
+"""The training loss against its definition, written out in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvid.base.errors import JaxvidError
+from jaxvid.objectives import losses
+
+LOGITS = np.random.default_rng(0).normal(0, 3, (6, 5))
+LABELS = np.array([0, 4, 2, 2, 1, 3])
+
+
+def log_probabilities(logits):
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def test_cross_entropy_is_the_mean_negative_log_probability():
+    expected = -log_probabilities(LOGITS)[np.arange(6), LABELS].mean()
+    loss = losses.softmax_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS))
+    assert loss.shape == ()
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_smoothing_moves_probability_to_all_classes():
+    log_p = log_probabilities(LOGITS)
+    own = log_p[np.arange(6), LABELS]
+    expected = -(0.9 * own + 0.1 * log_p.mean(-1)).mean()
+    loss = losses.softmax_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS), 0.1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_labels_may_be_probabilities():
+    targets = np.random.default_rng(1).dirichlet(np.ones(5), 6)
+    expected = -(targets * log_probabilities(LOGITS)).sum(-1).mean()
+    loss = losses.softmax_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(targets))
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [LABELS, np.eye(5)[LABELS]])
+def test_bfloat16_logits_give_a_float32_loss(labels):
+    logits = jnp.asarray(LOGITS, jnp.bfloat16)
+    loss = losses.softmax_cross_entropy(logits, jnp.asarray(labels))
+    assert loss.dtype == jnp.float32
+    wide = losses.softmax_cross_entropy(logits.astype(jnp.float32), jnp.asarray(labels))
+    np.testing.assert_allclose(loss, wide, rtol=1e-6)
+
+
+def test_float64_stays_float64():
+    with jax.enable_x64(True):
+        loss = losses.softmax_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS))
+        assert loss.dtype == jnp.float64
+
+
+def test_huge_logits_stay_finite():
+    logits = jnp.array([[1e4, -1e4], [-1e4, 1e4]])
+    loss, gradient = jax.value_and_grad(losses.softmax_cross_entropy)(logits, jnp.array([0, 0]))
+    np.testing.assert_allclose(loss, 1e4)
+    assert np.isfinite(gradient).all()
+
+
+def test_sigmoid_cross_entropy_is_the_mean_over_clips_and_classes():
+    targets = np.random.default_rng(2).integers(0, 2, (6, 5))
+    p = 1 / (1 + np.exp(-LOGITS))
+    expected = -np.where(targets, np.log(p), np.log(1 - p)).mean()
+    loss = losses.make_loss("sigmoid")(jnp.asarray(LOGITS), jnp.asarray(targets, jnp.uint8))
+    assert loss.shape == () and loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    weighted = losses.make_loss("sigmoid", weight=333.0)(jnp.asarray(LOGITS), jnp.asarray(targets))
+    np.testing.assert_allclose(weighted, 333 * expected, rtol=1e-6)
+    one = losses.sigmoid_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS))
+    many = losses.sigmoid_cross_entropy(jnp.asarray(LOGITS), jnp.eye(5)[LABELS])
+    assert one == many
+    huge = losses.sigmoid_cross_entropy(jnp.array([[1e4, -1e4]]), jnp.array([[0, 1]]))
+    np.testing.assert_allclose(huge, 1e4)
+
+
+def test_losses_that_make_no_sense_are_refused():
+    with pytest.raises(JaxvidError, match="loss='hinge' is unknown: take softmax or sigmoid"):
+        losses.make_loss("hinge")
+    with pytest.raises(JaxvidError, match="label_smoothing=0.1 is for the loss softmax"):
+        losses.make_loss("sigmoid", 0.1)
+
+
+def test_hits_count_what_the_labels_mean():
+    logits = jnp.array([[3.0, 1.0, 2.0], [0.0, 2.0, 1.0], [1.0, 0.0, 3.0]])
+    assert losses.hits(logits, jnp.array([0, 0, 2])).tolist() == [True, False, True]
+    blend = jnp.array([[0.6, 0.4, 0.0], [0.6, 0.4, 0.0], [0.6, 0.0, 0.4]])
+    assert losses.hits(logits, blend).tolist() == [True, False, False]
+    several = jnp.array([[1, 0, 1], [1, 0, 1], [0, 0, 0]], jnp.uint8)
+    assert losses.hits(logits, several, "sigmoid").tolist() == [True, False, False]
+
+
+def test_probabilities_are_shares_or_each_class_its_own():
+    logits = jnp.asarray(LOGITS)
+    np.testing.assert_allclose(losses.probabilities("softmax", logits).sum(-1), 1, rtol=1e-6)
+    expected = 1 / (1 + np.exp(-LOGITS))
+    np.testing.assert_allclose(losses.probabilities("sigmoid", logits), expected, rtol=1e-5)
