@@ -8,6 +8,7 @@ central crop and normalisation. Without, it is normalised clips and logits: the 
 """
 
 import argparse
+import dataclasses
 import errno
 import os
 import pathlib
@@ -17,19 +18,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from jaxvid import checkpoint, zoo
 from jaxvid.base import jsons, locks, paths, whole
 from jaxvid.base.errors import JaxvidError, exit_on_error
 from jaxvid.base.text import say
+from jaxvid.config.parts import Config, Test
 from jaxvid.data import pipeline
 from jaxvid.inference.predictor import (
     check_variables,
     class_names,
-    keep_one_view,
     lacking,
     make_config,
+    one_view,
     refuse_trunk,
 )
 from jaxvid.layers.backend import tracing_for
@@ -99,11 +100,11 @@ def _export(
     config = make_config(meta, model, path)
     row = zoo.starting_row(config.model.name)
     if row.modality == "rgb":
-        keep_one_view(config)
-        protocol = pipeline.make_protocol(config)
+        config = one_view(config)
+        protocol = pipeline.make_protocol(config.test)
         frames, channels = pipeline.plan_test(protocol, 1, None)[1].shape[1], 3
     elif preprocess is None:
-        protocol = pipeline.make_protocol(config)
+        protocol = pipeline.make_protocol(config.test)
         frames, channels = protocol.sampling.num_clips, 2 * protocol.sampling.clip_len
     else:
         raise JaxvidError(f"{row.name} takes {row.modality}: leave --preprocess out")
@@ -127,7 +128,7 @@ def _export(
             "shape": [batch, len(classes)],
             "dtype": "float32",
         },
-        "sampling": dict(config.test.sampling),
+        "sampling": dataclasses.asdict(config.test.sampling),
         "activation": "softmax" if config.train.loss == "softmax" else "sigmoid",
         "classes": list(classes),
     }
@@ -153,9 +154,7 @@ def _export(
     return card
 
 
-def make_program(
-    network: Any, config: ml_collections.ConfigDict, preprocess: tuple[int, int] | None
-) -> Program:
+def make_program(network: Any, config: Config, preprocess: tuple[int, int] | None) -> Program:
     """The function (variables, video) -> answers that is exported; see `export`."""
 
     def answer(variables: Any, video: jax.Array) -> jax.Array:
@@ -172,7 +171,7 @@ def make_program(
     return answer_frames
 
 
-def central_crop(video: jax.Array, test: ml_collections.ConfigDict) -> jax.Array:
+def central_crop(video: jax.Array, test: Test) -> jax.Array:
     """Resizes and crops frames uint8 [B, T, H, W, C] as the test does: float32, whole numbers."""
     *start, height, width, channels = video.shape
     crop = test.crop

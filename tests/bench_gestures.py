@@ -17,11 +17,12 @@ import jax
 import numpy as np
 
 from jaxvid import checkpoint, zoo
-from jaxvid.data import build, datasets, pipeline
+from jaxvid.data import build, datasets
 from jaxvid.devices import placement
-from jaxvid.inference import evaluate
+from jaxvid.inference import scoring
 from jaxvid.reports import metrics
 from jaxvid.training import loop
+from tests import handed
 
 HERE = pathlib.Path(__file__).parent
 
@@ -68,10 +69,10 @@ def test_reversed(config, workdir: pathlib.Path) -> float:
     mesh = placement.make_mesh()
     model = zoo.create_model(config.model.name, len(split.classes))
     variables = jax.device_put(checkpoint.load(workdir / "checkpoints"), placement.replicated(mesh))
-    scores, labels = evaluate.score_batches(
-        evaluate.make_scorer(model, config),
+    scores, labels = scoring.score_batches(
+        handed.make_scorer(model, config),
         variables,
-        backwards(pipeline.test_batches(split, config)),
+        backwards(handed.test_batches(split, config)),
         len(split),
         mesh,
         "backwards",

@@ -30,9 +30,10 @@ import optax
 
 from jaxvid import checkpoint, zoo
 from jaxvid import config as configs
-from jaxvid.data import build, datasets, decode, pipeline, toy
+from jaxvid.data import build, datasets, decode, toy
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.training import loop
+from tests import handed
 from tests.bench_gestures import read_rows, write_lists
 
 ENCODER = {"dim": 96, "depth": 3, "heads": 4, "patch": 4, "img_size": 32}
@@ -112,10 +113,10 @@ def read_clips(
     c.train.loss = "softmax"  # So that the batches hold labels.
     c.data.update({"area": (0.7, 1.0), "trim": 0.1, "flip": 0.0})
     videos = datasets.open_split(c.data, split)
-    batches = [(b["video"][:, 0], b["label"]) for b in pipeline.test_batches(videos, c)]
+    batches = [(b["video"][:, 0], b["label"]) for b in handed.test_batches(videos, c)]
     clips, labels = (np.concatenate(part)[: len(videos)] for part in zip(*batches, strict=True))
     drawn = itertools.islice(
-        pipeline.train_batches(videos, c), views * len(videos) // c.train.batch_size
+        handed.train_batches(videos, c), views * len(videos) // c.train.batch_size
     )
     more = [(batch["video"], batch["label"]) for batch in drawn]
     parts = zip((clips, labels), *more, strict=True)

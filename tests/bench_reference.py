@@ -266,7 +266,7 @@ def our_turns(name: str) -> tuple[dict[str, Turn], int]:
     import numpy as np
 
     from jaxvid import zoo
-    from jaxvid.training import loop, optim
+    from jaxvid.training import optim, step
 
     _, frames, size = REFERENCES[name]
     model = zoo.create_model(name)
@@ -282,13 +282,13 @@ def our_turns(name: str) -> tuple[dict[str, Turn], int]:
         {**settings, "no_decay": (), "lr_scales": (), "clip_norm": 0.0}
     )
     optimizer = optim.make_optimizer(config, lambda step: 1e-6)
-    state = loop.TrainState(
+    state = step.TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
     )
-    update = jax.jit(loop.make_update(model, optimizer), donate_argnums=0)
+    update = jax.jit(step.make_update(model, optimizer), donate_argnums=0)
     variables = jax.tree.map(jnp.copy, variables)  # The state's own are given away.
 
     def train_once():

@@ -16,7 +16,8 @@ import pytest
 
 import converters
 from jaxvid import zoo
-from jaxvid.training import loop, optim
+from jaxvid.training import optim
+from jaxvid.training.step import TrainState, make_update
 
 pytestmark = pytest.mark.golden
 
@@ -113,13 +114,13 @@ def check_training(path: pathlib.Path) -> None:
         variables = jax.tree.map(
             lambda a: jnp.asarray(a, jnp.float64), converters.convert(meta["name"], weights)
         )
-        state = loop.TrainState(
+        state = TrainState(
             jnp.zeros((), jnp.int32),
             variables["params"],
             variables["batch_stats"],
             optimizer.init(variables["params"]),
         )
-        update = jax.jit(loop.make_update(model, optimizer))
+        update = jax.jit(make_update(model, optimizer))
         shape = meta["input_shape"]
         for step in range(meta["steps"]):
             draw = np.random.RandomState(1000 + step)

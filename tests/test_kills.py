@@ -19,7 +19,7 @@ from jaxvid import checkpoint, config
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import build as building
 from jaxvid.data import toy
-from jaxvid.inference import evaluate
+from jaxvid.inference import scoring
 from jaxvid.training import loop as training
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -202,7 +202,7 @@ def test_a_run_that_ended_before_a_test_makes_up_for_it(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(evaluate, "score_batches", die)
+        patch.setattr(scoring, "score_batches", die)
         training.train(make_config(records), tmp_path)
     assert checkpoints(tmp_path).latest_step() == 12
     assert checkpoints(tmp_path).metric(12) is None

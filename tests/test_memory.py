@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jaxvid import config, zoo
-from jaxvid.inference import evaluate
 from jaxvid.training import optim, step
+from tests import handed
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -31,10 +31,11 @@ def test_a_test_needs_less_memory_than_training():
         "label": jax.ShapeDtypeStruct((8,), np.int32),
     }
     views = jax.ShapeDtypeStruct((8, 10, 8, 64, 64, 3), np.uint8)
-    in_training = peak(step.make_train_step(model, optimizer, c).lower(state, batch))
-    in_test = peak(evaluate.make_scorer(model, c).lower(state.variables, views))
+    train_step = step.make_train_step(model, optimizer, handed.frozen(c))
+    in_training = peak(jax.jit(train_step, donate_argnums=0).lower(state, batch))
+    in_test = peak(handed.make_scorer(model, c).lower(state.variables, views))
     assert in_test < in_training
     c.test.views_per_step = 10  # all views at once, which the chunks are there to avoid
-    at_once = peak(evaluate.make_scorer(model, c).lower(state.variables, views))
+    at_once = peak(handed.make_scorer(model, c).lower(state.variables, views))
     print(f"training {in_training}, test {in_test}, all views at once {at_once} bytes")
     assert at_once > 3 * in_test

@@ -1,6 +1,7 @@
 """Prediction: the same scores as evaluation, every file answered or named, output to rely on."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import json
@@ -20,10 +21,11 @@ from jaxvid import config as configs
 from jaxvid.base.errors import JaxvidError, exit_on_error
 from jaxvid.data import build, datasets, decode, pipeline
 from jaxvid.devices import placement
-from jaxvid.inference import evaluate
 from jaxvid.inference import predictor as predictor_room
+from jaxvid.inference import scoring
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE, Protocol, Sampling
-from jaxvid.training import loop
+from jaxvid.training import resume
+from tests import handed
 
 CLASSES = ["left", "right", "up"]
 CLIPS = ("a.mp4", "b.mp4", "inner/c.avi")
@@ -90,7 +92,9 @@ def trained(tmp_path_factory):
     config = make_config()
     model = zoo.create_model("tsm_test", len(CLASSES))
     path = tmp_path_factory.mktemp("trained") / "best"
-    return save_network(path, model, (1, 4, 32, 32, 3), loop.describe(config, CLASSES, 320))
+    return save_network(
+        path, model, (1, 4, 32, 32, 3), resume.describe(handed.frozen(config), CLASSES, 320)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +115,10 @@ def evaluation(videos, trained, tmp_path_factory):
     split = datasets.open_split(config.data, "test")
     mesh = placement.make_mesh(jax.devices()[:1])
     model = zoo.create_model("tsm_test", len(CLASSES))
-    scores, _ = evaluate.score_batches(
-        evaluate.make_scorer(model, config),
+    scores, _ = scoring.score_batches(
+        handed.make_scorer(model, config),
         checkpoint.load(trained),
-        pipeline.test_batches(split, config),
+        handed.test_batches(split, config),
         len(split),
         mesh,
     )
@@ -163,7 +167,7 @@ def test_only_sampled_frames_are_taken(predictor, videos, monkeypatch):
 
 def test_files_are_shrunk_as_the_records_of_training_were(tmp_path, videos, monkeypatch):
     model = zoo.create_model("tsm_test", len(CLASSES))
-    meta = loop.describe(make_config(), CLASSES, 24)
+    meta = resume.describe(handed.frozen(make_config()), CLASSES, 24)
     small = predict.Predictor(save_network(tmp_path / "small", model, (1, 4, 32, 32, 3), meta))
     asked = []
     frames_at = decode.frames_at
@@ -177,8 +181,8 @@ def test_files_are_shrunk_as_the_records_of_training_were(tmp_path, videos, monk
 def test_a_protocol_with_a_target_rate_follows_the_files_own(trained, videos):
     predictor = predict.Predictor(trained)
     settings = {"clip_len": 4, "frame_interval": 1, "num_clips": 2, "twice_sample": False}
-    predictor.config.test.sampling.update(settings | {"target_fps": 5.0})
-    predictor.protocol = pipeline.make_protocol(predictor.config)
+    sampling = dataclasses.replace(predictor.protocol.sampling, **settings, target_fps=5.0)
+    predictor.protocol = dataclasses.replace(predictor.protocol, sampling=sampling)
     # The file has 10 frames a second: 4 frames at 5 a second span 8 of them.
     numbers = predictor.predict(videos / CLIPS[0]).numbers
     np.testing.assert_array_equal(numbers, [0, 2, 4, 7])
@@ -196,9 +200,9 @@ def test_answers_are_named_and_sorted(predictor, videos):
 @pytest.mark.parametrize("crops", CROP_COUNTS)
 def test_the_shown_view_is_the_central_one(trained, videos, crops):
     predictor = predict.Predictor(trained)
-    settings = {"short_side": 40, "crops": crops, "crop": 32}
-    predictor.config.test.update(settings)
-    predictor.protocol = pipeline.make_protocol(predictor.config)
+    predictor.protocol = dataclasses.replace(
+        predictor.protocol, short_side=40, crops=crops, crop=32
+    )
     path = videos / CLIPS[0]
     prediction = predictor.predict(path)
     frames = decode.frames_at(path, prediction.numbers)
@@ -211,7 +215,7 @@ def test_the_shown_view_is_the_central_one(trained, videos, crops):
 def test_one_view_keeps_the_only_crop(crops):
     config = make_config()
     config.test.crops = crops
-    predictor_room.keep_one_view(config)
+    config = predictor_room.one_view(handed.frozen(config))
     assert config.test.crops == (crops if CROP_COUNTS[crops] == 1 else "center")
 
 
@@ -221,7 +225,7 @@ def test_one_view_is_the_shown_view_alone(trained, predictor, videos):
     np.testing.assert_array_equal(one.numbers, whole.numbers)
     np.testing.assert_array_equal(one.view, whole.view)
     config = make_config()
-    scorer = evaluate.make_scorer(zoo.create_model("tsm_test", 3), config)
+    scorer = handed.make_scorer(zoo.create_model("tsm_test", 3), config)
     expected = scorer(checkpoint.load(trained), one.view[None, None])[0]
     np.testing.assert_allclose(one.scores, expected, atol=1e-6)
     assert np.abs(one.scores - whole.scores).max() > 1e-4
@@ -238,9 +242,12 @@ def test_one_view_is_the_shown_view_alone(trained, predictor, videos):
 )
 def test_one_view_of_every_sampler_is_a_middle_one(trained, sampling, numbers):
     config = predict.make_config(checkpoint.load_meta(trained), None, trained)
-    config.test.sampling.update({"twice_sample": False} | sampling)
-    predictor_room.keep_one_view(config)
-    plan = pipeline.plan_test(pipeline.make_protocol(config), 100, 25.0)
+    sampling = Sampling(
+        **dataclasses.asdict(config.test.sampling) | {"twice_sample": False} | sampling
+    )
+    test = dataclasses.replace(config.test, sampling=sampling)
+    config = predictor_room.one_view(dataclasses.replace(config, test=test))
+    plan = pipeline.plan_test(pipeline.make_protocol(handed.frozen(config).test), 100, 25.0)
     found, clips = predictor_room._middle_clip(*plan)
     assert clips.shape == (1, 4)
     np.testing.assert_array_equal(found[clips[0]], numbers)
@@ -271,7 +278,7 @@ def test_a_converted_checkpoint_is_tested_as_its_row(tmp_path):
 
 
 def test_a_trained_checkpoint_is_tested_as_it_was_in_training(predictor):
-    assert predictor.protocol == pipeline.make_protocol(make_config())
+    assert predictor.protocol == pipeline.make_protocol(handed.frozen(make_config()).test)
     assert tuple(predictor.config.data.mean) == (100.0, 110.0, 120.0)
     assert predictor.classes == tuple(CLASSES)
 
@@ -279,7 +286,9 @@ def test_a_trained_checkpoint_is_tested_as_it_was_in_training(predictor):
 def test_the_training_runs_folder_will_do(trained, videos, predictor, tmp_path):
     state = {**checkpoint.load(trained), "step": np.int32(3)}
     with checkpoint.Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
-        checkpoints.save(3, state, loop.describe(make_config(), CLASSES, 320), metric=0.5)
+        checkpoints.save(
+            3, state, resume.describe(handed.frozen(make_config()), CLASSES, 320), metric=0.5
+        )
     scores = predict.Predictor(tmp_path / "run").scores(videos / CLIPS[1])
     np.testing.assert_array_equal(scores, predictor.scores(videos / CLIPS[1]))
 

@@ -29,7 +29,7 @@ from typing import Any
 from jaxvid.base import jsons
 from jaxvid.base.errors import JaxvidError
 
-_LABELS = pathlib.Path(__file__).parent / "labels"
+_LABELS = pathlib.Path(__file__).parents[1] / "labels"
 
 MAX_CLASSES = 100_000
 """More classes than this are a mistake."""

@@ -9,7 +9,7 @@ import ml_collections
 
 from jaxvid.base import paths, text
 from jaxvid.base.errors import JaxvidError
-from jaxvid.config import published
+from jaxvid.config import parts, published
 from jaxvid.rows import (
     COSINE_FROM,
     CROP_COUNTS,
@@ -214,6 +214,18 @@ _OF_CLASSES = (
 )
 _GROUP = "train.norm_group"
 _OF_MASKS = ("train.mask_ratio", "train.decoder_mask_ratio", "train.normalize_cubes")
+
+
+def freeze(config: ml_collections.ConfigDict | parts.Config) -> parts.Config:
+    """The config as what rooms are handed, once it is checked; what is frozen already is returned.
+
+    Raises:
+      JaxvidError: see `check`.
+    """
+    if isinstance(config, parts.Config):
+        return config
+    check(config)
+    return parts.from_dict(config.to_dict())
 
 
 def check(config: ml_collections.ConfigDict) -> None:

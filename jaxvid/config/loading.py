@@ -9,7 +9,7 @@ import ml_collections
 from jaxvid.base import paths
 from jaxvid.base.errors import JaxvidError
 
-_PACKAGE = pathlib.Path(__file__).parent
+_PACKAGE = pathlib.Path(__file__).parents[1]
 # Installed, configs lie in the package; in a clone, beside it.
 _SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxvid.base.errors import JaxvidError, exit_on_error
 from jaxvid.base.text import say
-from jaxvid.config import loading
+from jaxvid.config import fields, loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +66,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             config.data.workers = args.workers
         if args.batch_size is not None:
             part.batch_size = args.batch_size
-        name = config.data.test_split if args.test else config.data.train_split
-        split = datasets.open_split(config.data, name)
-        make = pipeline.test_batches if args.test else pipeline.train_batches
-        speed = measure(make(split, config), args.batches)
+        config = fields.freeze(config)
+        data, loss = config.data, config.train.loss
+        name = data.test_split if args.test else data.train_split
+        split = datasets.open_split(data, name)
+        if args.test:
+            batches = pipeline.test_batches(split, config.test, loss=loss, workers=data.workers)
+        else:
+            batches = pipeline.train_batches(
+                split, data, batch_size=config.train.batch_size, loss=loss, seed=config.seed
+            )
+        speed = measure(batches, args.batches)
         say(
             f"{config.data.dataset} {name}: {speed.clips:.1f} clips/s, {speed.frames:.0f} frames/s,"
             f" {speed.megabytes:.0f} MB/s out; the first batch took {speed.first_batch:.1f} s"

@@ -5,12 +5,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Protocol
 
-import ml_collections
 import numpy as np
 
 from jaxvid.base import paths
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
+from jaxvid.config.parts import Data
 from jaxvid.data import table
 from jaxvid.data.records import Records
 
@@ -66,7 +66,7 @@ class Split:
         return [str(path) for path in self.source.path]
 
 
-def open_split(data: ml_collections.ConfigDict, split: str, *, labelled: bool = True) -> Split:
+def open_split(data: Data, split: str, *, labelled: bool = True) -> Split:
     """Opens a split of the dataset that `data.dataset` and `data.data_dir` name.
 
     The dataset `toy` is generated where it is missing. `files` are the video files of `data_dir`
@@ -116,7 +116,7 @@ def check_split(source: Source, split: str, *, labelled: bool = True) -> Split:
     return Split(source, classes)
 
 
-def _files(data: ml_collections.ConfigDict, folder: pathlib.Path | None, split: str) -> Source:
+def _files(data: Data, folder: pathlib.Path | None, split: str) -> Source:
     """Opens video files; refuses more that cannot be read than a run may meet."""
     from jaxvid.data.files import Files
 

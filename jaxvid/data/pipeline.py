@@ -21,16 +21,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
+from jaxvid.config.parts import Data, Test
 from jaxvid.data import augment, rand_augment, sampling
 from jaxvid.data.build import usable_cores
 from jaxvid.data.cpu_tf import tf
 from jaxvid.data.datasets import Source, Split
-from jaxvid.rows import CROP_COUNTS, Protocol, Sampling
+from jaxvid.rows import CROP_COUNTS, Protocol
 
 _EPOCH_KEYS = 2**63
 """Epochs draw from keys of their own, beside those of the clips' numbers."""
@@ -46,43 +46,41 @@ def steps_per_epoch(videos: int, batch_size: int, repeats: int = 1) -> int:
     return max(videos * repeats // batch_size, 1)
 
 
-def clip_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int, int]:
+def clip_shape(data: Data) -> tuple[int, int, int, int]:
     """Shape [T, H, W, C] of one training clip."""
-    how = _train_sampling(config)
     rng = np.random.default_rng(0)
-    views = sampling.sample_views(how, 1, test=False, rng=rng)
+    views = sampling.sample_views(data.sampling, 1, test=False, rng=rng)
     if len(views) != 1:
         raise JaxvidError(
             f"config.data.sampling gives {len(views)} clips of a video, but training takes one:"
             " set num_clips to 1"
         )
-    return (views.shape[1], config.data.crop, config.data.crop, 3)
+    return (views.shape[1], data.crop, data.crop, 3)
 
 
-def make_protocol(config: ml_collections.ConfigDict) -> Protocol:
-    """The test that `config.test` describes."""
-    test = config.test
-    protocol = Protocol(
-        Sampling(**test.sampling), test.short_side, test.crops, test.crop, test.average
-    )
-    augment.check_protocol(protocol)
-    return protocol
+def make_protocol(test: Test) -> Protocol:
+    """The published part of `config.test`.
+
+    Raises:
+      JaxvidError: it has no such crops, or they are larger than the picture.
+    """
+    augment.check_protocol(test.protocol)
+    return test.protocol
 
 
-def make_augmentation(config: ml_collections.ConfigDict) -> augment.Augmentation:
+def make_augmentation(data: Data) -> augment.Augmentation:
     """The random changes of training that `config.data` describes."""
-    data = config.data
     return augment.Augmentation(
         size=data.crop,
         crop_mode=data.crop_mode,
-        crop_scales=tuple(data.crop_scales),
+        crop_scales=data.crop_scales,
         even_sides=data.even_sides,
         crop_scale_gap=data.crop_scale_gap,
         fixed_crops=data.fixed_crops,
-        area=tuple(data.area),
-        aspect=tuple(data.aspect),
+        area=data.area,
+        aspect=data.aspect,
         flip=data.flip,
-        color_jitter=tuple(data.color_jitter),
+        color_jitter=data.color_jitter,
         hue_bytes=data.hue_bytes,
         rand_augment=data.rand_augment,
         rand_augment_fill=data.rand_augment_fill,
@@ -93,8 +91,11 @@ def make_augmentation(config: ml_collections.ConfigDict) -> augment.Augmentation
 
 def train_batches(
     split: Split,
-    config: ml_collections.ConfigDict,
+    data: Data,
     *,
+    batch_size: int,
+    loss: str,
+    seed: int,
     start_step: int = 0,
     process: int | None = None,
     processes: int | None = None,
@@ -103,7 +104,10 @@ def train_batches(
 
     Args:
         split: the videos.
-        config: `seed`, `data`, `train.batch_size` and `train.loss` are read.
+        data: what is seen of them.
+        batch_size: clips of a global batch.
+        loss: that of the training, which decides what labels are.
+        seed: of all that is random, from 0.
         start_step: the step whose batch comes first.
         process: which of `processes` this one is; by default as JAX says.
         processes: how many share a batch; by default as JAX says.
@@ -114,22 +118,21 @@ def train_batches(
         `[B]`, the videos' numbers in the split; `close()` ends its threads, and `bad` says of
         the videos that this process could not use why.
     """
-    part = _Part(config.train.batch_size, process, processes, "train")
-    repeats = config.data.repeats
+    part = _Part(batch_size, process, processes, "train")
+    repeats = data.repeats
     if repeats < 1 or part.batch % repeats:
         raise JaxvidError(
             f"config.train.batch_size is {part.batch} clips, but config.data.repeats is {repeats}:"
             " take a multiple of it"
         )
-    clip = clip_shape(config)
-    augmentation = make_augmentation(config)
+    clip = clip_shape(data)
+    augmentation = make_augmentation(data)
     operate = functools.partial(rand_augment.apply, fill=augmentation.rand_augment_fill)
     on_crop = bool(augmentation.rand_augment) and augmentation.rand_augment_after_crop
     on_whole = bool(augmentation.rand_augment) and not on_crop
-    how = _train_sampling(config)
-    source, seed = split.source, config.seed
-    mirrored = {a: b for pair in config.data.mirrored_labels for a, b in (pair, pair[::-1])}
-    labels = _Labels(split, config.train.loss)
+    how, source = data.sampling, split.source
+    mirrored = {a: b for pair in data.mirrored_labels for a, b in (pair, pair[::-1])}
+    labels = _Labels(split, loss)
     if seed < 0:
         raise JaxvidError(f"config.seed is {seed}: give a whole number from 0")
 
@@ -144,13 +147,13 @@ def train_batches(
     def load(position: int, video: int) -> tuple:
         number, repeat = divmod(part.number(position), repeats)
         rng = generator(seed, number)
-        if not config.data.repeats_share_frames:
+        if not data.repeats_share_frames:
             rng = _jumped(rng, repeat)
         first, total = 0, int(source.num_frames[video])
-        if config.data.trim:
-            first, total = _trim(total, config.data.trim, rng)
+        if data.trim:
+            first, total = _trim(total, data.trim, rng)
         views = first + sampling.sample_views(how, total, _fps(source, video), test=False, rng=rng)
-        if config.data.repeats_share_frames:
+        if data.repeats_share_frames:
             rng = _jumped(rng, repeat)
         drawn = augment.draw(augmentation, int(source.height[video]), int(source.width[video]), rng)
         operations = np.array(drawn.operations, np.float32).reshape(-1, 2)
@@ -213,16 +216,18 @@ def train_batches(
         change,
         range(start_step * part.size, np.iinfo(np.int64).max),
         part.size,
-        config.data.workers,
+        data.workers,
         ahead=2,
-        max_bad=config.data.max_bad_records,
+        max_bad=data.max_bad_records,
     )
 
 
 def test_batches(
     split: Split,
-    config: ml_collections.ConfigDict,
+    test: Test,
     *,
+    loss: str,
+    workers: int = 0,
     process: int | None = None,
     processes: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -230,7 +235,9 @@ def test_batches(
 
     Args:
         split: the videos.
-        config: `test`, its `batch_size`, `train.loss` and `data.workers` are read.
+        test: the protocol, and the videos of a global batch.
+        loss: that of the network's training, which decides what labels are.
+        workers: threads that read and decode; 0 takes as many as there are cores.
         process: which of `processes` this one is; by default as JAX says.
         processes: how many share a batch; by default as JAX says.
 
@@ -239,8 +246,8 @@ def test_batches(
         `[B]` and `weight` float32 `[B]`. The last batch is filled up with zeros of weight 0 and
         index -1. Every process gets the same number of batches.
     """
-    part = _Part(config.test.batch_size, process, processes, "test")
-    protocol = make_protocol(config)
+    part = _Part(test.batch_size, process, processes, "test")
+    protocol = make_protocol(test)
     source = split.source
     if protocol.sampling.sampler == "untrimmed":
         raise JaxvidError(
@@ -263,7 +270,7 @@ def test_batches(
     clips, length = _test_frames(protocol, 1, None).shape
     views = clips * CROP_COUNTS[protocol.crops]
     shape = (views, length, protocol.crop, protocol.crop, 3)
-    labels = _Labels(split, config.train.loss)
+    labels = _Labels(split, loss)
     loaded = (
         _frames_spec(source),
         tf.TensorSpec([clips, length], tf.int64),
@@ -279,7 +286,7 @@ def test_batches(
         change,
         range(sum(part.number(i) < len(source) for i in range(steps * part.size))),
         part.size,
-        config.data.workers,
+        workers,
         # All views of a batch of videos are large: hold no more than the next one.
         ahead=1,
         max_bad=0,
@@ -389,10 +396,6 @@ def _decode(decode: Callable[[Any], Any], images: Any) -> Any:
 
 def _test_frames(protocol: Protocol, total_frames: int, fps: float | None) -> np.ndarray:
     return sampling.sample_views(protocol.sampling, total_frames, fps, test=True)
-
-
-def _train_sampling(config: ml_collections.ConfigDict) -> Sampling:
-    return Sampling(**config.data.sampling)
 
 
 def _trim(total: int, share: float, rng: np.random.Generator) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxvid.base.errors import JaxvidError, Stopped
+from jaxvid.base.text import say
 
 _EXPLICIT = ("JAXVID_COORDINATOR", "JAXVID_PROCESSES", "JAXVID_PROCESS")
 
@@ -140,3 +141,9 @@ def _is_one_of_several(environment: Mapping[str, str]) -> bool:
     if "SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1:
         return True
     return "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def log(message: str) -> None:
+    """Prints a line at once, from process 0 only."""
+    if jax.process_index() == 0:
+        say(message)

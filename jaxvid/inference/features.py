@@ -6,18 +6,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from jaxvid.base.errors import JaxvidError
-from jaxvid.layers.preprocess import normalizer
 
 Extractor = Callable[[Any, np.ndarray], dict[str, np.ndarray]]
 
 
 def make_extractor(
     network: nn.Module,
-    config: ml_collections.ConfigDict,
+    prepare: Callable[[jax.Array], jax.Array],
+    at_once: int,
     names: Sequence[str],
     pooled: bool,
     variables: Any,
@@ -26,11 +25,12 @@ def make_extractor(
     """A function (variables, views uint8 [V, T, H, W, C]) -> intermediates by name, as float32.
 
     Pooled ones are [C], the mean over all views and positions; others keep both: [V, ..., C].
-    Views are taken `config.test.views_per_step` at a time.
+    Views are taken `at_once` at a time.
 
     Args:
       network: a model that returns its intermediates by name beside the logits.
-      config: its normalisation and `test.views_per_step` are read.
+      prepare: what normalises clips.
+      at_once: views of a step; fewer where equal steps need it.
       names: of the intermediates.
       pooled: whether to average.
       variables: of the network; only their shapes are looked at.
@@ -45,11 +45,10 @@ def make_extractor(
         if name not in known:
             there = ", ".join(f"{key} {list(leaf.shape[1:])}" for key, leaf in known.items())
             raise JaxvidError(f"the network has no intermediate {name!r}: it has {there}")
-    normalize = normalizer(config.data)
 
     @jax.jit
     def extract(variables: Any, views: jax.Array) -> dict[str, jax.Array]:
-        clips = normalize(views)
+        clips = prepare(views)
         _, out = network.apply(variables, clips, train=False)
         found = {name: out[name].astype(jnp.float32) for name in names}
         if pooled:
@@ -58,8 +57,8 @@ def make_extractor(
 
     def run(variables: Any, views: np.ndarray) -> dict[str, np.ndarray]:
         # Equal steps, so that one program does for all.
-        at_once = max(1, min(config.test.views_per_step, len(views)))
-        step = max(k for k in range(1, at_once + 1) if len(views) % k == 0)
+        most = max(1, min(at_once, len(views)))
+        step = max(k for k in range(1, most + 1) if len(views) % k == 0)
         parts = [
             jax.device_get(extract(variables, jnp.asarray(views[start : start + step])))
             for start in range(0, len(views), step)

@@ -16,8 +16,9 @@ from jaxvid import config as configs
 from jaxvid.base import finite, paths, text
 from jaxvid.base.errors import JaxvidError, listed
 from jaxvid.config import fields
+from jaxvid.config.parts import Config
 from jaxvid.data import decode, pipeline
-from jaxvid.inference import evaluate, explain, features
+from jaxvid.inference import evaluate, explain, features, scoring
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE
 
@@ -97,13 +98,12 @@ class Predictor:
                 "model"
             )
         if views == "one":
-            keep_one_view(self.config)
-        self.protocol = pipeline.make_protocol(self.config)
+            self.config = one_view(self.config)
+        self.protocol = pipeline.make_protocol(self.config.test)
         self.classes = class_names(meta, self.config)
         self._one = views == "one"
-        self._network = zoo.create_model(
-            self.config.model.name, len(self.classes), None, **self.config.model.overrides
-        )
+        self._network = evaluate.make_network(self.config.model, len(self.classes))
+        self._prepare = normalizer(self.config.data)
         variables = checkpoint.load_finite(path)
         self._lacking = lacking(meta, variables)
         _, clips = pipeline.plan_test(self.protocol, 1, None)
@@ -118,7 +118,9 @@ class Predictor:
         # Larger videos are shrunk while decoding, as for records.
         default = max(RECORD_SIDE, self.protocol.short_side)
         self.short_side = meta.get("short_side", default)
-        self._score = evaluate.make_scorer(self._network, self.config)
+        self._score = scoring.make_scorer(
+            self._network, self.config.test, self.config.train.loss, self._prepare
+        )
 
     def require_classifier(self) -> None:
         """Raises `JaxvidError` where the checkpoint is a trunk, which has features only."""
@@ -156,7 +158,13 @@ class Predictor:
           JaxvidError: the network has no intermediate of a name; those it has are listed.
         """
         extract = features.make_extractor(
-            self._network, self.config, names, pooled, self._variables, self._clip_shape
+            self._network,
+            self._prepare,
+            self.config.test.views_per_step,
+            names,
+            pooled,
+            self._variables,
+            self._clip_shape,
         )
 
         def run(video: Video, fps: float | None = None) -> dict[str, np.ndarray]:
@@ -178,7 +186,7 @@ class Predictor:
           that it was computed at; see `jaxvid.inference.explain`.
         """
         video = jnp.asarray(prediction.view[None])
-        clip = normalizer(self.config.data)(video)
+        clip = self._prepare(video)
         heat, name = explain.grad_cam(
             lambda variables, clip: self._network.apply(variables, clip, train=False),
             self._variables,
@@ -236,9 +244,7 @@ def _check_answer(video: Video, answer: np.ndarray) -> None:
         )
 
 
-def make_config(
-    meta: dict[str, Any], model: str | None, path: str | os.PathLike
-) -> ml_collections.ConfigDict:
+def make_config(meta: dict[str, Any], model: str | None, path: str | os.PathLike) -> Config:
     """The config of a checkpoint's network and test, from what it says of itself and its row.
 
     Raises:
@@ -277,7 +283,7 @@ def make_config(
         if isinstance(test["sampling"], dict):
             test["sampling"] = config.test.sampling.to_dict() | test["sampling"]
         config.test = ml_collections.ConfigDict(test)
-        fields.check(config)
+        frozen = fields.freeze(config)
         for place, named in enumerate(meta.get("classes") or ()):
             text.one_line(named, f"class {place}", "class name")
     except (JaxvidError, TypeError, ValueError, AttributeError) as error:
@@ -285,7 +291,7 @@ def make_config(
             f"{checkpoint.find(path) / checkpoint.RECORD} says what no config may say ({error}): "
             "copy the checkpoint or write it again"
         ) from error
-    return config
+    return frozen
 
 
 def _check_overrides(name: str, overrides: dict[str, Any]) -> None:
@@ -312,7 +318,7 @@ def _check_overrides(name: str, overrides: dict[str, Any]) -> None:
             )
 
 
-def class_names(meta: dict[str, Any], config: ml_collections.ConfigDict) -> tuple[str, ...]:
+def class_names(meta: dict[str, Any], config: Config) -> tuple[str, ...]:
     """The names of a checkpoint's classes: its own, else its row's dataset's, else numbers."""
     row = zoo.starting_row(config.model.name)
     count = config.model.num_classes or row.num_classes
@@ -367,15 +373,16 @@ def _middle_clip(numbers: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np
     return numbers, places.reshape(1, -1)
 
 
-def keep_one_view(config: ml_collections.ConfigDict) -> None:
-    """Takes the protocol's central or only crop, and of spread clips the middle one."""
-    if CROP_COUNTS[config.test.crops] > 1:
-        config.test.crops = "center"
-    sampling = config.test.sampling
-    sampling.twice_sample = False
+def one_view(config: Config) -> Config:
+    """The config with the protocol's central or only crop, and of spread clips the middle one."""
+    test = config.test
+    crops = "center" if CROP_COUNTS[test.crops] > 1 else test.crops
+    sampling = dataclasses.replace(test.sampling, twice_sample=False)
     several = sampling.sampler == "frames" and sampling.clip_len > 1
     if several or sampling.sampler in ("timed", "uniform"):
-        sampling.num_clips = 1
+        sampling = dataclasses.replace(sampling, num_clips=1)
+    test = dataclasses.replace(test, crops=crops, sampling=sampling)
+    return dataclasses.replace(config, test=test)
 
 
 def check_variables(

@@ -1,18 +1,24 @@
 """What happens to pixels on the device, before the network: the same in training and test."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from jaxvid.base.errors import JaxvidError
 
 
-def normalizer(
-    data: ml_collections.ConfigDict, dtype: jnp.dtype = jnp.float32
-) -> Callable[[jax.Array], jax.Array]:
-    """`normalize` as `config.data` says, for video of pixels [..., C].
+class Pixels(Protocol):
+    """What says how pixels enter a network, such as `config.data`."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    channel_order: str
+
+
+def normalizer(data: Pixels, dtype: jnp.dtype = jnp.float32) -> Callable[[jax.Array], jax.Array]:
+    """`normalize` as `data` says, for video of pixels [..., C].
 
     Raises:
       JaxvidError: `data.channel_order` is neither `rgb` nor `bgr`.

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from jaxvid.base.errors import JaxvidError
@@ -22,6 +21,22 @@ Cube = tuple[int, int, int]
 """Frames, rows and columns of a cube, or of a grid of cubes."""
 Scale = tuple[Sequence[float], Sequence[float]]
 """Means and deviations of channels, of pixels of 0..255."""
+
+
+class Task(NamedTuple):
+    """What a network that pretrains is asked.
+
+    Attributes:
+        cube: what clips are cut into.
+        ratio: the share of places that the encoder does not see.
+        decoder_ratio: the share of cubes that the decoder is not asked for; 0 asks for all hidden.
+        scale: what targets are normalised by, None for each cube's own mean and deviation.
+    """
+
+    cube: Cube
+    ratio: float
+    decoder_ratio: float
+    scale: Scale | None
 
 
 class Masks(NamedTuple):
@@ -124,13 +139,6 @@ def join(cubes: jax.Array, grid: Cube, cube: Cube) -> jax.Array:
     batch, channels = cubes.shape[0], cubes.shape[-1]
     parts = cubes.reshape(batch, *grid, *cube, channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
     return parts.reshape(batch, *(n * side for n, side in zip(grid, cube, strict=True)), channels)
-
-
-def scale_of(config: ml_collections.ConfigDict) -> Scale | None:
-    """What targets are normalised by, as `config.train.normalize_cubes` says."""
-    if config.train.normalize_cubes:
-        return None
-    return tuple(config.data.mean), tuple(config.data.std)
 
 
 def statistics(cubes: jax.Array, scale: Scale | None = None) -> tuple[jax.Array, jax.Array]:

@@ -57,6 +57,36 @@ def write_scores(
     return result
 
 
+def write_reconstructions(
+    folder: pathlib.Path,
+    paths: list[str],
+    losses: np.ndarray,
+    pictures: np.ndarray,
+    about: dict[str, Any],
+) -> None:
+    """Writes what can be said of filled-in videos into `folder`; only process 0 does.
+
+    `losses.csv` holds the loss of each video, `result.json` their mean and what `about` says, and
+    `reconstructions.png` some clips, what was seen of them, and what was made of that. Where cubes
+    are normalised, the mean colour and contrast of each are the clip's own, as they are no part of
+    the answer.
+    """
+    if jax.process_index() != 0:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").unlink(missing_ok=True)
+    lines = ([path, f"{loss:.4f}"] for path, loss in zip(paths, losses, strict=True))
+    text.write_csv(folder / "losses.csv", ["path", "loss"], lines)
+    made = "detail filled in" if about["normalize_cubes"] else "filled in"
+    captions = [
+        f"{path}: clip, what was seen of it, {made} (loss {loss:.3f})"
+        for path, loss in zip(paths, losses, strict=True)
+    ]
+    draw.reconstructions(pictures, captions[: len(pictures)], folder / "reconstructions.png")
+    figures = jsons.dump(about | metrics.reconstruction(losses).figures, indent=1)
+    whole.text(folder / "result.json", figures + "\n", durable=True)
+
+
 def _answered(
     classes: list[str], scores: np.ndarray, labels: np.ndarray
 ) -> Iterator[tuple[str, int, bool]]:

@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
 from jaxvid.base.errors import JaxvidError
+from jaxvid.config.parts import Optim
 
 
-def make_schedule(config: ml_collections.ConfigDict, steps: int, epochs: float) -> optax.Schedule:
+def make_schedule(config: Optim, steps: int, epochs: float) -> optax.Schedule:
     """The learning rate at each of `steps` steps that make up `epochs` epochs.
 
     `config.schedule` is `cosine` (half a cosine from `lr` at the end of the warm-up to `final_lr`
@@ -133,7 +133,7 @@ def scale_layers(layer_of: Mapping[str, int], decay: float) -> optax.GradientTra
 
 
 def make_optimizer(
-    config: ml_collections.ConfigDict,
+    config: Optim,
     schedule: optax.Schedule,
     layer_of: Mapping[str, int] | None = None,
 ) -> optax.GradientTransformation:

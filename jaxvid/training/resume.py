@@ -7,21 +7,24 @@ from there on, and one whose steps were never saved goes again.
 """
 
 import copy
+import dataclasses
 import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import ml_collections
 import numpy as np
 
+from jaxvid import checkpoint, zoo
 from jaxvid.base import whole
 from jaxvid.base.errors import JaxvidError, listed
-from jaxvid.config import fields
-from jaxvid.data import datasets, pipeline
-from jaxvid.training import optim
+from jaxvid.config import fields, parts
+from jaxvid.config.parts import Config
+from jaxvid.data import datasets
+from jaxvid.devices import processes
+from jaxvid.training import plan
 
 CONFIG = "config.json"
 _LATER = re.compile(r"config_from_(\d{8,})\.json")
@@ -40,19 +43,26 @@ _MEANINGS = {
 """What a change means to a run that goes on, where its name does not say it."""
 
 
-class Plan(NamedTuple):
-    """How long a run is, and its rate at each step."""
+def describe(config: Config, classes: Sequence[str], short_side: int) -> dict[str, Any]:
+    """What a checkpoint must say of itself so that prediction needs nothing else.
 
-    per_epoch: int
-    steps: int
-    rate: Callable[[int], Any]
-
-
-def plan(config: ml_collections.ConfigDict, videos: int) -> Plan:
-    """The plan of a run on so many videos."""
-    per_epoch = pipeline.steps_per_epoch(videos, config.train.batch_size, config.data.repeats)
-    steps = max(round(config.train.epochs * per_epoch), 1)
-    return Plan(per_epoch, steps, optim.make_schedule(config.optim, steps, config.train.epochs))
+    `short_side` is that of the largest picture in the records.
+    """
+    row = zoo.starting_row(config.model.name)
+    return {
+        "row": config.model.name,
+        "variant": row.variant,
+        "num_classes": len(classes),
+        "classes": list(classes),
+        "mean": list(config.data.mean),
+        "std": list(config.data.std),
+        "channel_order": config.data.channel_order,
+        "overrides": dict(config.model.overrides),
+        "loss": config.train.loss,
+        "test": dataclasses.asdict(config.test),
+        "short_side": short_side,
+        "new": [f"params/{path}" for path in row.new],
+    }
 
 
 def fingerprint(split: datasets.Split) -> dict[str, Any]:
@@ -63,6 +73,26 @@ def fingerprint(split: datasets.Split) -> dict[str, Any]:
         "frames": int(np.sum(split.source.num_frames)),
         "digest": hashlib.sha256(names.encode("utf-8", "surrogatepass")).hexdigest()[:16],
     }
+
+
+def compare(
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    config: Config,
+    meta: dict[str, Any],
+    videos: int,
+) -> None:
+    """Refuses to go on from the checkpoint in `folder` with what did not make it.
+
+    What else differs is said, as is what cannot be compared.
+    """
+    then = checkpoint.load_meta(folder)
+    lines = check_same(workdir, then, meta, config.data.dataset)
+    lines += differences(workdir, config, then["step"], videos)
+    if lines:
+        processes.log(f"what differs in {workdir} after step {then['step']}:")
+    for line in lines:
+        processes.log(f"  {line}")
 
 
 def check_same(
@@ -112,23 +142,28 @@ def _counts(videos: Mapping[str, Any]) -> str:
     return f"{videos.get('videos')} videos, {videos.get('frames')} frames"
 
 
-def begin(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+def begin(workdir: pathlib.Path, config: Config) -> None:
     """Notes the values that a run begins with, before its first step."""
     _write(workdir, 0, config)
 
 
-def go_on(workdir: pathlib.Path, config: ml_collections.ConfigDict, step: int) -> None:
+def go_on(workdir: pathlib.Path, config: Config, step: int) -> None:
     """Notes the values of the steps after `step`, where they are others than of those before."""
-    if _read(workdir, step) != json.loads(config.to_json()):
+    if _read(workdir, step) != _plain(config):
         _write(workdir, step, config)
 
 
-def _write(workdir: pathlib.Path, step: int, config: ml_collections.ConfigDict) -> None:
+def _write(workdir: pathlib.Path, step: int, config: Config) -> None:
     for path, first in _later(workdir).items():
         if first >= step:  # Of steps that were never saved.
             path.unlink()
     path = workdir / (f"config_from_{step:08d}.json" if step else CONFIG)
-    whole.text(path, config.to_json(indent=1) + "\n", durable=True)
+    whole.text(path, json.dumps(config.to_dict(), indent=1) + "\n", durable=True)
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """The values as JSON holds them."""
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def _read(workdir: pathlib.Path, step: int) -> dict[str, Any] | None:
@@ -148,14 +183,12 @@ def _later(workdir: pathlib.Path) -> dict[pathlib.Path, int]:
     return {path: int(match[1]) for path, match in found if match}
 
 
-def differences(
-    workdir: pathlib.Path, config: ml_collections.ConfigDict, step: int, videos: int
-) -> list[str]:
+def differences(workdir: pathlib.Path, config: Config, step: int, videos: int) -> list[str]:
     """Lines that say what differs after `step`, old value and new, and what that means."""
     old = _read(workdir, step)
     if old is None:
         return [f"not known which fields, as {workdir / CONFIG} cannot be read"]
-    new = json.loads(config.to_json())
+    new = _plain(config)
     before, now = fields.flat(old), fields.flat(new)
     changed = [name for name in now if name in before and before[name] != now[name]]
     unknown = [name for name in now if name not in before]
@@ -170,16 +203,14 @@ def differences(
     return lines
 
 
-def _new_plan(
-    old: Mapping[str, Any], config: ml_collections.ConfigDict, step: int, videos: int
-) -> list[str]:
+def _new_plan(old: Mapping[str, Any], config: Config, step: int, videos: int) -> list[str]:
     """Says what becomes of the length of the run and of its rate."""
     try:
-        was = plan(ml_collections.ConfigDict(old), videos)
+        was = plan.length_of(parts.from_dict(old), videos)
         rate = float(was.rate(step))
     except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError):
         return []  # Values that this version does not know.
-    now, lines = plan(config, videos), []
+    now, lines = plan.length_of(config, videos), []
     for what, before, after in (
         ("steps in an epoch", was.per_epoch, now.per_epoch),
         ("steps in all", was.steps, now.steps),

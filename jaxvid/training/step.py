@@ -7,11 +7,12 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxvid.base.errors import JaxvidError
+from jaxvid.config.parts import Config
+from jaxvid.inference import reconstruct
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.objectives import losses, masking
 from jaxvid.training import mixing, parts
@@ -287,12 +288,12 @@ def make_descent(
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    config: ml_collections.ConfigDict,
+    config: Config,
     frozen: Set[str] = frozenset(),
     recomputed: Set[str] = frozenset(),
     teacher: Teacher | None = None,
 ) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step on a batch of the pipeline: (state, {video uint8, label}) -> as above.
+    """The step on a batch of the pipeline, not compiled: (state, {video uint8, label}) -> as above.
 
     With a teacher its variables are in the batch too, as `teacher`.
     """
@@ -304,9 +305,9 @@ def make_train_step(
         "prepare": normalizer(config.data, jnp.dtype(config.model.dtype)),
     }
     if config.train.loss == "pixels":
-        scale = masking.scale_of(config)
-        update = make_reconstruction_update(model, optimizer, scale=scale, **shared)
-        make = _make_filling(update, masking.cube_of(model), config)
+        task = reconstruct.task_of(model, config.train, config.data)
+        update = make_reconstruction_update(model, optimizer, scale=task.scale, **shared)
+        make = _make_filling(update, task)
     else:
         update = make_update(
             model,
@@ -326,12 +327,12 @@ def make_train_step(
     def step(state: TrainState, batch: dict[str, Any]):
         return make(state, batch, jax.random.fold_in(jax.random.key(config.seed), state.step))
 
-    return jax.jit(step, donate_argnums=0)
+    return step
 
 
 def make_precise_norms(
     model: nn.Module,
-    config: ml_collections.ConfigDict,
+    config: Config,
     frozen: Set[str] = frozenset(),
     placed: Any = None,
 ) -> Callable[[TrainState, Iterable[dict[str, Any]]], TrainState]:
@@ -384,7 +385,7 @@ def make_precise_norms(
 
 
 def _make_classifying(
-    update: Callable[..., Any], model: nn.Module, config: ml_collections.ConfigDict
+    update: Callable[..., Any], model: nn.Module, config: Config
 ) -> Callable[..., Any]:
     """A step of `make_update` on a batch, whose clips and labels are blended before."""
     blend = mixing.Mixing(
@@ -404,17 +405,14 @@ def _make_classifying(
     return make
 
 
-def _make_filling(
-    update: Callable[..., Any], cube: masking.Cube, config: ml_collections.ConfigDict
-) -> Callable[..., Any]:
+def _make_filling(update: Callable[..., Any], task: masking.Task) -> Callable[..., Any]:
     """A step of `make_reconstruction_update` on a batch, whose masks are drawn before."""
-    train = config.train
 
     def make(state: TrainState, batch: dict[str, Any], rng: jax.Array):
         video = batch["video"]
         keys = jax.random.split(jax.random.fold_in(rng, 3), len(video))
-        grid = masking.grid_of(video.shape[1:], cube)
-        masks = masking.draw(keys, grid, train.mask_ratio, train.decoder_mask_ratio)
+        grid = masking.grid_of(video.shape[1:], task.cube)
+        masks = masking.draw(keys, grid, task.ratio, task.decoder_ratio)
         return update(state, video, masks, rng)
 
     return make

@@ -6,29 +6,24 @@ See Jiang et al., "All tokens matter", NeurIPS 2021; for video Liang et al., "Du
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from jaxvid import checkpoint, zoo
 from jaxvid.base.errors import JaxvidError
+from jaxvid.config.parts import Config
 from jaxvid.training.step import Teacher
 
 
-def load(
-    config: ml_collections.ConfigDict, classes: Sequence[str], dtype: Any = None
-) -> tuple[Teacher, Any]:
-    """The network of the checkpoint `config.train.teacher` as a teacher, and its variables.
-
-    Its linear head, made for the mean of its last features, answers for each of them. `dtype` is
-    that of its computations, None follows the clips.
+def find(config: Config, classes: Sequence[str]) -> nn.Module:
+    """The network of the checkpoint `config.train.teacher`, by what the checkpoint says of itself.
 
     Raises:
-      JaxvidError: it has other classes or another normalisation than the run, takes no RGB frames,
-        or its head is more than one linear layer.
+      JaxvidError: it has other classes or another normalisation than the run.
     """
     path = config.train.teacher
-    meta, variables = checkpoint.load_meta(path), checkpoint.load_finite(path)
+    meta = checkpoint.load_meta(path)
     wanted = {
         "classes": list(classes),
         "mean": list(config.data.mean),
@@ -42,17 +37,19 @@ def load(
                 f"config.train.teacher={path} has other {field} than this run: take a teacher "
                 "trained on the same classes and pixels"
             )
-    if variables["params"].get("head", {}).keys() != {"fc"}:
-        raise JaxvidError(
-            f"config.train.teacher={path} has no head of one linear layer on the mean of its "
-            "features: take a DualFormer"
-        )
-    model = zoo.create_model(
+    return zoo.create_model(
         meta.get("row") or meta.get("variant"),
         len(classes),
-        dtype,
+        config.model.compute_dtype,
         **meta.get("overrides", {}),
     )
+
+
+def make_teacher(model: nn.Module) -> Teacher:
+    """What answers for the tokens of a clip.
+
+    The linear head of `model`, made for the mean of its last features, answers for each of them.
+    """
 
     def answer(variables: Any, video: jax.Array) -> jax.Array:
         _, out = model.apply(variables, video, train=False)
@@ -61,4 +58,19 @@ def load(
         logits = features @ linear["kernel"].astype(features.dtype)
         return logits.astype(jnp.float32) + linear["bias"]
 
-    return answer, variables
+    return answer
+
+
+def load(path: str) -> Any:
+    """The teacher's variables.
+
+    Raises:
+      JaxvidError: its head is more than one linear layer.
+    """
+    variables = checkpoint.load_finite(path)
+    if variables["params"].get("head", {}).keys() != {"fc"}:
+        raise JaxvidError(
+            f"config.train.teacher={path} has no head of one linear layer on the mean of its "
+            "features: take a DualFormer"
+        )
+    return variables

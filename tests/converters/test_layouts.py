@@ -15,7 +15,7 @@ from converters import checkpoints, files, shards, spellings, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.base.errors import JaxvidError
 from jaxvid.inference import predictor
-from jaxvid.training import loop
+from jaxvid.training import start
 from tests.converters.pth import safetensors
 from tests.converters.test_checkpoints import NAME, equal, random_variables, run
 from tests.golden import weights as golden
@@ -344,7 +344,7 @@ def test_training_starts_from_a_trunk_and_says_what_is_new(tmp_path, capsys):
     torch_write.write(tmp_path / "a.pth", TRUNK, {})
     run(f"--model={NAME}", f"--checkpoint={tmp_path / 'a.pth'}", f"--out={tmp_path / 'w'}")
     capsys.readouterr()
-    state = loop.start_from(state_of(NAME, 2, 0.0), str(tmp_path / "w"), ["a", "b"])
+    state = start.start_from(state_of(NAME, 2, 0.0), str(tmp_path / "w"), ["a", "b"])
     said = capsys.readouterr().out
     assert "new: params/head/fc/bias" in said and "2 new" in said
     taken = {"params": dict(state.params), "batch_stats": state.batch_stats}

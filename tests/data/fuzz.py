@@ -35,9 +35,10 @@ import numpy as np
 
 from jaxvid import checkpoint, config, fuse, zoo
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import build, datasets, decode, pipeline, records, sequence_example, toy
+from jaxvid.data import build, datasets, decode, records, sequence_example, toy
 from jaxvid.data.crc32c import masked
 from jaxvid.inference import predictor, stream
+from tests import handed
 from tests.data import clips
 
 NETWORK = "tsm_test"
@@ -178,9 +179,9 @@ def _settings() -> ml_collections.ConfigDict:
 def _read_batches(split: datasets.Split, settings: ml_collections.ConfigDict) -> None:
     """A batch of training, as it is met, and the whole test."""
     settings.train.loss = "sigmoid"
-    with contextlib.closing(pipeline.train_batches(split, settings)) as batches:
+    with contextlib.closing(handed.train_batches(split, settings)) as batches:
         next(batches)
-    for batch in pipeline.test_batches(split, settings):
+    for batch in handed.test_batches(split, settings):
         assert batch["video"].shape[2:] == (4, 32, 32, 3)
 
 

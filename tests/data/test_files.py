@@ -12,6 +12,7 @@ import pytest
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import augment, build, datasets, decode, files, pipeline, sampling
 from jaxvid.rows import Sampling
+from tests import handed
 from tests.data import clips
 from tests.data.test_pipeline import EVERYTHING, assert_same, joined_parts, make_config, take
 
@@ -77,8 +78,8 @@ def test_files_are_what_their_records_are(split, records):
 @pytest.mark.parametrize("changes", [{}, EVERYTHING])
 def test_batches_are_those_of_records_but_for_the_noise_of_jpegs(split, records, changes):
     config = make_config(**changes)
-    ours = take(pipeline.train_batches(split, config), 4)
-    theirs = take(pipeline.train_batches(records, config), 4)
+    ours = take(handed.train_batches(split, config), 4)
+    theirs = take(handed.train_batches(records, config), 4)
     for one, other in zip(ours, theirs, strict=True):
         assert one["video"].shape == other["video"].shape
         np.testing.assert_array_equal(one["index"], other["index"])
@@ -89,8 +90,8 @@ def test_batches_are_those_of_records_but_for_the_noise_of_jpegs(split, records,
 
 
 def test_views_are_those_of_records_but_for_the_noise_of_jpegs(split, records):
-    ours = list(pipeline.test_batches(split, make_config()))
-    theirs = list(pipeline.test_batches(records, make_config()))
+    ours = list(handed.test_batches(split, make_config()))
+    theirs = list(handed.test_batches(records, make_config()))
     for one, other in zip(ours, theirs, strict=True):
         for name in ("index", "label", "weight"):
             np.testing.assert_array_equal(one[name], other[name])
@@ -99,8 +100,8 @@ def test_views_are_those_of_records_but_for_the_noise_of_jpegs(split, records):
 
 def test_pixels_are_those_of_the_plan(split, folder):
     config = make_config()
-    batches = take(pipeline.train_batches(split, config), 3)
-    augmentation = pipeline.make_augmentation(config)
+    batches = take(handed.train_batches(split, config), 3)
+    augmentation = pipeline.make_augmentation(handed.frozen(config).data)
     for example in range(12):
         step, place = divmod(example, 4)
         number = batches[step]["index"][place]
@@ -119,11 +120,11 @@ def test_pixels_are_those_of_the_plan(split, folder):
 
 def test_batches_are_functions_of_seed_and_step(split):
     config = make_config(**EVERYTHING)
-    whole = take(pipeline.train_batches(split, config), 4)
-    assert_same(whole[2:], take(pipeline.train_batches(split, config, start_step=2), 2))
+    whole = take(handed.train_batches(split, config), 4)
+    assert_same(whole[2:], take(handed.train_batches(split, config, start_step=2), 2))
     assert_same(whole, joined_parts(split, config, 2, 4))
     config.data.workers = 1
-    assert_same(whole, take(pipeline.train_batches(split, config), 4))
+    assert_same(whole, take(handed.train_batches(split, config), 4))
 
 
 def damage(folder):
@@ -133,12 +134,12 @@ def damage(folder):
 
 
 def test_bad_files_are_counted_named_and_replaced(copied, capfd):
-    good = take(pipeline.train_batches(open_files(copied), make_config()), 4)
+    good = take(handed.train_batches(open_files(copied), make_config()), 4)
     damage(copied)
     split = open_files(copied, max_bad_records=2)
     said = capfd.readouterr().err
     assert "2.mp4 cannot be opened as a video" in said and "4.mp4 is not a file" in said
-    batches = pipeline.train_batches(split, make_config(max_bad_records=2))
+    batches = handed.train_batches(split, make_config(max_bad_records=2))
     bad = take(batches, 4)
     assert set(batches.bad) == {2, 4} and "4.mp4 is not a file" in batches.bad[4]
     assert "bad video 2 of at most 2" in capfd.readouterr().err
@@ -174,10 +175,10 @@ def test_a_file_that_changes_while_a_run_reads_it(copied, change):
         "is not a file" if change == "gone" else "has changed since .* delete .*train.csv.probed"
     )
     with pytest.raises(JaxvidError, match=f"3.mp4 {words}"):
-        take(pipeline.train_batches(split, make_config()), 2)
+        take(handed.train_batches(split, make_config()), 2)
     with pytest.raises(JaxvidError, match=f"3.mp4 {words}"):
-        list(pipeline.test_batches(split, make_config()))
-    batches = pipeline.train_batches(split, make_config(max_bad_records=1))
+        list(handed.test_batches(split, make_config()))
+    batches = handed.train_batches(split, make_config(max_bad_records=1))
     take(batches, 3)
     assert list(batches.bad) == [3]
 
@@ -298,7 +299,7 @@ def test_decoding_overlaps(folder, split, monkeypatch):
         return frames_at(*arguments)
 
     monkeypatch.setattr(decode, "frames_at", frames_at)
-    batches = pipeline.train_batches(split, make_config(batch=2))
+    batches = handed.train_batches(split, make_config(batch=2))
     for batch in itertools.islice(batches, 2):
         assert batch["video"].any()
     together.abort()

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import datasets, imports, pipeline
+from jaxvid.data import datasets, imports
 from jaxvid.data.cpu_tf import tf
+from tests import handed
 from tests.data.test_pipeline import CLASSES, LENGTHS, assert_same, make_config, record, take
 
 
@@ -108,7 +109,7 @@ def test_a_factory_gives_the_batches_of_its_records(module, shard, tmp_path, mon
     assert ours.source.num_frames.tolist() == list(LENGTHS)
     assert ours.paths[:2] == ["train/000000", "train/000001"]
     config = make_config()
-    one, other = (take(pipeline.train_batches(split, config), 3) for split in (ours, theirs))
+    one, other = (take(handed.train_batches(split, config), 3) for split in (ours, theirs))
     assert_same(one, other)
     # From now on the factory is not asked.
     monkeypatch.setattr(Factory, "make_dataset", None)
@@ -266,11 +267,11 @@ def test_a_tfds_dataset_gives_its_videos(found, tmp_path):
     assert seen == set(range(5))
     assert len(open_split("tfds:tiny_videos", tmp_path, "test")) == 2
     config = make_config()
-    batch = next(pipeline.train_batches(split, config))
+    batch = next(handed.train_batches(split, config))
     assert batch["video"].shape == (4, 4, 24, 24, 3)
     assert_same(
-        take(pipeline.train_batches(split, config), 4)[2:],
-        take(pipeline.train_batches(split, config, start_step=2), 2),
+        take(handed.train_batches(split, config), 4)[2:],
+        take(handed.train_batches(split, config, start_step=2), 2),
     )
 
 

@@ -1,5 +1,6 @@
 """Batches: their contents against frames decoded apart, their order against (seed, step)."""
 
+import dataclasses
 import io
 import itertools
 import pathlib
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvid import config as configs
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import augment, datasets, pipeline, rand_augment, sampling
 from jaxvid.data.cpu_tf import tf
 from jaxvid.rows import Protocol, Sampling
+from tests import handed
 
 JITTER = (0.4, 0.4, 0.4, 0.1)
 CLASSES = ("left", "right", "up")
@@ -74,40 +77,32 @@ def split(tmp_path_factory):
 
 
 def make_config(batch=4, seed=1, **data):
-    config = ml_collections.ConfigDict()
+    config = configs.from_row("tsm_test")
     config.seed = seed
-    config.data = {
+    settings = {
         "sampling": {"clip_len": 4, "frame_interval": 2},
-        "trim": 0.0,
         "crop": 24,
         "crop_mode": "random_resized",
         "crop_scales": (1.0, 0.8),
-        "even_sides": False,
         "crop_scale_gap": 1,
         "fixed_crops": 5,
         "area": (0.3, 1.0),
-        "aspect": (3 / 4, 4 / 3),
         "flip": 0.5,
-        "mirrored_labels": (),
-        "color_jitter": (0.0, 0.0, 0.0, 0.0),
-        "hue_bytes": False,
-        "rand_augment": "",
-        "rand_augment_fill": 128,
-        "rand_augment_after_crop": False,
-        "random_erasing": 0.0,
-        "repeats": 1,
-        "repeats_share_frames": True,
-        "max_bad_records": 0,
         "workers": 2,
     } | data
-    config.train = {"batch_size": batch, "loss": "softmax"}
+    sampling = Sampling(**settings.pop("sampling"))
+    config.data.update(settings)
+    config.data.sampling = dataclasses.asdict(sampling)
+    config.train.batch_size = batch
     config.test = {
-        "sampling": {"clip_len": 4, "frame_interval": 2, "num_clips": 2},
+        "sampling": dataclasses.asdict(Sampling(clip_len=4, frame_interval=2, num_clips=2)),
         "short_side": 32,
         "crops": "three",
         "crop": 32,
         "average": "prob",
+        "weights": "ema",
         "batch_size": batch,
+        "views_per_step": 1,
     }
     return config
 
@@ -140,8 +135,8 @@ def test_split(split):
 
 def test_shapes_and_types(split):
     config = make_config()
-    (batch,) = take(pipeline.train_batches(split, config), 1)
-    assert pipeline.clip_shape(config) == (4, 24, 24, 3)
+    (batch,) = take(handed.train_batches(split, config), 1)
+    assert pipeline.clip_shape(handed.frozen(config).data) == (4, 24, 24, 3)
     kinds = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
     assert kinds == {
         "video": ("uint8", (4, 4, 24, 24, 3)),
@@ -153,9 +148,9 @@ def test_shapes_and_types(split):
 
 def test_training_pixels_are_those_of_the_plan(split):
     config = make_config(color_jitter=JITTER)
-    batches = take(pipeline.train_batches(split, config), 3)
+    batches = take(handed.train_batches(split, config), 3)
     how = Sampling(clip_len=4, frame_interval=2)
-    augmentation = pipeline.make_augmentation(config)
+    augmentation = pipeline.make_augmentation(handed.frozen(config).data)
     for example in range(12):
         step, place = divmod(example, 4)
         number = batches[step]["index"][place]
@@ -194,9 +189,9 @@ AS_PUBLISHED = EVERYTHING | {
 def test_augmented_pixels_are_those_of_the_plan(split, changes):
     config = make_config(**changes)
     after = config.data.rand_augment_after_crop
-    batches = take(pipeline.train_batches(split, config), 4)
+    batches = take(handed.train_batches(split, config), 4)
     how = Sampling(clip_len=4, frame_interval=2)
-    augmentation = pipeline.make_augmentation(config)
+    augmentation = pipeline.make_augmentation(handed.frozen(config).data)
     erased = operations = 0
     for clip in range(16):
         step, place = divmod(clip, 4)
@@ -232,19 +227,19 @@ def test_augmented_pixels_are_those_of_the_plan(split, changes):
 
 
 def test_repeats_are_the_same_frames_changed_in_other_ways(split):
-    batches = take(pipeline.train_batches(split, make_config(batch=6, repeats=3)), 7)
+    batches = take(handed.train_batches(split, make_config(batch=6, repeats=3)), 7)
     index = np.concatenate([batch["index"] for batch in batches]).reshape(-1, 3)
     assert (index == index[:, :1]).all()
     assert sorted(index[:7, 0]) == sorted(index[7:, 0]) == list(range(7))
     video = np.concatenate([batch["video"] for batch in batches]).reshape(14, 3, -1)
     assert (video[:, 0] != video[:, 1]).any(1).all() and (video[:, 1] != video[:, 2]).any(1).all()
     # The first is what it would be without repeats.
-    plain = take(pipeline.train_batches(split, make_config(batch=2)), 7)
+    plain = take(handed.train_batches(split, make_config(batch=2)), 7)
     np.testing.assert_array_equal(
         video[:, 0], np.concatenate([batch["video"] for batch in plain]).reshape(14, -1)
     )
     still = make_config(batch=6, repeats=3, crop_mode="center", flip=0.0)
-    (batch,) = take(pipeline.train_batches(split, still), 1)
+    (batch,) = take(handed.train_batches(split, still), 1)
     video = batch["video"].reshape(2, 3, -1)
     np.testing.assert_array_equal(video, np.repeat(video[:, :1], 3, 1))
 
@@ -252,7 +247,7 @@ def test_repeats_are_the_same_frames_changed_in_other_ways(split):
 def test_repeats_may_draw_frames_of_their_own(split):
     how = {"batch": 6, "crop_mode": "center", "flip": 0.0, "trim": 0.2}
     own = make_config(repeats=3, repeats_share_frames=False, **how)
-    batches = take(pipeline.train_batches(split, own), 14)
+    batches = take(handed.train_batches(split, own), 14)
     index = np.concatenate([batch["index"] for batch in batches]).reshape(-1, 3)
     assert (index == index[:, :1]).all()
     video = np.concatenate([batch["video"] for batch in batches]).reshape(28, 3, -1)
@@ -262,7 +257,7 @@ def test_repeats_may_draw_frames_of_their_own(split):
     differ = np.stack([(video[:, a] != video[:, b]).any(1) for a, b in pairs], 1)
     assert long.sum() >= 4 and differ[long].mean() > 0.5
     shared = make_config(repeats=3, **how)
-    other = take(pipeline.train_batches(split, shared), 14)
+    other = take(handed.train_batches(split, shared), 14)
     other = np.concatenate([batch["video"] for batch in other]).reshape(28, 3, -1)
     np.testing.assert_array_equal(other, np.repeat(video[:, :1], 3, 1))
 
@@ -275,12 +270,12 @@ def test_an_epoch_with_repeats_has_each_video_once():
 @pytest.mark.parametrize("changes", [{"color_jitter": JITTER}, EVERYTHING, AS_PUBLISHED])
 def test_batches_are_functions_of_seed_and_step(split, changes):
     config = make_config(**changes)
-    first = take(pipeline.train_batches(split, config), 6)
-    assert_same(first[4:], take(pipeline.train_batches(split, config, start_step=4), 2))
+    first = take(handed.train_batches(split, config), 6)
+    assert_same(first[4:], take(handed.train_batches(split, config, start_step=4), 2))
     config.data.workers = 1
-    assert_same(first, take(pipeline.train_batches(split, config), 6))
+    assert_same(first, take(handed.train_batches(split, config), 6))
     config.seed = 2
-    other = take(pipeline.train_batches(split, config), 1)
+    other = take(handed.train_batches(split, config), 1)
     assert (first[0]["video"] != other[0]["video"]).any()
 
 
@@ -288,7 +283,7 @@ def joined_parts(split, config, processes, count, start_step=0):
     """The batches of several processes, put together."""
     parts = [
         take(
-            pipeline.train_batches(
+            handed.train_batches(
                 split, config, start_step=start_step, process=process, processes=processes
             ),
             count,
@@ -305,12 +300,12 @@ def joined_parts(split, config, processes, count, start_step=0):
 @pytest.mark.parametrize("changes, processes", [({}, 2), (EVERYTHING, 2), (AS_PUBLISHED, 4)])
 def test_processes_share_the_same_batches(split, changes, processes):
     config = make_config(**changes)
-    whole = take(pipeline.train_batches(split, config, start_step=1), 3)
+    whole = take(handed.train_batches(split, config, start_step=1), 3)
     assert_same(whole, joined_parts(split, config, processes, 3, start_step=1))
 
 
 def test_every_epoch_sees_every_video_in_a_new_order(split):
-    batches = take(pipeline.train_batches(split, make_config(batch=2)), 7)
+    batches = take(handed.train_batches(split, make_config(batch=2)), 7)
     seen = np.concatenate([batch["index"] for batch in batches])
     assert sorted(seen[:7]) == sorted(seen[7:]) == list(range(7))
     assert (seen[:7] != seen[7:]).any()
@@ -322,7 +317,7 @@ def test_every_epoch_has_its_own_order():
 
 
 def test_fewer_videos_than_a_batch(split):
-    (batch,) = take(pipeline.train_batches(split, make_config(batch=16)), 1)
+    (batch,) = take(handed.train_batches(split, make_config(batch=16)), 1)
     counts = np.bincount(batch["index"], minlength=7)
     assert counts.sum() == 16 and set(counts) == {2, 3}
     assert pipeline.steps_per_epoch(7, 16) == 1
@@ -332,15 +327,15 @@ def test_fewer_videos_than_a_batch(split):
 def test_segments_of_a_frame_net(split):
     config = make_config(sampling={"clip_len": 1, "num_clips": 5})
     config.test.sampling = {"clip_len": 1, "num_clips": 5, "twice_sample": True}
-    assert pipeline.clip_shape(config) == (5, 24, 24, 3)
-    (batch,) = take(pipeline.train_batches(split, config), 1)
+    assert pipeline.clip_shape(handed.frozen(config).data) == (5, 24, 24, 3)
+    (batch,) = take(handed.train_batches(split, config), 1)
     assert batch["video"].shape == (4, 5, 24, 24, 3)
-    batch = next(pipeline.test_batches(split, config))
+    batch = next(handed.test_batches(split, config))
     assert batch["video"].shape == (4, 6, 5, 32, 32, 3)
 
 
 def test_test_batches_hold_each_video_once(split):
-    batches = list(pipeline.test_batches(split, make_config()))
+    batches = list(handed.test_batches(split, make_config()))
     assert [batch["video"].shape for batch in batches] == [(4, 6, 4, 32, 32, 3)] * 2
     index = np.concatenate([batch["index"] for batch in batches])
     weight = np.concatenate([batch["weight"] for batch in batches])
@@ -352,8 +347,8 @@ def test_test_batches_hold_each_video_once(split):
 
 def test_views_of_decoded_frames_equal_those_of_records(split):
     config = make_config()
-    batches = list(pipeline.test_batches(split, config))
-    protocol = pipeline.make_protocol(config)
+    batches = list(handed.test_batches(split, config))
+    protocol = pipeline.make_protocol(handed.frozen(config).test)
     for number in range(7):
         frames = decoded(split, number)
         needed, clips = pipeline.plan_test(protocol, len(frames), None)
@@ -364,11 +359,9 @@ def test_views_of_decoded_frames_equal_those_of_records(split):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_the_test(split, processes):
-    whole = list(pipeline.test_batches(split, make_config(batch=8)))
+    whole = list(handed.test_batches(split, make_config(batch=8)))
     parts = [
-        list(
-            pipeline.test_batches(split, make_config(batch=8), process=process, processes=processes)
-        )
+        list(handed.test_batches(split, make_config(batch=8), process=process, processes=processes))
         for process in range(processes)
     ]
     joined = [
@@ -379,7 +372,7 @@ def test_processes_share_the_test(split, processes):
 
 
 def test_a_process_without_videos_still_gets_its_batches(split):
-    parts = pipeline.test_batches(split, make_config(batch=32), process=3, processes=4)
+    parts = handed.test_batches(split, make_config(batch=32), process=3, processes=4)
     (batch,) = parts
     assert batch["video"].shape == (8, 6, 4, 32, 32, 3)
     assert (batch["index"] == -1).all() and not batch["weight"].any()
@@ -398,8 +391,8 @@ class Slow(Records):
         return super().frames(number, indices)
 
 split = t.datasets.check_split(Slow({str(split.source.folder)!r}, "train"), "train")
-train = t.pipeline.train_batches(split, t.make_config(workers=4))
-test = t.pipeline.test_batches(split, t.make_config(workers=4))
+train = t.handed.train_batches(split, t.make_config(workers=4))
+test = t.handed.test_batches(split, t.make_config(workers=4))
 next(train), next(test)
 """
     ended = subprocess.run(
@@ -432,9 +425,9 @@ class Broken:
 def test_errors_name_the_video(split, unreadable, words):
     name = "" if unreadable else split.paths[3]
     with pytest.raises(JaxvidError, match=f"{name}.*{words}"):
-        list(pipeline.test_batches(broken(split, unreadable), make_config(batch=2)))
+        list(handed.test_batches(broken(split, unreadable), make_config(batch=2)))
     with pytest.raises(JaxvidError, match=f"{name}.*{words}"):
-        take(pipeline.train_batches(broken(split, unreadable), make_config(batch=2)), 4)
+        take(handed.train_batches(broken(split, unreadable), make_config(batch=2)), 4)
 
 
 def broken(split, unreadable=True):
@@ -449,8 +442,8 @@ def test_a_bad_record_is_named_and_another_takes_its_place(
     split, unreadable, words, changes, capfd
 ):
     config = make_config(max_bad_records=1, **changes)
-    good = take(pipeline.train_batches(split, config), 6)
-    batches = pipeline.train_batches(broken(split, unreadable), config)
+    good = take(handed.train_batches(split, config), 6)
+    batches = handed.train_batches(broken(split, unreadable), config)
     bad = take(batches, 6)
     assert list(batches.bad) == [3] and words in batches.bad[3]
     said = capfd.readouterr().err
@@ -467,7 +460,7 @@ def test_a_bad_record_is_named_and_another_takes_its_place(
                 assert other["index"][i] == video
                 np.testing.assert_array_equal(other["video"][i], one["video"][i])
     assert replaced == 3
-    assert_same(bad[2:], take(pipeline.train_batches(broken(split), config, start_step=2), 4))
+    assert_same(bad[2:], take(handed.train_batches(broken(split), config, start_step=2), 4))
     assert_same(bad, joined_parts(broken(split), config, 2, 6))
 
 
@@ -483,7 +476,7 @@ class Flawed(Broken):
 def test_replacements_do_not_depend_on_what_was_met_before(split):
     flawed = datasets.Split(Flawed(split.source, True), split.classes)
     config = make_config(max_bad_records=6, repeats=2)
-    batches = pipeline.train_batches(flawed, config)
+    batches = handed.train_batches(flawed, config)
     whole = take(batches, 10)
     long = {number for number in range(7) if split.source.num_frames[number] > 10}
     assert len(batches.bad) >= 2 and set(batches.bad) <= long
@@ -492,14 +485,14 @@ def test_replacements_do_not_depend_on_what_was_met_before(split):
     for start in (3, 7):
         assert_same(
             whole[start:],
-            take(pipeline.train_batches(flawed, config, start_step=start), 10 - start),
+            take(handed.train_batches(flawed, config, start_step=start), 10 - start),
         )
 
 
 def test_too_many_bad_records_stop_the_run(split):
     flawed = datasets.Split(Flawed(split.source, True), split.classes)
     with pytest.raises(JaxvidError, match=r"corrupt.* \(2 bad videos; .*max_bad_records is 1\)"):
-        take(pipeline.train_batches(flawed, make_config(max_bad_records=1)), 20)
+        take(handed.train_batches(flawed, make_config(max_bad_records=1)), 20)
 
 
 def test_nothing_but_bad_records_stops_the_run(split):
@@ -509,27 +502,27 @@ def test_nothing_but_bad_records_stops_the_run(split):
 
     empty = datasets.Split(Empty(split.source, True), split.classes)
     with pytest.raises(JaxvidError, match="is gone .7 bad videos"):
-        take(pipeline.train_batches(empty, make_config(max_bad_records=100)), 1)
+        take(handed.train_batches(empty, make_config(max_bad_records=100)), 1)
 
 
 def test_a_bad_record_of_the_test_stops_it(split):
     with pytest.raises(JaxvidError, match="shard 1 is gone: build the records again$"):
-        list(pipeline.test_batches(broken(split), make_config(max_bad_records=5)))
+        list(handed.test_batches(broken(split), make_config(max_bad_records=5)))
 
 
 def test_settings_that_make_no_sense(split):
     with pytest.raises(JaxvidError, match="does not divide over 3 processes"):
-        pipeline.train_batches(split, make_config(), process=0, processes=3)
+        handed.train_batches(split, make_config(), process=0, processes=3)
     with pytest.raises(JaxvidError, match="4 clips, but config.data.repeats is 3"):
-        pipeline.train_batches(split, make_config(repeats=3))
+        handed.train_batches(split, make_config(repeats=3))
     with pytest.raises(JaxvidError, match="gives 2 clips"):
-        pipeline.train_batches(split, make_config(sampling={"clip_len": 4, "num_clips": 2}))
+        handed.train_batches(split, make_config(sampling={"clip_len": 4, "num_clips": 2}))
     with pytest.raises(JaxvidError, match="seed is -1"):
-        pipeline.train_batches(split, make_config(seed=-1))
+        handed.train_batches(split, make_config(seed=-1))
     config = make_config()
     config.test.sampling = {"sampler": "untrimmed"}
     with pytest.raises(JaxvidError, match="untrimmed"):
-        pipeline.test_batches(split, config)
+        handed.test_batches(split, config)
 
 
 def test_views_refuse_a_crop_that_does_not_fit():
@@ -539,15 +532,13 @@ def test_views_refuse_a_crop_that_does_not_fit():
 
 
 def test_flipped_clips_change_places_in_mirrored_labels(split):
-    plain = next(pipeline.train_batches(split, make_config(batch=14, flip=1.0)))
+    plain = next(handed.train_batches(split, make_config(batch=14, flip=1.0)))
     swapped = make_config(batch=14, flip=1.0, mirrored_labels=((0, 1),))
-    mirrored = next(pipeline.train_batches(split, swapped))
+    mirrored = next(handed.train_batches(split, swapped))
     assert set(plain["label"]) == {0, 1, 2}
     np.testing.assert_array_equal(np.array([1, 0, 2])[plain["label"]], mirrored["label"])
     still = make_config(batch=14, flip=0.0, mirrored_labels=((0, 1),))
-    np.testing.assert_array_equal(
-        next(pipeline.train_batches(split, still))["label"], plain["label"]
-    )
+    np.testing.assert_array_equal(next(handed.train_batches(split, still))["label"], plain["label"])
 
 
 def test_trimmed_videos_lose_at_most_their_share():
@@ -578,17 +569,17 @@ def test_videos_may_have_several_labels(split):
     several = datasets.Split(Several(split.source), split.classes)
     config = make_config(batch=14, flip=1.0, mirrored_labels=((0, 1),))
     with pytest.raises(JaxvidError, match="2.mp4.* has 2 labels: set config.train.loss=sigmoid"):
-        pipeline.train_batches(several, config)
+        handed.train_batches(several, config)
     with pytest.raises(JaxvidError, match="has 2 labels"):
-        pipeline.test_batches(several, config)
+        handed.test_batches(several, config)
     config.train.loss = "sigmoid"
     want = np.zeros((7, 3), np.uint8)
     for number, labels in enumerate(several.source.labels):
         want[number, list(labels)] = 1
-    (batch,) = take(pipeline.train_batches(several, config), 1)
+    (batch,) = take(handed.train_batches(several, config), 1)
     assert batch["label"].dtype == np.uint8
     np.testing.assert_array_equal(batch["label"], want[batch["index"]][:, [1, 0, 2]])
     config.test.batch_size = 4
-    first, last = pipeline.test_batches(several, config)
+    first, last = handed.test_batches(several, config)
     np.testing.assert_array_equal(first["label"], want[:4])
     np.testing.assert_array_equal(last["label"], [*want[4:], [0, 0, 0]])

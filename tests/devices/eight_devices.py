@@ -19,6 +19,7 @@ import numpy as np
 from jaxvid import checkpoint, config, zoo
 from jaxvid.devices import placement
 from jaxvid.training import optim, step
+from tests import handed
 
 STEPS = 4
 PLACES = {"one": (1, "replicated"), "all": (8, "replicated"), "split": (8, "fsdp")}
@@ -51,7 +52,7 @@ class Place:
         placed = placement.place_state(abstract, self.mesh, how)
         self.init = jax.jit(init, out_shardings=placed)
         self.step = jax.jit(
-            step.make_train_step(MODEL, OPTIMIZER, CONFIG),
+            step.make_train_step(MODEL, OPTIMIZER, handed.frozen(CONFIG)),
             donate_argnums=0,
             out_shardings=(placed, placement.replicated(self.mesh)),
         )

@@ -14,6 +14,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.inference import evaluate
 from jaxvid.layers.preprocess import normalize
 from jaxvid.reports import metrics, results
+from tests import handed
 
 CLASSES = ["left", "right", "up"]
 
@@ -33,7 +34,7 @@ def test_views_are_averaged_as_a_plain_loop_does(network, average, at_once):
     config = configs.from_row("tsm_test")
     config.test.update({"average": average, "views_per_step": at_once})
     video = np.random.default_rng(0).integers(0, 256, (2, 6, 2, 32, 32, 3), np.uint8)
-    scores = evaluate.make_scorer(model, config)(variables, jnp.asarray(video))
+    scores = handed.make_scorer(model, config)(variables, jnp.asarray(video))
     apply = jax.jit(lambda clip: model.apply(variables, clip, train=False)[0])
     for number in range(2):
         answers = []
@@ -53,7 +54,7 @@ def test_other_averages_are_refused(network):
     config = configs.from_row("tsm_test")
     config.test.average = "max"
     with pytest.raises(JaxvidError, match="'max' is unknown: take prob or score"):
-        evaluate.make_scorer(network[0], config)
+        handed.make_scorer(network[0], config)
 
 
 SCORES = np.array([[0.7, 0.2, 0.1], [0.4, 0.4, 0.2], [0.1, 0.6, 0.3], [0.1, 0.2, 0.7]])
@@ -138,7 +139,7 @@ def test_scores_of_the_sigmoid_loss_are_each_classs_own(network, average):
     config.train.loss = "sigmoid"
     config.test.average = average
     video = np.random.default_rng(0).integers(0, 256, (1, 2, 2, 32, 32, 3), np.uint8)
-    scores = evaluate.make_scorer(model, config)(variables, jnp.asarray(video))
+    scores = handed.make_scorer(model, config)(variables, jnp.asarray(video))
     logits = [
         model.apply(variables, normalize(view[None], config.data.mean, config.data.std))[0][0]
         for view in video[0]

@@ -9,9 +9,10 @@ import pytest
 from jaxvid import config as configs
 from jaxvid import zoo
 from jaxvid.base.errors import JaxvidError
-from jaxvid.inference import evaluate, features, predictor
+from jaxvid.inference import features, predictor
 from jaxvid.layers.preprocess import normalize, normalizer
 from jaxvid.training import optim, step
+from tests import handed
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), np.uint8)
 
@@ -50,10 +51,10 @@ def test_mean_and_deviation_are_those_of_red_green_and_blue(order):
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_a_test_and_features_see_the_order(order):
     config = make_config(order)
-    scores = evaluate.make_scorer(Channels(), config)(VARIABLES, PIXELS[:, None])
+    scores = handed.make_scorer(Channels(), config)(VARIABLES, PIXELS[:, None])
     np.testing.assert_allclose(scores, jax.nn.softmax(means(order)), atol=1e-5)
     extract = features.make_extractor(
-        Channels(), config, ["pre_logits"], True, VARIABLES, PIXELS.shape[1:]
+        Channels(), normalizer(config.data), 1, ["pre_logits"], True, VARIABLES, PIXELS.shape[1:]
     )
     found = extract(VARIABLES, PIXELS)["pre_logits"]
     np.testing.assert_allclose(found, means(order).mean(0), atol=1e-5)
@@ -64,7 +65,7 @@ def test_training_sees_the_order(order):
     config = make_config(order)
     optimizer = optim.make_optimizer(config.optim, lambda step: 0.1)
     state = step.make_state(VARIABLES, optimizer)
-    train_step = jax.jit(step.make_train_step(Channels(), optimizer, config))
+    train_step = jax.jit(step.make_train_step(Channels(), optimizer, handed.frozen(config)))
     labels = jnp.array([0, 2])
     _, measured = train_step(state, {"video": PIXELS, "label": labels})
     wanted = -jax.nn.log_softmax(means(order))[np.arange(2), labels].mean()

@@ -17,8 +17,9 @@ from jaxvid.base.errors import JaxvidError, Stopped
 from jaxvid.data import build, datasets, pipeline, toy
 from jaxvid.inference import evaluate
 from jaxvid.reports import metrics
-from jaxvid.training import loop, optim, resume
+from jaxvid.training import loop, optim, plan, resume
 from jaxvid.training.step import make_precise_norms
+from tests import handed
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -166,7 +167,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(records, tmp_path):
     )
     assert said and said[3] == "2", caught.value
     split = datasets.open_split(c.data, "train")
-    batches = pipeline.train_batches(split, c, start_step=1)
+    batches = handed.train_batches(split, c, start_step=1)
     for video in next(batches)["index"]:
         assert split.paths[video] in str(caught.value)
     batches.close()
@@ -248,7 +249,7 @@ def test_a_run_that_was_stopped_while_statistics_were_measured_goes_on_exactly(
         return measure_and_be_asked
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(loop, "make_precise_norms", stopping)
+        patch.setattr(plan, "make_precise_norms", stopping)
         loop.train(c, tmp_path / "stopped")
     unmeasured = flat(last(tmp_path / "stopped"))
     loop.train(c, tmp_path / "stopped")
@@ -400,10 +401,10 @@ def test_what_differs_is_said_with_its_meaning_and_kept(records, begun, capsys):
     assert differs.splitlines() == [
         f"what differs in {begun} after step 20:",
         '  init: "" -> "somewhere" (without effect: the weights are this run\'s own)',
-        "  loop.epochs: 5.0 -> 6.0",
-        "  loop.eval_epochs: 3.0 -> 10.0",
+        "  train.epochs: 5.0 -> 6.0",
+        "  train.eval_epochs: 3.0 -> 10.0",
         "  steps in all: 20 -> 24",
-        f"  the rate at step 21: 0 -> {float(resume.plan(c, 32).rate(20)):.3g}",
+        f"  the rate at step 21: 0 -> {float(plan.length_of(handed.frozen(c), 32).rate(20)):.3g}",
     ]
     assert (begun / "config.json").read_bytes() == began
     later = json.loads((begun / "config_from_00000020.json").read_text())
@@ -416,7 +417,7 @@ def test_what_differs_is_said_with_its_meaning_and_kept(records, begun, capsys):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pipeline, "train_batches", interrupted)
         loop.train(c, begun)
-    assert "  loop.epochs: 6.0 -> 6.5\n" in capsys.readouterr().out
+    assert "  train.epochs: 6.0 -> 6.5\n" in capsys.readouterr().out
     names = sorted(path.name for path in begun.glob("config*"))
     assert names == ["config.json", "config_from_00000020.json"]
 
@@ -428,13 +429,13 @@ def interrupted(*_, **__):
 def test_values_of_steps_that_were_never_saved_are_forgotten(records, begun):
     c = make_config(records)
     c.train.epochs = 7.0
-    resume.go_on(begun, c, 20)
+    resume.go_on(begun, handed.frozen(c), 20)
     assert (begun / "config_from_00000020.json").exists()
-    assert resume.differences(begun, c, 20, 32)[0] == "train.epochs: 5.0 -> 7.0"
-    resume.go_on(begun, c, 12)
+    assert resume.differences(begun, handed.frozen(c), 20, 32)[0] == "train.epochs: 5.0 -> 7.0"
+    resume.go_on(begun, handed.frozen(c), 12)
     assert [path.name for path in begun.glob("config_from*")] == ["config_from_00000012.json"]
-    assert resume.differences(begun, c, 20, 32) == []
-    resume.begin(begun, c)
+    assert resume.differences(begun, handed.frozen(c), 20, 32) == []
+    resume.begin(begun, handed.frozen(c))
     assert [path.name for path in begun.glob("config*")] == ["config.json"]
 
 

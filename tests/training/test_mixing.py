@@ -3,14 +3,16 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 
+from jaxvid import config as configs
 from jaxvid.base.errors import JaxvidError
-from jaxvid.training import loop, mixing
+from jaxvid.training import mixing, step
 from jaxvid.training.mixing import Mixing
+from jaxvid.training.step import TrainState
+from tests import handed
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -138,26 +140,23 @@ class Line(nn.Module):
 
 
 def step_config(**settings):
-    config = ml_collections.ConfigDict({"seed": 7, "model": {"dtype": "float32"}})
-    config.data = {"mean": (120.0, 110.0, 100.0), "std": (60.0, 50.0, 40.0), "repeats": 2}
-    config.data.channel_order = "rgb"
-    config.train = {"loss": "softmax", "loss_weight": 1.0, "label_smoothing": 0.1}
-    config.train.update({"mixup": 0.0, "cutmix": 0.0, "mixup_switch_prob": 0.5})
-    config.train.update({"aux_weight": 0.0, "accumulate_steps": 1, "ema_decay": 0.0})
-    config.train.update({"freeze_norm": "", "norm_group": 0})
+    config = configs.from_row("tsm_test")
+    config.seed = 7
+    config.data.update({"mean": (120.0, 110.0, 100.0), "std": (60.0, 50.0, 40.0), "repeats": 2})
+    config.train.update({"label_smoothing": 0.1, "freeze_norm": "", "norm_group": 0})
     config.train.update(settings)
-    return config
+    return handed.frozen(config)
 
 
-def run_step(config, step=5):
+def run_step(config, number=5):
     rng = np.random.default_rng(0)
     video = rng.integers(0, 256, (8, 2, 6, 6, 3), np.uint8)
     labels = np.array([0, 0, 1, 1, 3, 3, 2, 2], np.int32)
     kernel = rng.normal(0, 1, (3, 4)).astype(np.float32)
     params = {"head": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(4)}}
     optimizer = optax.sgd(0.1)
-    state = loop.TrainState(jnp.int32(step), params, {}, optimizer.init(params))
-    run = loop.make_train_step(Line(), optimizer, config)
+    state = TrainState(jnp.int32(number), params, {}, optimizer.init(params))
+    run = jax.jit(step.make_train_step(Line(), optimizer, config))
     _, measured = run(state, {"video": video, "label": labels})
     return video, labels, kernel, jax.device_get(measured)
 
@@ -179,7 +178,7 @@ def test_the_step_trains_on_the_blends_of_its_own_number():
     loss, top1 = expected(blended, np.asarray(soft), kernel)
     assert measured["loss"] == pytest.approx(loss, rel=1e-5)
     assert measured["top1"] == pytest.approx(top1)
-    assert run_step(config, step=6)[-1]["loss"] != measured["loss"]
+    assert run_step(config, number=6)[-1]["loss"] != measured["loss"]
 
 
 def test_the_step_without_mixing_takes_the_labels_as_they_are():
@@ -191,4 +190,4 @@ def test_the_step_without_mixing_takes_the_labels_as_they_are():
 
 def test_the_step_refuses_settings_that_make_no_sense():
     with pytest.raises(JaxvidError, match="config.train.mixup is -0.5"):
-        loop.make_train_step(Line(), optax.sgd(0.1), step_config(mixup=-0.5))
+        step.make_train_step(Line(), optax.sgd(0.1), step_config(mixup=-0.5))

@@ -8,19 +8,20 @@ import pytest
 
 from jaxvid import checkpoint, zoo
 from jaxvid.base.errors import JaxvidError
-from jaxvid.training import loop
+from jaxvid.training import start
+from jaxvid.training.step import TrainState
 from tests.models.test_families import video
 
 TINY = sorted(name for name in zoo.variants() if name.endswith("_test"))
 
 
-def state_of(variant: str, classes: int, value: float) -> loop.TrainState:
+def state_of(variant: str, classes: int, value: float) -> TrainState:
     """A state of the tiny network in which every number is `value`."""
     model = zoo.create_model(variant, classes)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), video(variant)))
     filled = jax.tree.map(lambda leaf: jnp.asarray(np.full(leaf.shape, value, leaf.dtype)), shapes)
     step = jnp.zeros((), jnp.int32)
-    return loop.TrainState(step, filled["params"], filled.get("batch_stats", {}), ())
+    return TrainState(step, filled["params"], filled.get("batch_stats", {}), ())
 
 
 def save(path, variant: str, classes: list[str]) -> str:
@@ -29,7 +30,7 @@ def save(path, variant: str, classes: list[str]) -> str:
     return str(path)
 
 
-def new_arrays(state: loop.TrainState) -> set[str]:
+def new_arrays(state: TrainState) -> set[str]:
     """Names of the arrays that still hold the zeros of the fresh state."""
     flat = flax.traverse_util.flatten_dict(state.variables, sep="/")
     assert {float(np.ptp(leaf)) for leaf in flat.values()} == {0.0}
@@ -40,7 +41,7 @@ def new_arrays(state: loop.TrainState) -> set[str]:
 @pytest.mark.parametrize("classes", [["a", "b"], ["b", "a", "c"]])
 def test_only_the_classifier_is_new_where_the_classes_differ(variant, classes, tmp_path, capsys):
     path = save(tmp_path / "weights", variant, ["a", "b", "c"])
-    state = loop.start_from(state_of(variant, len(classes), 0.0), path, classes)
+    state = start.start_from(state_of(variant, len(classes), 0.0), path, classes)
     new = new_arrays(state)
     own = flax.traverse_util.flatten_dict(state.variables, sep="/")
     assert new == {name for name in own if name.split("/")[1] == "head"} != set()
@@ -50,14 +51,14 @@ def test_only_the_classifier_is_new_where_the_classes_differ(variant, classes, t
 
 def test_everything_is_taken_where_the_classes_are_the_same(tmp_path):
     path = save(tmp_path / "weights", "tsm_test", ["a", "b"])
-    state = loop.start_from(state_of("tsm_test", 2, 0.0), path, ["a", "b"])
+    state = start.start_from(state_of("tsm_test", 2, 0.0), path, ["a", "b"])
     assert new_arrays(state) == set()
 
 
 def test_another_network_is_refused(tmp_path):
     path = save(tmp_path / "weights", "slowonly_test", ["a", "b"])
     with pytest.raises(JaxvidError, match="not a checkpoint of this network"):
-        loop.start_from(state_of("tsm_test", 2, 0.0), path, ["a", "b"])
+        start.start_from(state_of("tsm_test", 2, 0.0), path, ["a", "b"])
 
 
 def test_what_an_image_classifier_did_not_have_is_new(tmp_path, capsys):
@@ -65,9 +66,9 @@ def test_what_an_image_classifier_did_not_have_is_new(tmp_path, capsys):
     known["params"].pop("head")
     paths = ["params/head/fc/bias", "params/head/fc/kernel"]
     checkpoint.save(tmp_path / "trunk", known, {"variant": "tsm_test", "classes": [], "new": paths})
-    state = loop.start_from(state_of("tsm_test", 2, 0.0), str(tmp_path / "trunk"), ["a", "b"])
+    state = start.start_from(state_of("tsm_test", 2, 0.0), str(tmp_path / "trunk"), ["a", "b"])
     assert new_arrays(state) == set(paths)
     assert "new: params/head/fc/kernel" in capsys.readouterr().out
     checkpoint.save(tmp_path / "less", known, {"variant": "tsm_test", "classes": []})
     with pytest.raises(JaxvidError, match="params/head/fc/kernel is missing"):
-        loop.start_from(state_of("tsm_test", 2, 0.0), str(tmp_path / "less"), ["a", "b"])
+        start.start_from(state_of("tsm_test", 2, 0.0), str(tmp_path / "less"), ["a", "b"])

@@ -16,6 +16,7 @@ from jaxvid.layers.drop import DropPath
 from jaxvid.layers.norm import BatchNorm
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.training import parts, step
+from tests import handed
 
 CLIP = (4, 32, 32, 3)
 CLASSES = 5
@@ -337,7 +338,7 @@ def test_norms_that_use_running_statistics_are_trained_and_keep_these():
 def precise(states, batches, config=None, frozen=frozenset()):
     model, _ = start()
     config = config or configs.from_row("tsm_test", runlocal=True)
-    measure = step.make_precise_norms(model, config, frozen)
+    measure = step.make_precise_norms(model, handed.frozen(config), frozen)
     return measure(states, [{"video": video} for video in batches])
 
 

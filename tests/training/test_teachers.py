@@ -17,6 +17,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.data import build, toy
 from jaxvid.objectives import losses
 from jaxvid.training import loop, step, teachers
+from tests import handed
 
 ROOT = pathlib.Path(__file__).parents[2]
 CLASSES = 7
@@ -135,7 +136,8 @@ def test_a_teacher_answers_for_tokens_by_its_own_head(taught, tmp_path):
     c, variables = taught
     checkpoint.save(tmp_path / "weights", variables, meta_of(c))
     c.train.teacher = str(tmp_path / "weights")
-    answer, loaded = teachers.load(c, list("abcdefg"))
+    answer = teachers.make_teacher(teachers.find(handed.frozen(c), list("abcdefg")))
+    loaded = teachers.load(c.train.teacher)
     video = draw(3, 1, 4, 32, 32, 3)
     tokens = jax.jit(answer)(loaded, video)
     assert tokens.shape == (1, 2, 8, 8, CLASSES)
@@ -147,7 +149,7 @@ def test_a_teacher_answers_for_tokens_by_its_own_head(taught, tmp_path):
         checkpoint.save(tmp_path / words, variables, meta_of(c, **changed))
         c.train.teacher = str(tmp_path / words)
         with pytest.raises(JaxvidError, match=f"has other {words} than this run"):
-            teachers.load(c, list("abcdefg"))
+            teachers.find(handed.frozen(c), list("abcdefg"))
 
 
 def test_the_token_head_answers_in_training_and_has_its_keys():

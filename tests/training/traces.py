@@ -19,6 +19,7 @@ from jaxvid import zoo
 from jaxvid.data import pipeline
 from jaxvid.training import optim
 from jaxvid.training.step import make_state, make_train_step
+from tests import handed
 
 FILE = pathlib.Path(__file__).parents[1] / "golden" / "traces.json"
 STEPS, BATCH, CLASSES = 3, 4, 5
@@ -50,12 +51,12 @@ def trace(name: str) -> list[float]:
     config.optim.lr = 0.01 if config.optim.name == "sgd" else 1e-3
     model = zoo.create_model(name, CLASSES, **config.model.overrides)
     optimizer = optim.make_optimizer(config.optim, lambda step: config.optim.lr)
-    shape = pipeline.clip_shape(config)
+    shape = pipeline.clip_shape(handed.frozen(config).data)
     variables = jax.jit(functools.partial(model.init, train=False))(
         jax.random.key(config.seed), np.zeros((1, *shape), np.float32)
     )
     state = make_state(variables, optimizer)
-    step = make_train_step(model, optimizer, config)
+    step = jax.jit(make_train_step(model, optimizer, handed.frozen(config)), donate_argnums=0)
     rng = np.random.default_rng(1)
     losses = []
     for _ in range(STEPS):

@@ -1,0 +1,210 @@
+"""A run as a value: what a config trains, how, and on which devices.
+
+Nothing here touches a device, reads a video or writes a file, so that a run can be looked at,
+compiled for machines that are elsewhere, and compared with another before it begins.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxvid.base.errors import JaxvidError
+from jaxvid.config.parts import Config
+from jaxvid.data import pipeline
+from jaxvid.devices import placement
+from jaxvid.inference.evaluate import make_network
+from jaxvid.training import optim, parts, teachers
+from jaxvid.training.step import TrainState, make_precise_norms, make_state, make_train_step
+
+
+class Length(NamedTuple):
+    """How long a run is, and its rate at each step."""
+
+    per_epoch: int
+    steps: int
+    rate: Callable[[int], Any]
+
+
+class Knobs(NamedTuple):
+    """Which parts of a network a config singles out, by their paths; see `parts`.
+
+    `said` are lines that say so.
+    """
+
+    frozen: frozenset[str]
+    recomputed: frozenset[str]
+    layer_of: dict[str, int]
+    said: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run before its first step.
+
+    Attributes:
+      config: what it was told.
+      mesh: the devices, which may be those of a machine that is not here.
+      classes: their names; none of a network that pretrains.
+      length: its steps, and the rate at each.
+      model: the network.
+      optimizer: what updates its parameters.
+      knobs: the parts of it that are frozen, recomputed or slower.
+      teacher: the network that labels tokens, if there is one.
+      state: shapes, types and shardings of all that a step changes.
+      batch: those of what it takes: `video` uint8 [B, T, H, W, C], `label`, `index` [B], and
+        the teacher's variables as `teacher`.
+      init: the compiled function () -> state, before the first step.
+      step: the compiled function (state, batch) -> (state, measurements), which takes the memory
+        of the state over; `step.lower(plan.state, plan.batch)` is the program.
+      precise_norms: the function (state, batches) -> state with BatchNorm's statistics of these.
+    """
+
+    config: Config
+    mesh: jax.sharding.Mesh
+    classes: tuple[str, ...]
+    length: Length
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    knobs: Knobs
+    teacher: nn.Module | None
+    state: TrainState
+    batch: dict[str, Any]
+    init: Callable[[], TrainState]
+    step: Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]
+    precise_norms: Callable[..., TrainState]
+
+
+def plan(
+    config: Config, mesh: jax.sharding.Mesh, classes: Sequence[str], videos: int | None = None
+) -> Plan:
+    """The run of a config on the devices of `mesh`.
+
+    Args:
+      config: what the run is told.
+      mesh: all devices of all processes.
+      classes: names of the classes, none where the network pretrains.
+      videos: how many there are to train on, which the rate depends on; None makes an epoch of
+        one batch.
+
+    Raises:
+      JaxvidError: the config asks for what the network is not, or the batch does not divide.
+    """
+    check_batches(config, mesh)
+    model = make_network(config.model, len(classes))
+    clip_shape = pipeline.clip_shape(config.data)
+    knobs = read_knobs(model, clip_shape, config)
+    length = length_of(config, config.train.batch_size if videos is None else videos)
+    optimizer = optim.make_optimizer(config.optim, length.rate, knobs.layer_of)
+
+    def init() -> TrainState:
+        clip = jnp.zeros((1, *clip_shape), jnp.float32)
+        variables = model.init(jax.random.key(config.seed), clip, train=False)
+        return make_state(variables, optimizer, knobs.frozen, config.train.ema_decay > 0)
+
+    state = jax.eval_shape(init)
+    placed = placement.place_state(state, mesh, config.train.sharding)
+    teacher = teachers.find(config, classes) if config.train.teacher else None
+    step = make_train_step(
+        model,
+        optimizer,
+        config,
+        knobs.frozen,
+        knobs.recomputed,
+        teachers.make_teacher(teacher) if teacher else None,
+    )
+    return Plan(
+        config=config,
+        mesh=mesh,
+        classes=tuple(classes),
+        length=length,
+        model=model,
+        optimizer=optimizer,
+        knobs=knobs,
+        teacher=teacher,
+        state=jax.tree.map(_described, state, placed),
+        batch=_batch(config, mesh, clip_shape, len(classes), teacher),
+        init=jax.jit(init, out_shardings=placed),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(placed, placement.replicated(mesh))),
+        precise_norms=make_precise_norms(model, config, knobs.frozen, placed.batch_stats),
+    )
+
+
+def length_of(config: Config, videos: int) -> Length:
+    """The length of a run on so many videos."""
+    per_epoch = pipeline.steps_per_epoch(videos, config.train.batch_size, config.data.repeats)
+    steps = max(round(config.train.epochs * per_epoch), 1)
+    return Length(per_epoch, steps, optim.make_schedule(config.optim, steps, config.train.epochs))
+
+
+def check_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Refuses batches that do not divide over the devices, or over these and the parts.
+
+    Raises:
+      JaxvidError: naming the field, and what it may be.
+    """
+    size, cuts, count = config.train.batch_size, config.train.accumulate_steps, mesh.devices.size
+    placement.check_batch("train.batch_size", size, mesh)
+    placement.check_batch("test.batch_size", config.test.batch_size, mesh)
+    if size % (cuts * count):
+        raise JaxvidError(
+            f"config.train.batch_size={size} must divide by config.train.accumulate_steps={cuts} "
+            f"and then over {count} devices: take a multiple of {cuts * count}"
+        )
+
+
+def read_knobs(model: nn.Module, clip_shape: Sequence[int], config: Config) -> Knobs:
+    """Finds the parts of `model` that `config` freezes, recomputes or slows down."""
+    found = parts.find(model, clip_shape)
+    said = []
+    frozen = parts.frozen(found, config.optim.freeze, config.train.freeze_norm)
+    if frozen:
+        said.append(f"frozen: {len(frozen)} of {len(found.params)} arrays of parameters")
+    recomputed = parts.blocks(found.params) if config.train.remat else frozenset()
+    if config.train.remat and not recomputed:
+        raise JaxvidError(
+            "config.train.remat recomputes numbered blocks, of which this network has none: leave "
+            "it off"
+        )
+    layer_of = {}
+    if config.optim.layer_decay != 1:
+        layer_of = parts.layers(found.params)
+        said.append(parts.describe_layers(layer_of, config.optim.layer_decay))
+    return Knobs(frozen, recomputed, layer_of, tuple(said))
+
+
+def _described(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+
+def _batch(
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    clip_shape: tuple[int, ...],
+    classes: int,
+    teacher: nn.Module | None,
+) -> dict[str, Any]:
+    """What a step takes: a global batch of the pipeline, and the teacher's variables."""
+    size, split = config.train.batch_size, placement.split_batch(mesh)
+    several = config.train.loss == "sigmoid"
+    batch = {
+        "video": jax.ShapeDtypeStruct((size, *clip_shape), np.uint8, sharding=split),
+        "label": jax.ShapeDtypeStruct((size, classes), np.uint8, sharding=split)
+        if several
+        else jax.ShapeDtypeStruct((size,), np.int32, sharding=split),
+        "index": jax.ShapeDtypeStruct((size,), np.int32, sharding=split),
+    }
+    if teacher:
+        clip = jax.ShapeDtypeStruct((1, *clip_shape), np.float32)
+        variables = jax.eval_shape(
+            functools.partial(teacher.init, train=False), jax.random.key(0), clip
+        )
+        everywhere = placement.replicated(mesh)
+        batch["teacher"] = jax.tree.map(lambda leaf: _described(leaf, everywhere), variables)
+    return batch
