@@ -3,7 +3,7 @@
     python -m jaxvid.zoo.page --out=docs
 
 Both say what the rows say, and nothing else: make them again whenever a row changed. The page is
-one file that asks for nothing from the network; `zoo_page.html` beside this module is its frame.
+one file that asks for nothing from the network; `page.html` beside this module is its frame.
 """
 
 import argparse

@@ -97,7 +97,7 @@ def test_all_processes_stop_after_the_same_step(moment):
 
 BLOCKED = """
 import ctypes, signal
-from jaxvid import stopping
+from jaxvid.training import stopping
 with stopping.Signals():
     print("ready", flush=True)
     mutex = ctypes.create_string_buffer(128)
