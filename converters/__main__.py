@@ -7,7 +7,8 @@ from pathlib import Path
 from converters import checkpoints, download, images, many, shards, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.base import paths, text
-from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.exits import exit_on_error
 
 DESCRIPTION = """\
 Converts a published PyTorch checkpoint into a jaxvid checkpoint, or one of ours back.

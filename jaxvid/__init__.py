@@ -4,7 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if sys.argv[:1] == ["-m"]:  # One of its modules is about to be run as a command.
-    from jaxvid.base.errors import leave_quietly_when_interrupted
+    from jaxvid.base.interrupts import leave_quietly_when_interrupted
 
     leave_quietly_when_interrupted()
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 
 from jaxvid import checkpoint, zoo
 from jaxvid.base import jsons, locks, paths, whole
-from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.exits import exit_on_error
 from jaxvid.base.text import say
 from jaxvid.config.parts import Config, Test
 from jaxvid.data import pipeline

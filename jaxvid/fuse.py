@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxvid.base import arrays, locks, paths
-from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.exits import exit_on_error
 from jaxvid.base.text import normal, say
 
 _MOST = 2 << 30  # bytes of a file of scores

@@ -11,7 +11,8 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.exits import exit_on_error
 from jaxvid.config import loading
 from jaxvid.devices import processes
 

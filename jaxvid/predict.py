@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxvid.base import paths, whole
-from jaxvid.base.errors import JaxvidError, exit_on_error, listed
+from jaxvid.base.errors import JaxvidError, listed
+from jaxvid.base.exits import exit_on_error
 from jaxvid.base.progress import Progress
 from jaxvid.base.text import say, say_json, shown
 from jaxvid.reports import draw

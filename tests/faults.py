@@ -178,14 +178,14 @@ def unwritable(job):
 
 def become(job):
     """Turns this process into the command of a job."""
-    from jaxvid.base import errors
+    from jaxvid.base.interrupts import leave_quietly_when_interrupted
 
     for stream, name in enumerate(("/dev/null", job["stdout"], job["stderr"])):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), stream)
     os.chdir(job["cwd"])
     # As importing the package does where a command is started.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    errors.leave_quietly_when_interrupted()
+    leave_quietly_when_interrupted()
     warnings.filterwarnings("ignore", "'[^']*' found in sys.modules", RuntimeWarning)
     if job["how"]:
         globals()[job["how"]](job)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from jaxvid.base import errors
+from jaxvid.base.exits import exit_on_error
 from tests import faults
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -95,7 +95,7 @@ def test_a_command_that_is_still_imported_ends_quietly():
 
 
 def end_of(error, capsys):
-    with pytest.raises(SystemExit) as end, errors.exit_on_error():
+    with pytest.raises(SystemExit) as end, exit_on_error():
         raise error
     return end.value.code, capsys.readouterr().err
 
@@ -114,7 +114,7 @@ def test_what_the_system_refuses_is_one_line(capsys):
     "error", [KeyError("a"), OSError(9, "Bad file descriptor"), OSError("no number"), TypeError()]
 )
 def test_a_mistake_of_the_program_shows_where_it_is(error):
-    with pytest.raises(type(error)), errors.exit_on_error():
+    with pytest.raises(type(error)), exit_on_error():
         raise error
 
 
@@ -136,7 +136,7 @@ def test_ctrl_c_in_a_finaliser_is_not_lost(monkeypatch):
             raise KeyboardInterrupt
 
     try:
-        with pytest.raises(SystemExit) as end, errors.exit_on_error():
+        with pytest.raises(SystemExit) as end, exit_on_error():
             Finalised()
             time.sleep(30)
         assert end.value.code == 130
@@ -147,7 +147,7 @@ def test_ctrl_c_in_a_finaliser_is_not_lost(monkeypatch):
 def test_a_broken_pipe_of_its_own_is_a_mistake_of_the_program():
     ours, theirs = os.pipe()
     os.close(ours)
-    with pytest.raises(BrokenPipeError), errors.exit_on_error():
+    with pytest.raises(BrokenPipeError), exit_on_error():
         try:
             os.write(theirs, b"x")
         finally:

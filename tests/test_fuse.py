@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxvid import fuse
-from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.exits import exit_on_error
 from jaxvid.reports import results
 
 CLASSES = ["left", "right", "up"]

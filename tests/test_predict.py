@@ -18,7 +18,8 @@ from PIL import Image
 
 from jaxvid import checkpoint, predict, zoo
 from jaxvid import config as configs
-from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.exits import exit_on_error
 from jaxvid.data import build, datasets, decode, pipeline
 from jaxvid.devices import placement
 from jaxvid.inference import predictor as predictor_room

@@ -1,4 +1,4 @@
-"""Text from outside: what may stand in a name, in a list, on a console and in a cell of a CSV.
+"""Text from outside: what may stand in a name, in a list and on a console.
 
 Class names, paths, lists of names and what servers and files say of themselves all come through
 here, so that each question about them is decided once:
@@ -13,14 +13,10 @@ here, so that each question about them is decided once:
   there.
 - Whatever goes to a console is escaped first, so that nothing that was only read can move its
   cursor, colour it or forge a line; passwords and tokens in addresses become `***`.
-- A cell of a CSV that begins as a formula does gets an apostrophe before it.
 """
 
-import csv
-import io
 import json
 import pathlib
-import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +24,7 @@ from typing import Any
 
 from jaxvid.base import jsons
 from jaxvid.base.errors import JaxvidError
+from jaxvid.base.secrets import without_secrets
 
 _LABELS = pathlib.Path(__file__).parents[1] / "labels"
 
@@ -42,13 +39,6 @@ _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"
 _SPACES = " \t\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-# One slash is what becomes of an address that was taken for a path; a password may hold slashes.
-_LOGIN = re.compile(r"(?i)\b([a-z][a-z0-9+.-]+:/{1,2})(?:[^/\s?#]*|[^/\s:@]*:(?!\d+/)[^\s@]*)@")
-_SECRET = re.compile(
-    r"(?i)([?&;#][^=&#\s]*(?:auth|cred|key|pass|pwd|secret|session|sig|token)[^=&#\s]*=)"
-    r"[^&#\s'\",;)]+"
-)
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def shown(value: object) -> str:
@@ -60,13 +50,6 @@ def shown(value: object) -> str:
     if text.isprintable():
         return text
     return "".join(_escaped(sign) if _hidden(sign) else sign for sign in text)
-
-
-def without_secrets(text: str) -> str:
-    """A text with stars for the passwords and tokens of addresses in it."""
-    if ":/" not in text:
-        return text
-    return _SECRET.sub(r"\1***", _LOGIN.sub(r"\1***@", text))
 
 
 def quoted(value: str, most: int = 80) -> str:
@@ -102,43 +85,6 @@ def say_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value)
     print(text, flush=True)
-
-
-def cell(value: object) -> object:
-    """A cell of a CSV: a text that a spreadsheet would compute gets an apostrophe before it."""
-    return f"'{value}" if isinstance(value, str) and _computed(value) else value
-
-
-def uncell(value: str) -> str:
-    """The text that `cell` was given."""
-    return value[1:] if value.startswith("'") and _computed(value) else value
-
-
-def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV in UTF-8 with texts as `cell` makes them, whole; `read_csv` gives them back."""
-    from jaxvid.base import whole  # whose locks print by this module
-
-    lines = io.StringIO(newline="")
-    # Its line ends are CSV's own, \r\n, as with others it leaves a \r in a cell unquoted.
-    writer = csv.writer(lines)
-    writer.writerow(header)
-    writer.writerows([cell(value) for value in row] for row in rows)
-    with whole.file(path) as file:
-        # No file's name makes it fail: what is not UTF-8 is written as its escape.
-        file.write(lines.getvalue().encode("utf-8", "backslashreplace"))
-
-
-def read_csv(path: pathlib.Path) -> list[list[str]]:
-    """The lines below the header of a CSV that `write_csv` wrote.
-
-    Raises:
-      JaxvidError: it is damaged.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return [[uncell(value) for value in row] for row in list(csv.reader(file))[1:]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise JaxvidError(f"{path} is damaged ({error}): delete it") from None
 
 
 def read_lines(path: pathlib.Path, what: str) -> list[str]:
@@ -275,10 +221,6 @@ def plain(name: str) -> str:
 def forms(path: str) -> Iterator[str]:
     """The forms in which a disk may keep a path: as written, composed, decomposed."""
     yield from dict.fromkeys([path, *(unicodedata.normalize(f, path) for f in ("NFC", "NFD"))])
-
-
-def _computed(value: str) -> bool:
-    return value.lstrip("'").startswith(_FORMULA)
 
 
 def _hidden(sign: str) -> bool:

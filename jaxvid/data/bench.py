@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.exits import exit_on_error
 from jaxvid.base.text import say
 from jaxvid.config import fields, loading
 

@@ -28,8 +28,9 @@ from multiprocessing.connection import Connection, wait
 
 import numpy as np
 
-from jaxvid.base import locks, paths, text, whole
-from jaxvid.base.errors import JaxvidError, exit_on_error, listed
+from jaxvid.base import csvs, locks, paths, text, whole
+from jaxvid.base.errors import JaxvidError, listed
+from jaxvid.base.exits import exit_on_error
 from jaxvid.base.progress import Progress
 from jaxvid.data import bounds, decode, records, table
 from jaxvid.rows import RECORD_SIDE
@@ -494,14 +495,14 @@ def _write_bad(out: pathlib.Path, split: str, bad: dict[str, str], damaged: dict
     lines = [line for line in _read_bad(out) if line[0] != split]
     lines += [[split, name, "no", reason] for name, reason in bad.items()]
     lines += [[split, name, "yes", reason] for name, reason in damaged.items()]
-    text.write_csv(out / "bad_videos.csv", ["split", "path", "kept", "reason"], lines)
+    csvs.write(out / "bad_videos.csv", ["split", "path", "kept", "reason"], lines)
 
 
 def _read_bad(out: pathlib.Path) -> list[list[str]]:
     path = out / "bad_videos.csv"
     if not path.is_file():
         return []
-    return [line for line in text.read_csv(path) if len(line) == 4]
+    return [line for line in csvs.read(path) if len(line) == 4]
 
 
 def _summarise(out: pathlib.Path, split: str) -> Summary:

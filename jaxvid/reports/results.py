@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvid.base import jsons, text, whole
+from jaxvid.base import csvs, jsons, whole
 from jaxvid.reports import draw, metrics
 
 
@@ -46,7 +46,7 @@ def write_scores(
         )
     )
     header = ["path", "label", "answer", "score", "correct"]
-    text.write_csv(folder / "predictions.csv", header, lines)
+    csvs.write(folder / "predictions.csv", header, lines)
     if isinstance(result, metrics.MultiLabel):
         _write_precisions(folder / "classes.csv", classes, labels, result)
     else:
@@ -76,7 +76,7 @@ def write_reconstructions(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").unlink(missing_ok=True)
     lines = ([path, f"{loss:.4f}"] for path, loss in zip(paths, losses, strict=True))
-    text.write_csv(folder / "losses.csv", ["path", "loss"], lines)
+    csvs.write(folder / "losses.csv", ["path", "loss"], lines)
     made = "detail filled in" if about["normalize_cubes"] else "filled in"
     captions = [
         f"{path}: clip, what was seen of it, {made} (loss {loss:.3f})"
@@ -109,7 +109,7 @@ def _write_precisions(
         [name, videos, f"{value:.4f}" if videos else ""]
         for name, videos, value in zip(classes, counts, result.average_precisions, strict=True)
     )
-    text.write_csv(path, ["class", "videos", "average_precision"], lines)
+    csvs.write(path, ["class", "videos", "average_precision"], lines)
 
 
 def _write_classes(path: pathlib.Path, classes: list[str], confusion: np.ndarray) -> None:
@@ -123,4 +123,4 @@ def _write_classes(path: pathlib.Path, classes: list[str], confusion: np.ndarray
         share = f"{correct / videos:.4f}" if videos else ""
         lines.append([name, videos, correct, share, mistake if times else "", times])
     header = ["class", "videos", "correct", "accuracy", "taken_for", "times"]
-    text.write_csv(path, header, lines)
+    csvs.write(path, header, lines)

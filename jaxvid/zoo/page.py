@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxvid import zoo
 from jaxvid.base import locks, paths, whole
-from jaxvid.base.errors import exit_on_error
+from jaxvid.base.exits import exit_on_error
 from jaxvid.base.text import say
 from jaxvid.rows import CLASS_COUNTS
 

@@ -1,7 +1,6 @@
 """Names, lists, lines and cells: each question about a text from outside is answered once."""
 
 import ast
-import csv
 import io
 import json
 import os
@@ -11,7 +10,8 @@ import sys
 import pytest
 
 from jaxvid.base import text
-from jaxvid.base.errors import JaxvidError, exit_on_error
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.exits import exit_on_error
 from jaxvid.base.progress import Progress
 
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -138,28 +138,6 @@ def test_what_is_no_file_is_no_list(tmp_path):
     for path in (tmp_path, tmp_path / "missing", tmp_path / "fifo"):
         with pytest.raises(JaxvidError, match="is not a file: give a list of class names"):
             text.read_names(path)
-
-
-@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "＝", "'=", "''-"])
-def test_no_cell_begins_as_a_formula_and_all_are_read_as_they_were(tmp_path, sign):
-    rows = [[f"{sign}1+1", "wave", "it's"], ["'a'", 'a,\n"b"', f"b{sign}"]]
-    text.write_csv(tmp_path / "a.csv", ["path", "x", "y"], rows)
-    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
-        plain = list(csv.reader(file))[1:]
-    assert plain[0][0] == f"'{sign}1+1" and plain[0][1:] == rows[0][1:]
-    assert text.read_csv(tmp_path / "a.csv") == rows
-
-
-def test_a_damaged_file_of_ours_is_one_sentence(tmp_path):
-    for data in (b"path\n\xff\n", b"path\n" + b"x" * 200_000):
-        (tmp_path / "a.csv").write_bytes(data)
-        with pytest.raises(JaxvidError, match="a.csv is damaged .*: delete it"):
-            text.read_csv(tmp_path / "a.csv")
-
-
-def test_numbers_and_what_is_not_utf8_are_written_too(tmp_path):
-    text.write_csv(tmp_path / "a.csv", ["path", "x"], [["a\udcff", -1.5]])
-    assert (tmp_path / "a.csv").read_bytes() == b"path,x\r\na\\udcff,-1.5\r\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -263,7 +263,7 @@ def test_passwords_are_never_said(cache, monkeypatch, login):
 CODE = """
 import resource, signal, sys
 from converters import download
-from jaxvid.base.errors import exit_on_error
+from jaxvid.base.exits import exit_on_error
 
 download.TIMEOUT, download.DELAY = 20, 0.01
 if sys.argv[2:]:

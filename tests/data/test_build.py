@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvid.base import text
+from jaxvid.base import csvs
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import build as module
 from jaxvid.data import decode, records, sequence_example
@@ -410,7 +410,7 @@ def test_names_and_paths_come_back_as_they_were(videos, tmp_path, capsys):
         (folder / f"{name}.mp4").write_bytes((videos / "0.mp4").read_bytes())
     (folder / "=bad.mp4").write_text("no video")
     csv_file = tmp_path / "train.csv"
-    text.write_csv(csv_file, ["path", "label"], [])
+    csvs.write(csv_file, ["path", "label"], [])
     with open(csv_file, "a", encoding="utf-8") as file:
         file.writelines(f'"{name}.mp4","{name}"\n' for name in names)
         file.write("=bad.mp4,_x\n" + "x" * 300 + ".mp4,_x\n")

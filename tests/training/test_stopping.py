@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from jaxvid.base.errors import Stopped, exit_on_error
+from jaxvid.base.errors import Stopped
+from jaxvid.base.exits import exit_on_error
 from jaxvid.training import stopping
 
 ROOT = pathlib.Path(__file__).parents[2]
