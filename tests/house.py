@@ -59,6 +59,7 @@ ARROWS = {
     "jaxvid.predict": {"jaxvid.data", "jaxvid.inference", "jaxvid.reports"},
     "jaxvid.export": {
         "jaxvid.checkpoint",
+        "jaxvid.config",
         "jaxvid.data",
         "jaxvid.inference",
         "jaxvid.layers",
