@@ -118,6 +118,38 @@ def imports_of(name: str) -> set[str]:
     return imports(name, path.read_text("utf-8"), path.name == "__init__.py")
 
 
+def without_type_checking(source: str) -> str:
+    """The source without what only a checker of types reads."""
+
+    class Without(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+            self.generic_visit(node)
+            only_types = ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+            return (node.orelse or ast.Pass()) if only_types else node
+
+    return ast.unparse(Without().visit(ast.parse(source)))
+
+
+def needs() -> dict[str, set[str]]:
+    """For each module the others of the house that it imports when it runs, in functions too."""
+    found = {}
+    for name, path in SOURCES.items():
+        source = without_type_checking(path.read_text("utf-8"))
+        found[name] = imports(name, source, path.name == "__init__.py") & SOURCES.keys() - {name}
+    return found
+
+
+def circles(needs: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What is left of a graph without the modules that lie on no way from one back to itself."""
+    left = {name: set(others) for name, others in needs.items()}
+    while True:
+        needed = set().union(*left.values())
+        inside = {name for name, others in left.items() if others and name in needed}
+        if len(inside) == len(left):
+            return left
+        left = {name: left[name] & inside for name in inside}
+
+
 def room_of(name: str) -> str | None:
     """The room that a module stands in: the longest name of the table that it begins with."""
     if name == "jaxvid":

@@ -85,6 +85,17 @@ def test_no_way_leads_back_into_a_room():
     assert house.levels().keys() == ARROWS.keys()  # Which has no end where there is one.
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    assert house.circles(house.needs()) == {}
+
+
+def test_a_circle_is_seen_and_all_else_is_not():
+    needs = {"a": {"b"}, "b": {"c", "e"}, "c": {"d"}, "d": {"b"}, "e": set(), "f": {"a"}}
+    assert house.circles(needs) == {"b": {"c"}, "c": {"d"}, "d": {"b"}}
+    source = "if TYPE_CHECKING:\n    import a\nelse:\n    import b\ndef f():\n    import c"
+    assert imports("x", house.without_type_checking(source), False) == {"b", "c"}
+
+
 def test_every_arrow_of_the_table_is_gone():
     found = house.arrows()
     assert {r: ARROWS[r] - {r} - GROUND - found[r] for r in ARROWS if r != "jaxvid"} == {
