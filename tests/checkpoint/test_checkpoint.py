@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from jaxvid import checkpoint
+from jaxvid.base import whole
 from jaxvid.base.errors import JaxvidError
-from jaxvid.checkpoint import Checkpoints
+from jaxvid.checkpoint import Checkpoints, folders, sums
 
 NAN = np.array([0x7FC01234], np.uint32).view(np.float32)
 
@@ -87,14 +88,13 @@ def test_a_save_cut_short_leaves_the_old_one_or_the_new_one(tmp_path, monkeypatc
         raise Killed
 
     with monkeypatch.context() as patch:
-        target = "_remove_leftovers" if moment == "cleaning" else "_flush"
         if moment == "cleaning":
-            keeps = iter([checkpoint._remove_leftovers, die])
-            patch.setattr(checkpoint, target, lambda *a, **k: next(keeps)(*a, **k))
+            keeps = iter([folders.remove_leftovers, die])
+            patch.setattr(folders, "remove_leftovers", lambda *a, **k: next(keeps)(*a, **k))
         elif moment == "record":
-            patch.setattr(checkpoint.whole, "text", die)
+            patch.setattr(whole, "text", die)
         else:
-            patch.setattr(checkpoint, target, die)
+            patch.setattr(folders, "flush", die)
         with pytest.raises(Killed):
             checkpoint.save(tmp_path / "a", variables(1), {"n": 1}, overwrite=True)
     n = 1 if moment == "cleaning" else 0
@@ -112,7 +112,7 @@ def test_a_first_save_cut_short_is_no_checkpoint_and_can_be_repeated(tmp_path, m
         def die(*_, **__):
             raise KeyboardInterrupt
 
-        patch.setattr(checkpoint.whole, "text", die)
+        patch.setattr(whole, "text", die)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(tmp_path / "a", variables(0), {})
     with pytest.raises(JaxvidError, match="no finished checkpoint"):
@@ -129,7 +129,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_saved_before(tmp_path, mo
         raise OSError(28, "No space left on device")
 
     run.wait()
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(folders, "flush", full)
     run.save(2, train_state(2), {})
     with pytest.raises(JaxvidError, match="No space left on device.*make room"):
         run.wait()
@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_saved_before(tmp_path, mo
 
 def test_a_save_outlasts_its_call_and_sees_no_later_change(tmp_path, monkeypatch):
     go_on = threading.Event()
-    monkeypatch.setattr(checkpoint, "_flush", lambda _: go_on.wait(30))
+    monkeypatch.setattr(folders, "flush", lambda _: go_on.wait(30))
     step = jax.jit(lambda tree: jax.tree.map(lambda x: x * 1.5, tree), donate_argnums=0)
     held = step({f"w{i}": jnp.full((512, 512), i, jnp.float32) for i in range(8)})
     host = {f"h{i}": np.full((512, 512), i, np.float32) for i in range(8)}
@@ -161,14 +161,14 @@ def test_a_save_outlasts_its_call_and_sees_no_later_change(tmp_path, monkeypatch
 
 def fail_at(monkeypatch, step):
     """Lets the system refuse to write the checkpoint of `step`."""
-    flush = checkpoint._flush
+    flush = folders.flush
 
     def refuse(folder):
         if folder.parent.name.endswith(f"{step}"):
             raise OSError(28, "No space left on device")
         flush(folder)
 
-    monkeypatch.setattr(checkpoint, "_flush", refuse)
+    monkeypatch.setattr(folders, "flush", refuse)
 
 
 def test_what_went_wrong_with_a_save_is_raised_by_the_next(tmp_path, monkeypatch):
@@ -370,8 +370,8 @@ def test_checkpoints_without_checksums_are_read(tmp_path):
     del record["sums"]
     (tmp_path / "jaxvid.json").write_text(json.dumps(record))
     assert_same(checkpoint.load(tmp_path), variables())
-    for sums in ({}, {"params/nan": "0" * 16}, dict.fromkeys(record["leaves"], "zz")):
-        (tmp_path / "jaxvid.json").write_text(json.dumps(record | {"sums": sums}))
+    for wrong in ({}, {"params/nan": "0" * 16}, dict.fromkeys(record["leaves"], "zz")):
+        (tmp_path / "jaxvid.json").write_text(json.dumps(record | {"sums": wrong}))
         with pytest.raises(JaxvidError, match="jaxvid.json is damaged"):
             checkpoint.load(tmp_path)
 
@@ -381,19 +381,19 @@ def test_checkpoints_without_checksums_are_read(tmp_path):
 def test_a_checksum_is_of_every_bit_and_of_nothing_else(size, dtype):
     rng = np.random.default_rng(size)
     array = rng.integers(2, size=size).astype(dtype)
-    known = checkpoint._checksum(array)
-    assert checkpoint._checksum(np.array(array[::-1])[::-1]) == known
-    assert checkpoint._checksum(np.asarray(jnp.asarray(array))) == known
+    known = sums.checksum(array)
+    assert sums.checksum(np.array(array[::-1])[::-1]) == known
+    assert sums.checksum(np.asarray(jnp.asarray(array))) == known
     data = array.view(np.uint8)
     for bit in rng.integers(data.size * 8, size=min(size, 20)).tolist():
         data[bit // 8] ^= 1 << bit % 8
-        assert checkpoint._checksum(array) != known
+        assert sums.checksum(array) != known
         data[bit // 8] ^= 1 << bit % 8
 
 
 def test_of_two_saves_into_one_folder_one_is_told(tmp_path):
     began = threading.Event()
-    flush = checkpoint._flush
+    flush = folders.flush
 
     def slow(folder):
         began.set()
@@ -405,7 +405,7 @@ def test_of_two_saves_into_one_folder_one_is_told(tmp_path):
 
     first = threading.Thread(target=save)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "_flush", slow)
+        patch.setattr(folders, "flush", slow)
         first.start()
         began.wait(30)
         with pytest.raises(JaxvidError, match=f"a is being written by process {os.getpid()} on"):
@@ -436,7 +436,7 @@ else:
 
 def test_a_run_moves_between_device_counts(tmp_path):
     flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    flags |= {"PYTHONPATH": str(Path(checkpoint.__file__).parents[1])}
+    flags |= {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", WRITE_ON_FOUR, str(tmp_path)]
     subprocess.run(command, env=flags, check=True, timeout=120)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
