@@ -51,8 +51,8 @@ PATHS = [(module, name) for module, (_, _, paths) in COMMANDS.items() for name i
 
 
 def run(module, words=()):
-    entry = importlib.import_module("converters.__main__" if module == "converters" else module)
-    entry.main(list(words))
+    package = hasattr(importlib.import_module(module), "__path__")
+    importlib.import_module(f"{module}.__main__" if package else module).main(list(words))
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -125,22 +125,25 @@ def test_every_text_of_a_config_is_known_to_be_a_path_or_none():
     assert texts == (TEXTS & texts) | set(fields.PATHS)
 
 
+WORK = {"train": "jaxvid.training.loop", "evaluate": "jaxvid.inference.evaluate"}
+
+
 @pytest.mark.parametrize("field", fields.PATHS)
-@pytest.mark.parametrize("mode", ["train", "evaluate"])
+@pytest.mark.parametrize("mode", WORK)
 def test_every_path_of_a_config_enters_through_the_door(field, mode, tmp_path):
     c = config.from_row("tsm_r50_8f", runlocal=True)
     with c.unlocked():
         c.update_from_flattened_dict({field: GIVEN})
-    work = getattr(importlib.import_module(f"jaxvid.{mode}"), mode)
+    work = getattr(importlib.import_module(WORK[mode]), mode)
     with pytest.raises(JaxvidError, match=f"config.{field}={GIVEN} {SAID}"):
         work(c, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("mode", ["train", "evaluate"])
+@pytest.mark.parametrize("mode", WORK)
 def test_the_workdir_enters_through_the_door(mode, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    work = getattr(importlib.import_module(f"jaxvid.{mode}"), mode)
+    work = getattr(importlib.import_module(WORK[mode]), mode)
     with pytest.raises(JaxvidError, match=f"--workdir={GIVEN} {SAID}"):
         work(config.from_row("tsm_r50_8f", runlocal=True), GIVEN)
     assert list(tmp_path.iterdir()) == []
