@@ -23,7 +23,8 @@ import numpy as np
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
 from jaxvid.base.text import say
-from jaxvid.data import bounds, build, decode, records, table
+from jaxvid.data import bounds, decode, records, table
+from jaxvid.data.cores import usable_cores
 from jaxvid.rows import RECORD_SIDE
 
 _MAX_LINE, _MAX_NOTES = 1 << 16, 1 << 30  # bytes of the notes that are read
@@ -129,7 +130,7 @@ def _probe_all(
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
     """Threads, of which none begins another file once an error has come up."""
-    pool = concurrent.futures.ThreadPoolExecutor(workers or build.usable_cores())
+    pool = concurrent.futures.ThreadPoolExecutor(workers or usable_cores())
     try:
         yield pool
     finally:

@@ -29,7 +29,7 @@ import numpy as np
 from jaxvid.base import locks, paths, text, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
-from jaxvid.data import bounds, records
+from jaxvid.data import bounds, index, records, shards
 from jaxvid.data.cpu_tf import tf
 
 _SHARD_BYTES = 256 << 20
@@ -58,13 +58,13 @@ def import_split(dataset: str, split: str, folder: str | os.PathLike) -> records
     """The records of a split, which are made in `folder` where they are missing."""
     folder, origin = paths.local(folder, "data_dir"), f"{dataset} {split}"
     name = re.sub(r"[^\w.+-]", "_", split)
-    index = folder / f"{name}.index.npz"
-    if not index.exists():
+    indexed = folder / f"{name}.index.npz"
+    if not indexed.exists():
         found = _tfds(dataset, split) if dataset.startswith("tfds:") else _dmvr(dataset, split)
         try:
             # All processes of one training come here at once: one copies, the others wait.
             with locks.hold(folder, "", wait=True):
-                if not index.exists():
+                if not indexed.exists():
                     _write(found, folder, name, origin)
         except OSError as error:
             raise JaxvidError(
@@ -92,7 +92,7 @@ def _write(found: Found, folder: pathlib.Path, split: str, origin: str) -> None:
     shutil.rmtree(workplace, ignore_errors=True)
     workplace.mkdir()
     try:
-        entries: list[records.Entry] = []
+        entries: list[shards.Entry] = []
         written: list[pathlib.Path] = []
         progress = Progress(found.count, f"importing {origin}", "videos")
         file = None
@@ -105,7 +105,7 @@ def _write(found: Found, folder: pathlib.Path, split: str, origin: str) -> None:
             frames = [_jpeg(frame, video.path) for frame in video.frames]
             texts = [names[i] if i < len(names) else str(i) for i in video.labels]
             entries.append(
-                records.append(
+                shards.append(
                     file,
                     frames,
                     shard=len(written) - 1,
@@ -120,12 +120,12 @@ def _write(found: Found, folder: pathlib.Path, split: str, origin: str) -> None:
         if file is None:
             raise JaxvidError(f"{origin} holds no videos: give another split")
         file.close()
-        shards = records.shard_names(split, len(written))
-        for path, shard in zip(written, shards, strict=True):
+        files = shards.names(split, len(written))
+        for path, shard in zip(written, files, strict=True):
             os.replace(path, folder / shard)
         if names and not existing:
             whole.text(folder / "labels.txt", "".join(f"{name}\n" for name in names))
-        records.write_index(folder, split, shards, entries, origin)
+        index.write(folder, split, files, entries, origin)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 

@@ -27,7 +27,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
 from jaxvid.config.parts import Data, Test
 from jaxvid.data import augment, rand_augment, sampling
-from jaxvid.data.build import usable_cores
+from jaxvid.data.cores import usable_cores
 from jaxvid.data.cpu_tf import tf
 from jaxvid.data.datasets import Source, Split
 from jaxvid.rows import CROP_COUNTS, Protocol

@@ -17,7 +17,8 @@ import numpy as np
 from jaxvid.base import locks, paths, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
-from jaxvid.data import build, records
+from jaxvid.data import index
+from jaxvid.data.building import build
 
 CLASSES = ("clockwise", "counterclockwise", "down", "grow", "left", "right", "shrink", "up")
 REVERSED = {
@@ -89,7 +90,7 @@ def ensure(cache_dir: str | os.PathLike = "", settings: Settings = DEFAULT) -> p
     and the clips themselves in `videos/`.
     """
     cache = paths.local(cache_dir, "data_dir") if cache_dir else paths.cache()
-    version = hashlib.sha256(repr((settings, records.VERSION)).encode()).hexdigest()[:12]
+    version = hashlib.sha256(repr((settings, index.VERSION)).encode()).hexdigest()[:12]
     folder = cache / f"toy-{version}"
     if folder.is_dir():
         return folder
@@ -110,7 +111,7 @@ def ensure(cache_dir: str | os.PathLike = "", settings: Settings = DEFAULT) -> p
 def _fill(folder: pathlib.Path, settings: Settings) -> None:
     make(folder, settings)
     for split in ("train", "test"):
-        build.build(folder / "videos", folder / f"{split}.csv", folder, workers=1)
+        build(folder / "videos", folder / f"{split}.csv", folder, workers=1)
 
 
 def draw(name: str, rng: np.random.Generator, settings: Settings = DEFAULT) -> np.ndarray:

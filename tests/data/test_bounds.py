@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import bounds, datasets, records, sequence_example
+from jaxvid.data import bounds, datasets, index, records, sequence_example, shards
 from jaxvid.data.crc32c import crc32c, masked
 from tests.data.refuse import refusals
 from tests.data.test_records import write_split
@@ -151,16 +151,16 @@ def test_records_that_lie_about_their_length_are_found_before_any_is_read(tmp_pa
 def test_long_records_are_read_as_short_ones_are(tmp_path, monkeypatch):
     frames = [picture(8 + n, 9) for n in range(3)]
     write_shard(tmp_path, ({LABEL: [2, 1], NAME: b"a.mp4"}, [b"x" * 100, *frames][1:]))
-    short = next(records.scan(tmp_path / SHARD, 0))
-    monkeypatch.setattr(records, "_LONG", 10)
-    long = next(records.scan(tmp_path / SHARD, 0))
+    short = next(shards.scan(tmp_path / SHARD, 0))
+    monkeypatch.setattr(shards, "_LONG", 10)
+    long = next(shards.scan(tmp_path / SHARD, 0))
     assert long.frames.tolist() == short.frames.tolist() and long.labels == (2, 1)
     assert long.path == "a.mp4" and (long.height, long.width) == (8, 9)
     data = bytearray((tmp_path / SHARD).read_bytes())
     data[-30] ^= 1
     (tmp_path / SHARD).write_bytes(data)
     with pytest.raises(JaxvidError, match="record 0 is corrupt; fetch it again"):
-        next(records.scan(tmp_path / SHARD, 0))
+        next(shards.scan(tmp_path / SHARD, 0))
 
 
 def test_a_checksum_may_be_computed_in_pieces():
@@ -206,9 +206,9 @@ def test_the_first_frame_tells_the_size_and_the_others_must_have_it(tmp_path):
 def test_a_rate_that_no_camera_has_tells_nothing(tmp_path, rate):
     write_shard(tmp_path, ({LABEL: 0, sequence_example.FRAME_RATE: rate}, [picture()]))
     assert np.isnan(records.Records(tmp_path, "train").fps[0])
-    index = tmp_path / "train.index.npz"
-    with np.load(index) as file:
-        np.savez(index, **(dict(file) | {"fps": np.array([rate], np.float32)}))
+    path = tmp_path / "train.index.npz"
+    with np.load(path) as file:
+        np.savez(path, **(dict(file) | {"fps": np.array([rate], np.float32)}))
     assert np.isnan(records.Records(tmp_path, "train").fps[0])
 
 
@@ -226,11 +226,11 @@ def test_paths_of_any_letters_come_back_from_the_index(tmp_path):
     with open(tmp_path / SHARD, "wb") as file:
         for name in names:
             entries.append(
-                records.append(
+                shards.append(
                     file, [picture()], shard=0, labels=[0], texts=["a"], path=name, fps=25
                 )
             )
-    records.write_index(tmp_path, "train", [SHARD], entries)
+    index.write(tmp_path, "train", [SHARD], entries)
     assert records.Records(tmp_path, "train").path.tolist() == [e.path for e in entries]
 
 
@@ -266,25 +266,25 @@ def damaged_indices(arrays):
 
 def test_an_index_that_lies_is_refused(tmp_path):
     write_split(tmp_path, shards=1)
-    index = tmp_path / "train.index.npz"
-    with np.load(index) as file:
+    path = tmp_path / "train.index.npz"
+    with np.load(path) as file:
         arrays = dict(file)
     for change, words in damaged_indices(arrays):
-        np.savez(index, **(arrays | change))
+        np.savez(path, **(arrays | change))
         with pytest.raises(JaxvidError, match=words):
             records.Records(tmp_path, "train")
     for name in arrays.keys() - {"more_labels"}:
-        np.savez(index, **{key: array for key, array in arrays.items() if key != name})
+        np.savez(path, **{key: array for key, array in arrays.items() if key != name})
         with pytest.raises(JaxvidError, match="has no|cannot be read"):
             records.Records(tmp_path, "train")
 
 
 def test_an_index_that_inflates_is_refused_unread(tmp_path):
     write_split(tmp_path, shards=1)
-    index = tmp_path / "train.index.npz"
-    with np.load(index) as file:
+    path = tmp_path / "train.index.npz"
+    with np.load(path) as file:
         arrays = dict(file)
-    np.savez_compressed(index, **(arrays | {"offset": np.zeros(20 << 20, np.int64)}))
+    np.savez_compressed(path, **(arrays | {"offset": np.zeros(20 << 20, np.int64)}))
     with pytest.raises(JaxvidError, match="train.index.npz cannot be read .*more than may be read"):
         records.Records(tmp_path, "train")
 

@@ -1,9 +1,11 @@
 """Building records: what is written, refused, left out and said, and what a kill leaves."""
 
+import dataclasses
 import errno
 import io
 import os
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -12,9 +14,9 @@ from PIL import Image
 
 from jaxvid.base import csvs
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import build as module
-from jaxvid.data import decode, records, sequence_example
-from jaxvid.data.build import build
+from jaxvid.data import build as command
+from jaxvid.data import decode, index, records, sequence_example, shards
+from jaxvid.data.building import build, split, tasks, workers
 from jaxvid.data.table import read
 from tests.data import clips
 
@@ -72,8 +74,8 @@ def test_records_hold_the_videos(videos, table, tmp_path):
         frames = np.stack(list(decode.read_frames(videos / f"{number}.mp4", short_side=60)))
         error = np.abs(decoded(split, number).astype(int) - frames)
         assert error.mean() < 1 and error.max() < 40  # JPEG rings at the edge of the corner
-    shards = sorted(path.name for path in (tmp_path / "out").glob("*.tfrecord"))
-    assert shards == records.shard_names("train", 2)
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.tfrecord"))
+    assert files == shards.names("train", 2)
     assert not list((tmp_path / "out").glob(".*"))
     # Neighbours in the CSV, often of one class, go to different shards.
     assert "train-00000-of-00002.tfrecord record 1 (2.mp4)" in split.name(2)
@@ -91,8 +93,8 @@ def test_colours_are_those_of_the_video(tmp_path):
 
 
 def test_bytes_do_not_depend_on_the_number_of_processes(videos, table, tmp_path):
-    for workers in (1, 2):
-        build(videos, table, tmp_path / str(workers), shards=3, workers=workers)
+    for number in (1, 2):
+        build(videos, table, tmp_path / str(number), shards=3, workers=number)
     assert content(tmp_path / "1") == content(tmp_path / "2")
     assert "train-00002-of-00003.tfrecord" in content(tmp_path / "1")
 
@@ -140,11 +142,11 @@ def test_what_cannot_be_read_is_listed_with_its_reason(videos, table, tmp_path):
 
 
 def test_a_damaged_video_is_kept_and_said(videos, table, tmp_path, monkeypatch):
-    def damaged(path, short_side, quality, encode=module.encode_video):
+    def damaged(path, short_side, quality, encode=tasks.encode_video):
         images, info = encode(path, short_side, quality)
-        return images, module.dataclasses.replace(info, damaged=2 * (path.name == "4.mp4"))
+        return images, dataclasses.replace(info, damaged=2 * (path.name == "4.mp4"))
 
-    monkeypatch.setattr(module, "encode_video", damaged)
+    monkeypatch.setattr(tasks, "encode_video", damaged)
     summary = build(videos, table, tmp_path / "out", workers=1)
     assert summary.num_videos == 5
     assert summary.damaged == {"4.mp4": "2 damaged or missing packets"}
@@ -281,7 +283,7 @@ def test_existing_records_are_replaced_only_on_request(videos, table, tmp_path):
     with pytest.raises(JaxvidError, match="already holds other records of 'train'; add --over"):
         build(videos, table, out, workers=1)
     build(videos, table, out, shards=2, quality=50, workers=1, overwrite=True)
-    assert sorted(p.name for p in out.glob("*.tfrecord")) == records.shard_names("train", 2)
+    assert sorted(p.name for p in out.glob("*.tfrecord")) == shards.names("train", 2)
     assert len(records.Records(out, "train").read(4)) > 0
 
 
@@ -292,10 +294,10 @@ def test_the_same_build_again_is_done_already(videos, table, tmp_path, monkeypat
     write_csv(table, *table.read_text().splitlines()[1:], "none.mp4,nod")
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module.shutil, "rmtree", removed)  # the last step
+        patch.setattr(shutil, "rmtree", removed)  # the last step
         build(videos, table, out, workers=1)
     before = content_of_files(out)
-    monkeypatch.setattr(module, "encode_video", None)
+    monkeypatch.setattr(tasks, "encode_video", None)
     summary = build(videos, table, out, workers=1)
     assert content(out) == before
     assert (summary.num_videos, summary.num_frames) == (5, 25)
@@ -308,13 +310,13 @@ def test_a_killed_build_looks_unfinished_and_goes_on(videos, table, tmp_path, mo
     build(videos, table, tmp_path / "whole", shards=5, workers=1)
     seen = []
 
-    def killed(path, short_side, quality, encode=module.encode_video):
+    def killed(path, short_side, quality, encode=tasks.encode_video):
         seen.append(path.name)
         if len(seen) == 4:
             raise KeyboardInterrupt
         return encode(path, short_side, quality)
 
-    monkeypatch.setattr(module, "encode_video", killed)
+    monkeypatch.setattr(tasks, "encode_video", killed)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         build(videos, table, out, shards=5, workers=1)
@@ -332,7 +334,7 @@ def test_a_kill_while_publishing_looks_unfinished(videos, table, tmp_path, monke
     out = tmp_path / "out"
     build(videos, table, out, workers=1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(records, "write_index", killed)
+        patch.setattr(index, "write", killed)
         build(videos, table, out, quality=50, workers=1, overwrite=True)
     with pytest.raises(JaxvidError, match="was interrupted; run it again"):
         records.Records(out, "train")
@@ -347,7 +349,7 @@ def test_other_settings_begin_anew(videos, table, tmp_path, monkeypatch):
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "_publish", killed)
+        patch.setattr(split, "_publish", killed)
         build(videos, table, out, workers=1)
     build(videos, table, out, quality=50, workers=1)
     build(videos, table, tmp_path / "whole", quality=50, workers=1)
@@ -359,7 +361,7 @@ def test_a_full_disk_is_said_and_survived(videos, table, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, "append", full)
+        patch.setattr(shards, "append", full)
         with pytest.raises(JaxvidError, match="No space left on device; 0 of 2 shards"):
             build(videos, table, tmp_path / "out", workers=1)
     assert build(videos, table, tmp_path / "out", workers=1).num_videos == 5
@@ -368,20 +370,20 @@ def test_a_full_disk_is_said_and_survived(videos, table, tmp_path, monkeypatch):
 def dying_work(pipe, workplace):
     """A worker that dies at 2.mp4, as one does whose decoder writes where it must not."""
 
-    def encode(path, short_side, quality, encode=module.encode_video):
+    def encode(path, short_side, quality, encode=tasks.encode_video):
         if path.name == "2.mp4":
             os._exit(11)
         return encode(path, short_side, quality)
 
-    module.encode_video = encode
+    tasks.encode_video = encode
     work(pipe, workplace)
 
 
-work = module._work
+work = workers._work
 
 
 def test_a_video_that_kills_its_process_is_left_out(videos, table, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_work", dying_work)
+    monkeypatch.setattr(workers, "_work", dying_work)
     summary = build(videos, table, tmp_path / "out", shards=2, workers=2)
     assert summary.bad == {"2.mp4": "the process that decoded it died with exit code 11"}
     assert summary.num_videos == 4
@@ -389,7 +391,7 @@ def test_a_video_that_kills_its_process_is_left_out(videos, table, tmp_path, mon
 
 def test_the_command_says_errors_in_one_line(videos, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        module.main([f"--videos={videos}", "--labels=none.csv", f"--out={tmp_path / 'out'}"])
+        command.main([f"--videos={videos}", "--labels=none.csv", f"--out={tmp_path / 'out'}"])
     assert stop.value.code == 1
     assert capsys.readouterr().err.startswith("error: none.csv is not a file")
 

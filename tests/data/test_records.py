@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import crc32c, records, sequence_example
+from jaxvid.data import crc32c, index, records, sequence_example
+from jaxvid.data.shards import append
+from jaxvid.data.shards import names as shard_names
 
 
 def jpeg(value: int, height: int = 6, width: int = 8) -> bytes:
@@ -22,17 +24,17 @@ def jpeg(value: int, height: int = 6, width: int = 8) -> bytes:
 
 def write_split(folder, split="train", videos=5, shards=2):
     """Writes `videos` records of 3, 4, ... frames over `shards` files; returns all frames."""
-    names = records.shard_names(split, shards)
+    names = shard_names(split, shards)
     frames = [[jpeg(20 * i + j) for j in range(3 + i)] for i in range(videos)]
     entries: list = [None] * videos
     for shard, name in enumerate(names):
         with open(folder / name, "wb") as file:
             for i in range(shard, videos, shards):
-                entries[i] = records.append(
+                entries[i] = append(
                     file, frames[i], shard=shard, labels=[i % 3], texts=[f"class {i % 3}"],
                     path=f"clips/{i}.mp4", fps=25.0 + i, height=6, width=8,
                 )  # fmt: skip
-    records.write_index(folder, split, names, entries)
+    index.write(folder, split, names, entries)
     (folder / "labels.txt").write_text("class 0\nclass 1\nclass 2\n")
     return frames
 
@@ -280,8 +282,8 @@ def test_a_shard_that_is_gone_is_named(tmp_path):
 
 def test_hostile_values_in_an_index_are_refused(tmp_path):
     write_split(tmp_path, shards=1)
-    index = tmp_path / "train.index.npz"
-    with np.load(index) as file:
+    path = tmp_path / "train.index.npz"
+    with np.load(path) as file:
         arrays = dict(file)
     for name, value in {
         "offset": 2**62,
@@ -291,15 +293,15 @@ def test_hostile_values_in_an_index_are_refused(tmp_path):
     }.items():
         wrong = arrays[name].astype(np.int64)
         wrong[1] = value
-        np.savez(index, **(arrays | {name: wrong}))
+        np.savez(path, **(arrays | {name: wrong}))
         with pytest.raises(JaxvidError, match="contradicts itself"):
             records.Records(tmp_path, "train")
-    np.savez(index, **(arrays | {"path": np.array([print] * 5, object)}))
+    np.savez(path, **(arrays | {"path": np.array([print] * 5, object)}))
     with pytest.raises(JaxvidError, match="cannot be read .*allow_pickle"):
         records.Records(tmp_path, "train")
-    np.savez(index, **arrays)
+    np.savez(path, **arrays)
     (tmp_path / "train.frames.npy").rename(tmp_path / "frames")
-    (tmp_path / "train.frames.npy").write_bytes(index.read_bytes())
+    (tmp_path / "train.frames.npy").write_bytes(path.read_bytes())
     with pytest.raises(JaxvidError, match="does not belong to train.index.npz"):
         records.Records(tmp_path, "train")
     (tmp_path / "frames").replace(tmp_path / "train.frames.npy")

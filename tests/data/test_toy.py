@@ -170,7 +170,7 @@ def test_a_kill_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(toy.build, "build", killed)
+        patch.setattr(toy, "build", killed)
         toy.ensure(tmp_path, TINY)
     assert not list(tmp_path.iterdir())
     assert toy.ensure(tmp_path, TINY).is_dir()

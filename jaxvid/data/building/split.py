@@ -1,0 +1,314 @@
+"""One split from its CSV on: planned, written by workers, published when it is whole."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+from jaxvid.base import csvs, locks, paths, text, whole
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.progress import Progress
+from jaxvid.data import index, records, table
+from jaxvid.data.building.tasks import Job, Result, Task, write_shard
+from jaxvid.data.building.workers import in_processes
+from jaxvid.data.cores import usable_cores
+from jaxvid.data.shards import Entry
+from jaxvid.data.shards import names as shard_names
+from jaxvid.rows import RECORD_SIDE
+
+MAX_SHARDS = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What was built. `bad` and `damaged` map a path to what is wrong with it."""
+
+    folder: pathlib.Path
+    split: str
+    num_videos: int
+    num_frames: int
+    num_bytes: int
+    num_shards: int
+    classes: tuple[str, ...]
+    empty_classes: tuple[str, ...]
+    bad: dict[str, str]
+    damaged: dict[str, str]
+
+
+def build(
+    videos: str | os.PathLike,
+    labels: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    split: str | None = None,
+    shards: int | None = None,
+    short_side: int = RECORD_SIDE,
+    quality: int = 95,
+    workers: int | None = None,
+    classes: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    strict: bool = False,
+) -> Summary:
+    """Builds one split; the arguments are the command's.
+
+    `split` defaults to the name of the CSV, `shards` to the square root of the number of videos,
+    `workers` to the number of cores. `classes` is a file of class names; without one the names in
+    an existing `labels.txt` of `out` hold, else those in the CSV, sorted. Raises `JaxvidError`
+    where nothing sensible can be built, and with `strict` also for a single unreadable video.
+    """
+    videos, labels = paths.local(videos, "--videos"), paths.local(labels, "--labels")
+    out = paths.writable(out, "--out")
+    if classes is not None:
+        classes = paths.local(classes, "--classes")
+    split = labels.stem if split is None else split
+    _check(videos, split, shards, short_side, quality, workers)
+    with locks.hold(out, "--out"):  # No other process builds in the same folder.
+        rows = table.read(labels)
+        names = _class_names(out, classes)
+        plan = _plan(rows, names, videos, labels, split, shards, short_side, quality)
+        workplace = out / f".build-{split}"
+        if not overwrite and _exists(out, split, workplace, plan.origin):
+            shutil.rmtree(workplace, ignore_errors=True)
+            text.say(f"{split}: these records are already built")
+            summary = _summarise(out, split)
+            _refuse(summary.bad, strict, out)
+            return summary
+        with paths.writing(out, "--out"):
+            done = _prepare(workplace, plan.origin)
+        results = _run(plan, workplace, done, workers or usable_cores())
+        bad, damaged = plan.wrong(results)
+        with paths.writing(out, "--out"):
+            _write_bad(out, split, bad, damaged)
+        _refuse(bad, strict, out)
+        if not any(result.written for result in results):
+            raise JaxvidError(
+                f"none of the {len(rows)} videos of {labels} can be read below {videos}; the "
+                f"reasons are in {out / 'bad_videos.csv'}"
+            )
+        with paths.writing(out, "--out"):
+            _publish(out, workplace, plan, results)
+        return _summarise(out, split)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is to be built: a task a shard, and the names of the classes.
+
+    `origin` tells builds apart, `repeated` maps the path of a line that was left out to the reason.
+    """
+
+    split: str
+    names: tuple[str, ...]
+    jobs: Sequence[Job]
+    tasks: Sequence[Task]
+    repeated: dict[str, str]
+    origin: str
+
+    def wrong(self, results: Sequence[Result]) -> tuple[dict[str, str], dict[str, str]]:
+        """The paths of videos that were left out, and of those kept though damaged, and why."""
+        bad, damaged = dict(self.repeated), {}
+        for result in results:
+            bad |= {self.jobs[number].path: reason for number, reason in result.bad.items()}
+            damaged |= {self.jobs[number].path: why for number, why in result.damaged.items()}
+        return bad, damaged
+
+
+def _plan(
+    rows: Sequence[table.Row],
+    names: tuple[str, ...],
+    videos: pathlib.Path,
+    labels: pathlib.Path,
+    split: str,
+    count: int | None,
+    short_side: int,
+    quality: int,
+) -> _Plan:
+    """Shares the videos of a CSV's rows out among `count` shards."""
+    names, numbers = table.number_labels(
+        rows,
+        names,
+        labels,
+        "correct it, or give all classes with --classes=FILE and a new --out",
+    )
+    kept, repeated = table.without_repeats(rows, labels)
+    table.say_oddities(videos, kept, names, labels)
+    count = min(MAX_SHARDS, max(1, round(len(kept) ** 0.5))) if count is None else count
+    count = min(count, len(kept))
+    jobs = [
+        Job(number, row.path, numbers[row.label], tuple(names[i] for i in numbers[row.label]))
+        for number, row in enumerate(kept)
+    ]
+    tasks = [
+        Task(number, file, os.fspath(videos), tuple(jobs[number::count]), short_side, quality)
+        for number, file in enumerate(shard_names(split, count))
+    ]
+    return _Plan(split, names, jobs, tasks, repeated, _fingerprint(tasks, names))
+
+
+def _check(
+    videos: pathlib.Path,
+    split: str,
+    shards: int | None,
+    short_side: int,
+    quality: int,
+    workers: int | None,
+) -> None:
+    if not videos.is_dir():
+        raise JaxvidError(f"{videos} is not a folder; --videos names the one that paths start from")
+    if not split or split != pathlib.PurePath(split).name or split.startswith("."):
+        raise JaxvidError(f"--split={split} cannot name files; use letters, digits, - and _")
+    for name, value, low, high in (
+        ("shards", shards, 1, 99_999),
+        ("short-side", short_side, 8, 8192),
+        ("quality", quality, 1, 100),
+        ("workers", workers, 1, 1024),
+    ):
+        if value is not None and not low <= value <= high:
+            raise JaxvidError(f"--{name}={value} must be from {low} to {high}")
+
+
+def _class_names(out: pathlib.Path, path: pathlib.Path | None) -> tuple[str, ...]:
+    existing = records.read_classes(out / "labels.txt")
+    if path is None:
+        return existing
+    names = text.read_names(path)
+    if not names:
+        raise JaxvidError(f"{path} is empty; it must have one class name a line")
+    if existing and existing != names:
+        raise JaxvidError(
+            f"{path} differs from {out / 'labels.txt'}, which other splits there use; leave out "
+            "--classes or choose another --out"
+        )
+    return names
+
+
+def _fingerprint(tasks: Sequence[Task], names: tuple[str, ...]) -> str:
+    """Digests all that decides the bytes of a build, so that only the same one is continued."""
+    import av
+    import PIL
+
+    digest = hashlib.sha256(repr((names, av.__version__, PIL.__version__)).encode())
+    for task in tasks:
+        digest.update(repr(task).encode())
+        for job in task.jobs:
+            path = table.locate(task.videos, job.path)
+            stat = path.stat() if table.is_there(path) else None
+            digest.update(repr(stat and (stat.st_size, stat.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _exists(out: pathlib.Path, split: str, workplace: pathlib.Path, origin: str) -> bool:
+    """Says whether the very records are there; others in their place are an error."""
+    if (out / f"{split}.index.npz").exists():
+        if records.Records(out, split).origin == origin:
+            return True
+    elif workplace.exists() or not any(out.glob(f"{split}-?????-of-?????*")):
+        return False
+    raise JaxvidError(
+        f"{out} already holds other records of {split!r}; add --overwrite to replace them, or "
+        "choose another --split or --out"
+    )
+
+
+def _prepare(workplace: pathlib.Path, fingerprint: str) -> dict[int, Result]:
+    """Opens the working folder; returns the shards that an interrupted build left whole there."""
+    plan = workplace / "plan"
+    if workplace.exists() and not (plan.is_file() and plan.read_text() == fingerprint):
+        shutil.rmtree(workplace)
+    workplace.mkdir(parents=True, exist_ok=True)
+    whole.text(plan, fingerprint)
+    done = {}
+    for note in workplace.glob("*.json"):
+        if note.with_suffix("").is_file():
+            result = Result.from_json(note.read_text())
+            done[result.shard] = result
+    for partial in workplace.glob("*.part"):
+        partial.unlink()
+    return done
+
+
+def _run(plan: _Plan, workplace: pathlib.Path, done: dict[int, Result], count: int) -> list[Result]:
+    """Writes the shards that are missing, in this process or up to `count`; returns all results."""
+    left = [task for task in plan.tasks if task.shard not in done]
+    if done:
+        have = f"{len(done)} of {len(plan.tasks)} shards"
+        text.say(f"{plan.split}: going on with a build that has {have}")
+    progress = Progress(sum(len(task.jobs) for task in left), f"building {plan.split}", "videos")
+    results = dict(done)
+    try:
+        if min(count, len(plan.tasks)) == 1:
+            for task in left:
+                results[task.shard] = write_shard(task, workplace, lambda number: progress.update())
+        else:
+            for result in in_processes(left, workplace, count, progress):
+                results[result.shard] = result
+    except OSError as error:
+        raise JaxvidError(
+            f"{workplace.parent} cannot be written: {error.strerror or error}; {len(results)} of "
+            f"{len(plan.tasks)} shards are done and kept, run the same command again to go on"
+        ) from None
+    progress.close()
+    return [results[task.shard] for task in plan.tasks]
+
+
+def _refuse(bad: dict[str, str], strict: bool, out: pathlib.Path) -> None:
+    if bad and strict:
+        path, reason = next(iter(bad.items()))
+        raise JaxvidError(
+            f"{len(bad)} of the videos cannot be used ({path}: {reason}); mend or remove those in "
+            f"{out / 'bad_videos.csv'}, or leave out --strict"
+        )
+
+
+def _write_bad(out: pathlib.Path, split: str, bad: dict[str, str], damaged: dict[str, str]) -> None:
+    """Writes what is wrong with this split's videos, beside what other splits have written."""
+    lines = [line for line in _read_bad(out) if line[0] != split]
+    lines += [[split, name, "no", reason] for name, reason in bad.items()]
+    lines += [[split, name, "yes", reason] for name, reason in damaged.items()]
+    csvs.write(out / "bad_videos.csv", ["split", "path", "kept", "reason"], lines)
+
+
+def _read_bad(out: pathlib.Path) -> list[list[str]]:
+    path = out / "bad_videos.csv"
+    if not path.is_file():
+        return []
+    return [line for line in csvs.read(path) if len(line) == 4]
+
+
+def _publish(
+    out: pathlib.Path, workplace: pathlib.Path, plan: _Plan, results: Sequence[Result]
+) -> None:
+    """Moves the shards to where they are looked for, the index last."""
+    (out / f"{plan.split}.index.npz").unlink(missing_ok=True)
+    for old in out.glob(f"{plan.split}-?????-of-?????*"):
+        old.unlink()
+    whole.text(out / "labels.txt", "".join(f"{name}\n" for name in plan.names))
+    found: dict[int, Entry] = {}
+    files = [task.file for task in plan.tasks]
+    for result, file in zip(results, files, strict=True):
+        os.replace(workplace / file, out / file)
+        found |= result.written
+    entries = [found[number] for number in sorted(found)]
+    index.write(out, plan.split, files, entries, plan.origin)
+    shutil.rmtree(workplace)
+
+
+def _summarise(out: pathlib.Path, split: str) -> Summary:
+    """Says what lies there, from the records themselves."""
+    built = records.Records(out, split)
+    filled = {label for labels in built.labels for label in labels}
+    wrong = [line for line in _read_bad(out) if line[0] == split]
+    return Summary(
+        folder=out,
+        split=split,
+        num_videos=len(built),
+        num_frames=int(built.num_frames.sum()),
+        num_bytes=built.num_bytes,
+        num_shards=built.num_shards,
+        classes=built.classes,
+        empty_classes=tuple(c for number, c in enumerate(built.classes) if number not in filled),
+        bad={path: reason for _, path, kept, reason in wrong if kept == "no"},
+        damaged={path: reason for _, path, kept, reason in wrong if kept == "yes"},
+    )

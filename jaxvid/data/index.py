@@ -1,0 +1,302 @@
+"""The index of a split, which says where each record and each of its frames lies.
+
+- `<split>.index.npz`: per record its shard, place, number of frames, frame rate, label and path
+  (all paths in one, and where each ends: padded to the longest they could take any memory);
+- `<split>.frames.npy`: per frame its place within the record and its CRC-32, so that a reader
+  fetches and checks just the frames that it samples.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+import re
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxvid.base import arrays, whole
+from jaxvid.base.errors import JaxvidError
+from jaxvid.base.progress import Progress
+from jaxvid.data import bounds, shards
+from jaxvid.data.shards import Entry
+
+VERSION = 1  # of the index files
+_MAX_INDEX = 1 << 30  # bytes
+_COLUMNS = {
+    "shard": np.int32,
+    "offset": np.int64,
+    "length": np.int64,
+    "num_frames": np.int32,
+    "fps": np.float32,
+    "label": np.int64,
+    "height": np.int32,
+    "width": np.int32,
+}
+
+
+def write(
+    folder: pathlib.Path,
+    split: str,
+    names: Sequence[str],
+    entries: Sequence[Entry],
+    origin: str = "",
+) -> None:
+    """Writes the two index files of a split, the one that makes it complete last.
+
+    `origin` is kept for `Records.origin`: a digest of what the records were made from.
+    """
+    columns = {
+        name: np.array([getattr(entry, name) for entry in entries], kind)
+        for name, kind in _COLUMNS.items()
+    }
+    more = [(n, label) for n, entry in enumerate(entries) for label in entry.labels[1:]]
+    texts = [entry.path.encode(errors="surrogatepass") for entry in entries]
+    table = [entry.frames for entry in entries] or [np.zeros((0, 3), np.uint32)]
+    for name, fill in {
+        f"{split}.frames.npy": lambda file: np.save(file, np.concatenate(table)),
+        f"{split}.index.npz": lambda file: np.savez(
+            file,
+            version=VERSION,
+            origin=origin,
+            shards=np.array(names, np.str_),
+            sizes=np.array([(folder / name).stat().st_size for name in names], np.int64),
+            paths=np.frombuffer(b"".join(texts), np.uint8),
+            path_ends=np.cumsum([len(each) for each in texts], dtype=np.int64),
+            more_labels=np.array(more, np.int64).reshape(-1, 2),
+            **columns,
+        ),
+    }.items():
+        with whole.file(folder / name, durable=True) as file:
+            fill(file)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What `<split>.index.npz` says.
+
+    `origin` tells builds apart. `shards` are the files' names and `sizes` their bytes. `columns`
+    are arrays over the records, by the names of `_COLUMNS` and `path`. `labels` are all labels of
+    each record. `starts`, one more than records, says where in the table of frames those of each
+    begin.
+    """
+
+    origin: str
+    shards: list[str]
+    sizes: list[int]
+    columns: dict[str, np.ndarray]
+    starts: np.ndarray
+    labels: list[tuple[int, ...]]
+
+
+def load(folder: pathlib.Path, split: str) -> Index:
+    """Reads and checks the index of a split, which is made first where there is none.
+
+    Raises:
+      JaxvidError: there are no such records, or the index is damaged or contradicts itself.
+    """
+    path = folder / f"{split}.index.npz"
+    if not os.path.lexists(path):
+        _make(folder, split)
+    try:
+        file = arrays.read_npz(path, _MAX_INDEX)
+        if file["version"].tolist() != VERSION:
+            raise JaxvidError(f"{path} is of another version; build the records again")
+        columns = {name: _column(file[name], kind) for name, kind in _COLUMNS.items()}
+        columns["path"] = _paths(file)
+        names, sizes = file["shards"], _column(file["sizes"], np.int64)
+        origin = str(file["origin"])
+        # Those beyond the first of each record; indices written before there were any lack it.
+        more = file.get("more_labels", np.zeros((0, 2), np.int64))
+    except JaxvidError:
+        raise
+    except KeyError as error:
+        raise JaxvidError(f"{path} has no {error}; build the records again") from None
+    except (OSError, ValueError) as error:
+        raise JaxvidError(
+            f"{path} cannot be read ({_line(error)}); build the records again"
+        ) from None
+    if not _consistent(columns, names, sizes, more):
+        raise JaxvidError(f"{path} contradicts itself; build the records again")
+    sizes_seen = np.stack([columns["height"], columns["width"]], 1)[columns["num_frames"] > 0]
+    for height, width in np.unique(sizes_seen, axis=0).tolist():
+        if problem := bounds.size_problem(height, width):
+            raise JaxvidError(f"{path} has a video that may not be read: {problem}; leave it out")
+    fps = columns["fps"]
+    fps[~((fps > 0) & (fps <= bounds.MAX_FPS))] = np.nan
+    labels = [[label] if label >= 0 else [] for label in columns["label"].tolist()]
+    for number, label in more.tolist():
+        labels[number].append(label)
+    starts = np.concatenate([[0], np.cumsum(columns["num_frames"], dtype=int)])
+    return Index(origin, names.tolist(), sizes.tolist(), columns, starts, [*map(tuple, labels)])
+
+
+def _column(array: np.ndarray, kind: type) -> np.ndarray:
+    """A column of an index as its own kind, if that holds it."""
+    kind = np.dtype(kind)
+    if array.dtype.kind not in ("f" if kind.kind == "f" else "iu"):
+        raise ValueError(f"it has {array.dtype} where {kind} is expected")
+    if kind.kind == "i" and array.size:
+        info = np.iinfo(kind)
+        if array.min() < info.min or array.max() > info.max:
+            raise ValueError(f"it has numbers that {kind} does not hold")
+    with np.errstate(over="ignore"):
+        return array.astype(kind)
+
+
+def _paths(file: dict[str, np.ndarray]) -> np.ndarray:
+    """The paths of an index, as they are written today or as they once were."""
+    if "path" in file:
+        return file["path"].astype(object)
+    data, ends = file["paths"].tobytes(), _column(file["path_ends"], np.int64)
+    lengths = np.diff(ends, prepend=0)
+    if ends.ndim != 1 or (lengths < 0).any() or len(data) != (ends[-1] if ends.size else 0):
+        raise ValueError("its paths do not end where it says")
+    found = np.empty(len(ends), object)
+    for number, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
+        found[number] = data[end - length : end].decode(errors="surrogatepass")
+    return found
+
+
+def _consistent(
+    columns: dict[str, np.ndarray], names: np.ndarray, sizes: np.ndarray, more: np.ndarray
+) -> bool:
+    """Whether the arrays of an index fit together, and stay within its shards."""
+    count = len(columns["path"]) if columns["path"].ndim == 1 else -1
+    if any(column.shape != (count,) for column in columns.values()):
+        return False
+    if names.dtype.kind != "U" or names.ndim != 1 or sizes.shape != names.shape:
+        return False
+    if any(name != pathlib.PurePath(name).name or "\0" in name for name in names.tolist()):
+        return False
+    if more.shape != (len(more), 2) or more.dtype != np.int64:
+        return False
+    if not ((more[:, 0] >= 0) & (more[:, 0] < count)).all():
+        return False
+    if not count:
+        return True
+    shard, offset, length = columns["shard"], columns["offset"], columns["length"]
+    if not 0 <= shard.min() <= shard.max() < len(names):
+        return False
+    ends = sizes[shard] - shards.FOOT
+    return bool(
+        (columns["num_frames"] >= 0).all()
+        and (offset >= shards.HEAD).all()
+        and (length >= 0).all()
+        and (length <= ends).all()
+        and (offset <= ends - length).all()
+    )
+
+
+def _make(folder: pathlib.Path, split: str) -> None:
+    """Makes the index of shards that came without one."""
+    names, sizes = _find_shards(folder, split)
+    _check_count(folder, split, names)  # Before anything is read that takes its time.
+    entries = []
+    progress = Progress(math.ceil(sum(sizes) / 1e6), f"indexing {split}", "MB")
+    for number, name in enumerate(names):
+        for entry in shards.scan(folder / name, number):
+            entries.append(entry)
+            progress.update(round(entry.length / 1e6))
+    progress.close()
+    try:
+        write(folder, split, names, entries)
+    except OSError as error:
+        raise JaxvidError(
+            f"{folder} has no {split}.index.npz and it cannot be written there ({error.strerror}); "
+            "copy the records to a folder that can be written"
+        ) from None
+
+
+def _find_shards(folder: pathlib.Path, split: str) -> tuple[list[str], list[int]]:
+    """Names and bytes of the shards of a split, which have to be all there."""
+    pattern = re.compile(re.escape(split) + r"-(\d{5})-of-(\d{5})(\.tfrecords?)?")
+    try:
+        present = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise JaxvidError(f"{folder} cannot be read ({error.strerror})") from None
+    found = [match for path in present if (match := pattern.fullmatch(path.name))]
+    if not found:
+        splits = sorted({m[1] for p in present if (m := re.match(r"(.+)-\d{5}-of-", p.name))})
+        known = f"it has the splits {', '.join(splits)}" if splits else "it has no records"
+        raise JaxvidError(
+            f"{folder} has no {split}-*.tfrecord: {known}; make them with "
+            "`python -m jaxvid.data.build`"
+        )
+    if (folder / f".build-{split}").exists():
+        raise JaxvidError(f"the build of {split!r} in {folder} was interrupted; run it again")
+    total = int(found[0][2])
+    if len(found) != total or {int(match[1]) for match in found} != set(range(total)):
+        raise JaxvidError(
+            f"{folder} holds {len(found)} of the {total} shards of {split!r} and no index; fetch "
+            "the missing ones, or run the interrupted build again"
+        )
+    names = [match[0] for match in found]
+    sizes = []
+    for name in names:
+        size = shards.size_of(folder / name)
+        if size is None:
+            raise JaxvidError(f"{folder / name} is no file; put the shard in its place")
+        sizes.append(size)
+    return names, sizes
+
+
+def _check_count(folder: pathlib.Path, split: str, names: Sequence[str]) -> None:
+    """Refuses more records than anyone has, by their heads alone."""
+    count = 0
+    for name in names:
+        with shards.open_shard(folder / name) as file:
+            for _ in shards.places(file, folder / name):
+                count += 1
+                if count > bounds.MAX_RECORDS:
+                    raise JaxvidError(
+                        f"{folder} has more than {bounds.MAX_RECORDS} records of {split!r}; make "
+                        "splits of them"
+                    )
+
+
+class FrameTable:
+    """Rows of `<split>.frames.npy`, uint32 [3] each as in `Entry`, read as they are asked for.
+
+    A file that is mapped and then cut would end the process without a word.
+    """
+
+    def __init__(self, folder: pathlib.Path, split: str, rows: int):
+        path = folder / f"{split}.frames.npy"
+        try:
+            self._open(path, rows)
+        except (OSError, ValueError) as error:
+            raise JaxvidError(
+                f"{path} does not belong to {split}.index.npz ({_line(error)}); build the records "
+                "again"
+            ) from None
+
+    def _open(self, path: pathlib.Path, rows: int) -> None:
+        if shards.size_of(path) is None:
+            raise ValueError("it is missing, or no file")
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            shape, dtype, _ = arrays.read_header(file, path.name, size, size)
+            if shape != (rows, 3) or dtype != np.uint32:
+                raise ValueError(f"it has {dtype} {list(shape)}")
+            self._path, self._start, self._rows = path, file.tell(), rows
+            self._file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, rows: int | slice) -> np.ndarray:
+        if not isinstance(rows, slice):
+            return self[rows : rows + 1][0]
+        start, stop, _ = rows.indices(self._rows)
+        wanted = 12 * (stop - start)
+        data = os.pread(self._file, wanted, self._start + 12 * start)
+        if len(data) != wanted:
+            raise JaxvidError(f"{self._path} has been cut short; build the records again")
+        return np.frombuffer(data, np.uint32).reshape(-1, 3)
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
