@@ -16,9 +16,9 @@ import numpy as np
 from flax import traverse_util
 
 from converters import files, spellings
+from converters.described import MAX_NAME
 from converters.mapped import MAX_DIMENSIONS, Mapped, fetched
 from converters.names import NameMap, in_order
-from converters.pickles import MAX_NAME
 from converters.report import STEP_COUNTER, Report
 from converters.shards import Sharded, open_all
 from jaxvid import zoo

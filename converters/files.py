@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from converters import nestings, npz_file, safetensors_file, torch_file
+from converters.described import MAX_NAME, Array, Module, Tensor
 from converters.mapped import Mapped, fetched
 from converters.names import quoted
 from converters.nestings import AVERAGES as AVERAGES
 from converters.nestings import STATE_DICTS as STATE_DICTS
 from converters.nestings import name_of
-from converters.pickles import MAX_NAME, Array, Module, Tensor
 from converters.shards import Sharded, open_all
 from jaxvid.base.errors import JaxvidError, listed
 

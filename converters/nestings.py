@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.pickles import Array, Named, Tensor, Text, Unread
+from converters.described import Array, Named, Tensor, Text, Unread
 from jaxvid.base.errors import JaxvidError, listed
 
 # The names under which codebases keep the weights, in the order in which they are looked for:

@@ -2,75 +2,40 @@
 
 Nothing that a pickle names is imported or called. Objects of the kinds that training codes keep
 beside the weights (settings, logs, optimizer state) become an inert `Unread` that knows its name;
-a pickle that asks for any other call is refused with the name. Tensors and arrays stay descriptions
-until their `array` is asked for, so what is not kept is not even read.
+a pickle that asks for any other call is refused with the name.
 """
 
-import codecs
-import dataclasses
 import pickletools
-import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from converters.mapped import MAX_DIMENSIONS, Mapped
+from converters import described
+from converters.described import (
+    DTYPES,
+    MAX_TEXT,
+    STORAGES,
+    UNREAD,
+    UNREAD_PACKAGES,
+    Array,
+    DType,
+    Module,
+    Named,
+    Storage,
+    Tensor,
+    Text,
+    Unread,
+    sizes_of,
+)
+from converters.mapped import Mapped
 from jaxvid.base.errors import JaxvidError
 
-STORAGES = {
-    "torch.FloatStorage": np.float32,
-    "torch.DoubleStorage": np.float64,
-    "torch.HalfStorage": np.float16,
-    "torch.BFloat16Storage": ml_dtypes.bfloat16,
-    "torch.LongStorage": np.int64,
-    "torch.IntStorage": np.int32,
-    "torch.ShortStorage": np.int16,
-    "torch.CharStorage": np.int8,
-    "torch.ByteStorage": np.uint8,
-    "torch.BoolStorage": np.bool_,
-    "torch.ComplexFloatStorage": np.complex64,
-    "torch.ComplexDoubleStorage": np.complex128,
-    "torch.storage.UntypedStorage": np.uint8,
-}
-# Types younger than the storage classes: they lie in an untyped storage and are named beside it.
-DTYPES = {
-    "torch.uint16": np.uint16,
-    "torch.uint32": np.uint32,
-    "torch.uint64": np.uint64,
-    "torch.float8_e4m3fn": ml_dtypes.float8_e4m3fn,
-    "torch.float8_e5m2": ml_dtypes.float8_e5m2,
-}
-# What training codes keep beside the weights: not built, but no reason to refuse the file.
-UNREAD_PACKAGES = (
-    *("mmengine.", "mmcv.", "mmaction.", "addict.", "yacs.config.", "fvcore.common.config."),
-    *("torch.optim.", "torch.jit._pickle.", "numpy.random."),
-)
-UNREAD = {
-    "argparse.Namespace",
-    *(f"pathlib.{kind}Path" for kind in ("", "Pure", "Posix", "PurePosix", "Windows")),
-    *("pathlib.PureWindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
-    *(f"collections.{name}" for name in ("deque", "Counter")),
-    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
-    *(
-        f"{module}.{name}"
-        for module in ("builtins", "__builtin__")
-        for name in ("set", "frozenset", "slice", "range", "xrange", "complex", "bytearray")
-    ),
-    *("torch.device", "torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_qtensor"),
-    "torch.serialization._get_layout",
-}
-# The pickle of a large checkpoint has some hundred thousand opcodes; each costs about 100 bytes.
-MAX_OPCODES = 2_000_000
-MAX_TEXT = 64 << 20
-MAX_NAME = 1000  # Letters of a tensor's key.
 _MAX_LINE = 1 << 20
 _WINDOW = 1 << 16
 # Longer strings are numbers in disguise, and stay in the file until they are asked for.
 _MAX_STRING = 1 << 16
-_MAX_DEPTH = 100
 _LENGTHS = {
     "SHORT_BINSTRING": "<B",
     "BINSTRING": "<i",
@@ -82,131 +47,10 @@ _LENGTHS = {
     "BINBYTES8": "<Q",
     "BYTEARRAY8": "<Q",
 }
-_NUMPY_TYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Unread:
-    """Something that the file describes and this reader does not build."""
-
-    name: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Named:
-    """A global that the pickle names: a name and no more, never looked up."""
-
-    name: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Text:
-    """A long text, still in the file and not decoded."""
-
-    data: memoryview
-
-    def encode(self, file: Mapped) -> memoryview:
-        """Returns the bytes that Python 3 writes as such a text under the old protocols."""
-        decoder, encoded = codecs.getincrementaldecoder("utf-8")(), bytearray()
-        for chunk in file.chunks(self.data, _WINDOW):
-            encoded += decoder.decode(chunk).encode("latin-1")
-        decoder.decode(b"", final=True)
-        return memoryview(bytes(encoded))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Storage:
-    """The bytes under one or more tensors; `load` reads them, in this machine's order."""
-
-    kind: str
-    swapped: bool
-    load: Callable[[], memoryview]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Tensor:
-    """A tensor of PyTorch's, as described."""
-
-    file: Mapped
-    storage: Storage
-    dtype: np.dtype
-    offset: Any
-    shape: Any
-    strides: Any
-
-    def array(self) -> np.ndarray:
-        """Returns the tensor as a read-only view of its storage."""
-        data = self.storage.load()
-        return self.file.array(data, self.dtype, self.shape, self.strides, self.offset)
-
-
-@dataclasses.dataclass(eq=False)
-class Module:
-    """A part of a network in an archive of TorchScript: tensors, parts and settings by name."""
-
-    attributes: dict[Any, Any] = dataclasses.field(default_factory=dict)
-
-    def tensors(self, file: Mapped) -> dict[str, Tensor]:
-        """Returns the tensors by the keys that they have in the network's state_dict."""
-        found, left, count, letters = {}, [("", 0, self)], 0, 0
-        while left:
-            place, depth, module = left.pop()
-            for name, value in module.attributes.items():
-                count += 1
-                if count > MAX_OPCODES or depth > _MAX_DEPTH:
-                    raise file.damaged("its modules have no end")
-                if not isinstance(name, str) or not isinstance(value, Module | Tensor):
-                    continue
-                letters += len(place) + len(name)
-                if len(place) + len(name) > MAX_NAME or letters > MAX_TEXT:
-                    raise file.damaged("the names of its modules have no end")
-                if isinstance(value, Module):
-                    left.append((f"{place}{name}.", depth + 1, value))
-                else:
-                    found[place + name] = value
-        return found
-
-
-@dataclasses.dataclass(eq=False)
-class DType:
-    """A numpy type; the order of its bytes comes after it in the pickle."""
-
-    name: str
-    byteorder: str = "little"
-
-
-@dataclasses.dataclass(eq=False)
-class Array:
-    """A numpy array or scalar, as described; what it holds may come after it in the pickle."""
-
-    file: Mapped
-    dtype: Any = None
-    shape: Any = ()
-    columns_first: bool = False
-    data: Any = b""
-    axes: Any = None
-
-    def array(self) -> np.ndarray | Unread:
-        """Returns the array, of which an `Unread` stays where its elements are no numbers."""
-        if not isinstance(self.dtype, DType) or not _NUMPY_TYPE.fullmatch(self.dtype.name):
-            name = self.dtype.name if isinstance(self.dtype, DType) else "unknown type"
-            return Unread(f"numpy.ndarray of {name}")
-        dtype, data = np.dtype(self.dtype.name), self.data
-        if isinstance(data, Text):
-            self.file.count(len(data.data))
-            data = data.encode(self.file)
-        elif isinstance(data, str):
-            data = memoryview(data.encode("latin-1"))
-        if not isinstance(data, memoryview):
-            raise TypeError("an array without bytes")
-        data = self.file.native(
-            data[: len(data) // dtype.itemsize * dtype.itemsize], dtype, self.dtype.byteorder
-        )
-        shape = _sizes(self.shape)
-        if self.columns_first:
-            return self.file.array(data, dtype, shape[::-1]).T
-        array = self.file.array(data, dtype, shape)
-        return array if self.axes is None else array.transpose(self.axes)
+_DOWN_TO_MARK = {
+    *("POP_MARK", "TUPLE", "LIST", "DICT", "FROZENSET", "APPENDS", "ADDITEMS", "SETITEMS"),
+    *("INST", "OBJ"),
+}
 
 
 def load(
@@ -282,7 +126,7 @@ class _Machine:
         self._builders = {
             "collections.OrderedDict": self._ordered_dict,
             "collections.defaultdict": lambda *_: {},
-            "torch.Size": lambda sizes=(): _sizes(sizes),
+            "torch.Size": lambda sizes=(): sizes_of(sizes),
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor,
             "torch._utils._rebuild_tensor_v3": self._tensor_v3,
@@ -319,7 +163,7 @@ class _Machine:
 
     def _count(self, objects: int) -> None:
         self._objects += objects
-        if self._objects > MAX_OPCODES:
+        if self._objects > described.MAX_OPCODES:
             raise self._file.damaged("it describes too many objects")
 
     def _opcodes(self) -> Iterator[tuple[str, Any]]:
@@ -365,6 +209,8 @@ class _Machine:
                 stack.append(argument)
             case _ if opcode in _LENGTHS:
                 stack.append(argument)
+            case _ if opcode in _DOWN_TO_MARK:
+                self._run_down_to_mark(opcode, argument)
             case "EMPTY_TUPLE":
                 stack.append(())
             case "EMPTY_LIST":
@@ -378,8 +224,6 @@ class _Machine:
                 self._stack = []
             case "POP":
                 stack.pop() if stack else self._to_mark()
-            case "POP_MARK":
-                self._to_mark()
             case "DUP":
                 stack.append(stack[-1])
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
@@ -387,31 +231,12 @@ class _Machine:
                 if len(stack) < count:
                     raise IndexError(opcode)
                 stack[-count:] = [tuple(stack[-count:])]
-            case "TUPLE":
-                items = tuple(self._to_mark())
-                self._stack.append(items)
-            case "LIST":
-                items = self._to_mark()
-                self._stack.append(items)
-            case "DICT":
-                items = self._to_mark()
-                self._stack.append({})
-                self._set_items(items)
-            case "FROZENSET":
-                self._to_mark()
-                self._stack.append(Unread("builtins.frozenset"))
             case "APPEND":
                 item = stack.pop()
                 self._extend([item])
-            case "APPENDS":
-                self._extend(self._to_mark())
-            case "ADDITEMS":
-                self._to_mark()
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
                 self._set_items([key, value])
-            case "SETITEMS":
-                self._set_items(self._to_mark())
             case "PUT" | "BINPUT" | "LONG_BINPUT":
                 self._memo[argument] = stack[-1]
             case "MEMOIZE":
@@ -429,12 +254,6 @@ class _Machine:
             case "NEWOBJ_EX":
                 _, _, callee = stack.pop(), stack.pop(), stack.pop()
                 stack.append(self._unread(callee))
-            case "INST":
-                self._to_mark()
-                self._stack.append(self._unread(_named(*argument.split(" ", 1))))
-            case "OBJ":
-                callee, *_ = self._to_mark()
-                self._stack.append(self._unread(callee))
             case "BUILD":
                 state = stack.pop()
                 self._set_state(stack[-1], state)
@@ -442,6 +261,29 @@ class _Machine:
                 stack.append(self._storage(stack.pop()))
             case _:
                 raise self._file.damaged(f"its description uses {opcode}, which is not safe")
+
+    def _run_down_to_mark(self, opcode: str, argument: Any) -> None:
+        """Runs an opcode that takes all down to the last mark off the stack."""
+        items = self._to_mark()
+        match opcode:
+            case "TUPLE":
+                self._stack.append(tuple(items))
+            case "LIST":
+                self._stack.append(items)
+            case "DICT":
+                self._stack.append({})
+                self._set_items(items)
+            case "FROZENSET":
+                self._stack.append(Unread("builtins.frozenset"))
+            case "APPENDS":
+                self._extend(items)
+            case "SETITEMS":
+                self._set_items(items)
+            case "INST":
+                self._stack.append(self._unread(_named(*argument.split(" ", 1))))
+            case "OBJ":
+                callee, *_ = items
+                self._stack.append(self._unread(callee))
 
     def _to_mark(self) -> list[Any]:
         items, self._stack = self._stack, self._marks.pop()
@@ -528,9 +370,7 @@ class _Machine:
     def _storage(self, identity: Any) -> Storage | Unread | Named:
         word, kind, *rest = identity
         if word == "module" and isinstance(kind, Named):
-            return (
-                kind  # The class of a whole network, with its source code: calling it is refused.
-            )
+            return kind  # The class of a whole network, with its code: calling it is refused.
         if word != "storage" or self._answer_storage is None or not isinstance(kind, Named):
             raise TypeError("not a storage")
         if kind.name not in STORAGES:
@@ -544,7 +384,7 @@ class _Machine:
         if isinstance(storage, Unread):
             return storage
         dtype = np.dtype(STORAGES[storage.kind])
-        return Tensor(self._file, storage, dtype, offset, _sizes(shape), _sizes(strides))
+        return Tensor(self._file, storage, dtype, offset, sizes_of(shape), sizes_of(strides))
 
     def _tensor_v3(self, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
         _, _, kind, *_ = rest
@@ -553,16 +393,10 @@ class _Machine:
             return Unread(kind.name)
         if storage.swapped and dtype.itemsize > 1:
             return Unread(f"{kind.name} in the other byte order")
-        return Tensor(self._file, storage, dtype, offset, _sizes(shape), _sizes(strides))
+        return Tensor(self._file, storage, dtype, offset, sizes_of(shape), sizes_of(strides))
 
 
 def _named(module: Any, name: Any) -> Named:
     if not (isinstance(name, str) and isinstance(module, str)) or len(module) + len(name) > 1000:
         raise TypeError("not a name")
     return Named(f"{module}.{name}")
-
-
-def _sizes(sizes: Any) -> tuple:
-    if len(sizes) > MAX_DIMENSIONS:
-        raise ValueError("too many dimensions")
-    return tuple(sizes)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from converters import pickles
+from converters.described import STORAGES, Storage
 from converters.mapped import Mapped
 from jaxvid.base import regular
 from jaxvid.base.errors import JaxvidError
@@ -49,16 +50,16 @@ def read_archive(file: Mapped, members: Mapping[str, zipfile.ZipInfo]) -> Any:
             if member is None:
                 raise file.damaged(f"it lacks {f'data/{key}'[:100]!r}")
             data = member_bytes(file, member, check_later=True)
-            dtype = np.dtype(pickles.STORAGES[kind])
+            dtype = np.dtype(STORAGES[kind])
             if count < 0 or count * dtype.itemsize > len(data):
                 raise file.damaged(f"{f'data/{key}'[:100]!r} is shorter than its tensors need")
             storages[kind, key] = file.native(data[: count * dtype.itemsize], dtype, byteorder)
         return storages[kind, key]
 
-    def storage(identity: tuple) -> pickles.Storage:
+    def storage(identity: tuple) -> Storage:
         kind, key, _, count, *_ = identity
         swapped = byteorder != sys.byteorder
-        return pickles.Storage(kind, swapped, lambda: load(kind, key, count))
+        return Storage(kind, swapped, lambda: load(kind, key, count))
 
     description = member_bytes(file, members[root + "data.pkl"])
     return pickles.load(file, description, storage)[0]
@@ -108,7 +109,7 @@ class _Legacy:
         for key in keys:
             if key not in self._kinds:
                 raise self._file.damaged(f"nothing describes its storage {key[:100]!r}")
-            itemsize = np.dtype(pickles.STORAGES[self._kinds[key]]).itemsize
+            itemsize = np.dtype(STORAGES[self._kinds[key]]).itemsize
             count = int.from_bytes(self._file.read(end, 8), self._byteorder, signed=True)
             start, end = end + 8, end + 8 + count * itemsize
             if count < 0 or end > self._file.size:
@@ -116,7 +117,7 @@ class _Legacy:
             self._found[key] = memory[start:end]
         return content
 
-    def _storage(self, identity: tuple) -> pickles.Storage:
+    def _storage(self, identity: tuple) -> Storage:
         kind, key, _, count, *view = identity
         if self._kinds.setdefault(key, kind) != kind:
             raise self._file.damaged(f"its storage {key[:100]!r} is of two types")
@@ -126,10 +127,10 @@ class _Legacy:
         if not all(type(number) is int and number >= 0 for number in (first, count)):
             raise self._file.damaged(f"its storage {key[:100]!r} makes no sense")
         swapped = self._byteorder != sys.byteorder
-        return pickles.Storage(kind, swapped, lambda: self._load(kind, key, first, count))
+        return Storage(kind, swapped, lambda: self._load(kind, key, first, count))
 
     def _load(self, kind: str, key: str, first: int, count: int) -> memoryview:
-        dtype = np.dtype(pickles.STORAGES[kind])
+        dtype = np.dtype(STORAGES[kind])
         if key not in self._found:
             raise self._file.damaged(f"it lacks the storage {key[:100]!r}")
         if key not in self._native:

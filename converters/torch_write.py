@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from converters.described import DTYPES, STORAGES
 from converters.names import in_order
-from converters.pickles import DTYPES, STORAGES
 from jaxvid.base import locks, paths, whole
 from jaxvid.base.errors import JaxvidError
 

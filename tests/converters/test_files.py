@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from converters import files, mapped, npz_file, pickles, safetensors_file
+from converters import described, files, mapped, npz_file, safetensors_file
 from jaxvid.base.errors import JaxvidError
 from tests.converters.pth import Call, File, Named, Python2Text, safetensors
 
@@ -260,7 +260,7 @@ def test_tensors_of_torchscript_are_read_and_its_program_is_not(tmp_path):
     ],
 )
 def test_modules_without_end_are_refused(tmp_path, monkeypatch, pickled):
-    monkeypatch.setattr(pickles, "MAX_OPCODES", 20_000)
+    monkeypatch.setattr(described, "MAX_OPCODES", 20_000)
     File().write(tmp_path / "a.pt", None, pickled=pickled)
     raises(tmp_path / "a.pt", "its modules have no end")
 
@@ -448,7 +448,7 @@ def test_the_same_bytes_are_not_decoded_over_and_over(tmp_path, monkeypatch):
     ],
 )
 def test_repeated_work_is_bounded(tmp_path, monkeypatch, pickled):
-    monkeypatch.setattr(pickles, "MAX_OPCODES", 200_000)
+    monkeypatch.setattr(described, "MAX_OPCODES", 200_000)
     (tmp_path / "a.pth").write_bytes(pickled)
     tracemalloc.start()
     raises(tmp_path / "a.pth", "damaged")

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from converters import files, pickles
+from converters import described, files
 from converters.mapped import Mapped
 from jaxvid.base.errors import JaxvidError
 from tests.converters.pth import ORDERED_DICT, REBUILD, Call, File, Named, Storage, dump
@@ -217,7 +217,7 @@ def test_bombs_and_nonsense_are_cheap_errors(tmp_path, pickled):
 
 
 def test_more_objects_than_any_checkpoint_has_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pickles, "MAX_OPCODES", 1000)
+    monkeypatch.setattr(described, "MAX_OPCODES", 1000)
     File().write(tmp_path / "a.pth", None, pickled=b"\x80\x02" + b"N" * 2000 + b".")
     raises(tmp_path / "a.pth", "too many objects")
 

@@ -7,7 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from converters import files, pickles, torch_write
+from converters import files, torch_write
+from converters.described import DTYPES, STORAGES
 from jaxvid.base.errors import JaxvidError
 
 # What torch.load(weights_only=True) of PyTorch 2.13 was seen to accept.
@@ -30,7 +31,7 @@ def tensors():
         "none": np.zeros((3, 0, 2), np.float32),
         "swapped": wide.astype(">f4"),
     }
-    for dtype in (*pickles.STORAGES.values(), *pickles.DTYPES.values()):
+    for dtype in (*STORAGES.values(), *DTYPES.values()):
         made[np.dtype(dtype).name] = np.array([0, 1, 1], dtype)
     return made
 
@@ -55,7 +56,7 @@ def test_only_opcodes_and_names_that_pytorch_takes_as_weights(tmp_path):
     names = {argument for opcode, argument, _ in used if opcode.name == "GLOBAL"}
     known = {"collections OrderedDict"}
     known |= {f"torch._utils _rebuild_tensor_v{n}" for n in (2, 3)}
-    known |= {" ".join(n.rsplit(".", 1)) for n in (*pickles.STORAGES, *pickles.DTYPES)}
+    known |= {" ".join(n.rsplit(".", 1)) for n in (*STORAGES, *DTYPES)}
     assert names <= known
 
 
