@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from converters import checkpoints, download, images, many, shards, torch_write
+from converters import changes, checkpoints, download, images, many, shards, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.base import paths, text
 from jaxvid.base.errors import JaxvidError
@@ -225,13 +225,13 @@ def _of_others(folder: Path) -> bool:
 def _save(args: argparse.Namespace, variables: dict, meta: dict) -> None:
     """Writes variables with the classes and in the form that were asked for."""
     if args.classes_to:
-        variables, meta = checkpoints.map_classes(
+        variables, meta = changes.map_classes(
             variables, meta, args.classes_to, args.classes_from, missing=args.missing
         )
     if args.deploy:
-        variables, meta = checkpoints.deploy(variables, meta)
+        variables, meta = changes.deploy(variables, meta)
     checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
-    if checkpoints.is_trunk(meta):
+    if changes.is_trunk(meta):
         text.say(f"wrote {args.out} (the trunk of {meta['row']}, for init= to train from)")
     else:
         text.say(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from converters import checkpoints, spellings
+from converters import spellings
 from converters.mapped import fetched
 from converters.names import NameMap, in_order
+from converters.networks import leaves_of
+from converters.sources import check_source, describe_source, open_source, read_source
 from jaxvid import zoo
 from jaxvid.base import finite
 from jaxvid.base.errors import JaxvidError
@@ -96,10 +98,10 @@ def inflate_and_tell(
     """
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
-    source = checkpoints.open_source(source)
+    source = open_source(source)
     where = "the source" if isinstance(source, Mapping) else source.path
-    tensors, remarks = checkpoints.read_source(source, ema)
-    remarks = checkpoints.check_source(source) + remarks
+    tensors, remarks = read_source(source, ema)
+    remarks = check_source(source) + remarks
     wrapper = spellings.wrapper_of(tensors)
     tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
     trunk = {
@@ -108,7 +110,7 @@ def inflate_and_tell(
         if not key.startswith(_CLASSIFIERS)
     }
     style, names = _style(trunk)
-    leaves = checkpoints.leaves_of(name, row, row.num_classes, overrides)
+    leaves = leaves_of(name, row, row.num_classes, overrides)
     images = _images(names, trunk, leaves)
     arrays, dropped = names.to_ours(trunk, images)
     inflated = averaged = tiled = 0
@@ -158,7 +160,7 @@ def inflate_and_tell(
         "std": list(row.std),
         "channel_order": row.channel_order,
         "overrides": overrides,
-        "source": checkpoints.describe_source(source),
+        "source": describe_source(source),
         "report": lines,
         "new": new,
     }

@@ -101,11 +101,11 @@ def run(args: argparse.Namespace, folder: Path) -> None:
 
 
 def write_weights(name: str, path: Path) -> None:
-    from converters import checkpoints, torch_write
+    from converters import checkpoints, networks, torch_write
     from jaxvid import zoo
 
     row, rng = zoo.get_row(name), np.random.default_rng(0)
-    leaves = checkpoints.leaves_of(name, row, row.num_classes, {})
+    leaves = networks.leaves_of(name, row, row.num_classes, {})
     arrays = {key: rng.standard_normal(leaf.shape, np.float32) for key, leaf in leaves.items()}
     tensors = checkpoints.to_torch(name, traverse_util.unflatten_dict(arrays, sep="/"))
     torch_write.write(path, tensors, {})

@@ -7,8 +7,9 @@ import os
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from converters import checkpoints
+from converters import checkpoints, networks
 from jaxvid import checkpoint, export, zoo
 from jaxvid.base.errors import JaxvidError
 from jaxvid.inference.predictor import Predictor
@@ -21,9 +22,9 @@ def record(tmp_path_factory):
     """A sound checkpoint's folder and record."""
     folder = tmp_path_factory.mktemp("checkpoint")
     row = zoo.starting_row("tsm_test")
-    leaves = checkpoints.leaves_of("tsm_test", row, 3, {})
+    leaves = networks.leaves_of("tsm_test", row, 3, {})
     rng = np.random.default_rng(0)
-    variables = checkpoints.traverse_util.unflatten_dict(
+    variables = traverse_util.unflatten_dict(
         {path: np.abs(rng.normal(size=x.shape)).astype(x.dtype) for path, x in leaves.items()},
         sep="/",
     )

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from flax import traverse_util
 
-from converters import checkpoints, files, torch_write
+from converters import checkpoints, files, networks, torch_write
 from converters.names import NameMap
 from jaxvid import zoo
 from jaxvid.base.errors import JaxvidError
@@ -98,7 +98,7 @@ def main() -> None:
     os.chdir(folder)
     witness = Path("called")
     names = NameMap(zoo.names(NETWORK))
-    leaves = checkpoints.leaves_of(NETWORK, zoo.starting_row(NETWORK), 3, {})
+    leaves = networks.leaves_of(NETWORK, zoo.starting_row(NETWORK), 3, {})
     path, watch = folder / "file", _Watch()
     signal.signal(signal.SIGALRM, _raise_late)
     for _, (data, wrap) in targets.items():
@@ -147,7 +147,7 @@ def main() -> None:
 def _targets(folder: Path) -> dict[str, Target]:
     """Returns what is mutated, sound as yet, and how a file is made of it."""
     rng = np.random.default_rng(0)
-    leaves = checkpoints.leaves_of(NETWORK, zoo.starting_row(NETWORK), 3, {})
+    leaves = networks.leaves_of(NETWORK, zoo.starting_row(NETWORK), 3, {})
     variables = {p: rng.normal(size=x.shape).astype(x.dtype) for p, x in leaves.items()}
     tensors = checkpoints.to_torch(NETWORK, traverse_util.unflatten_dict(variables, sep="/"))
     arrays = dict(sorted(tensors.items(), key=lambda item: item[1].nbytes)[:12])

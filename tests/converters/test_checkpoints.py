@@ -15,7 +15,7 @@ from flax import traverse_util
 
 import converters
 from converters import __main__ as cli
-from converters import checkpoints, files, torch_write
+from converters import aside, checkpoints, files, networks, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.base.errors import JaxvidError
 from tests.converters.test_files import WRITERS
@@ -29,16 +29,14 @@ LAYOUTS = ["zip.pth", "legacy.pth", "weights.safetensors", "weights.npz", "proto
 def random_variables(name, **settings):
     """Returns variables of a network without running it."""
     row = zoo.starting_row(name)
-    leaves = checkpoints.leaves_of(
-        name, row, settings.pop("num_classes", row.num_classes), settings
-    )
+    leaves = networks.leaves_of(name, row, settings.pop("num_classes", row.num_classes), settings)
     rng = np.random.default_rng(0)
     arrays = {path: rng.normal(size=x.shape).astype(x.dtype) for path, x in leaves.items()}
     return {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def equal(one, two):
-    one, two = checkpoints._flat(one), checkpoints._flat(two)
+    one, two = networks.flat(one), networks.flat(two)
     return one.keys() == two.keys() and all(
         one[key].dtype == two[key].dtype and one[key].tobytes() == two[key].tobytes() for key in one
     )
@@ -104,7 +102,7 @@ def test_a_file_returns_with_every_key_and_bit(tmp_path):
     variables, meta, report = checkpoints.convert_and_tell(NAME, tmp_path / "a.pth")
     checkpoint.save(tmp_path / "a", variables, meta)
     loaded = checkpoint.load(tmp_path / "a")
-    assert {leaf.dtype.name for leaf in checkpoints._flat(loaded).values()} == {"float32"}
+    assert {leaf.dtype.name for leaf in networks.flat(loaded).values()} == {"float32"}
     assert "1 tensors of bfloat16 widened, exactly, to float32" in report.lines()
     back = converters.to_torch(NAME, loaded, checkpoint.load_meta(tmp_path / "a"))
     assert back.keys() == tensors.keys()
@@ -117,7 +115,7 @@ def test_a_file_returns_with_every_key_and_bit(tmp_path):
 def test_meta_says_all_that_prediction_needs(tmp_path):
     name = "tsm_r50_8f"
     row = zoo.get_row(name)
-    shapes = checkpoints.leaves_of(name, row, row.num_classes, {})
+    shapes = networks.leaves_of(name, row, row.num_classes, {})
     zeros = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in shapes.items()}
     tensors = converters.to_torch(name, traverse_util.unflatten_dict(zeros, sep="/"))
     _, meta, report = checkpoints.convert_and_tell(name, tensors)
@@ -179,18 +177,18 @@ def test_dropped_tensors_of_any_kind_come_back_and_too_many_are_refused(monkeypa
         "flags": np.array([True, False]),
         "count": np.array(5, np.int64),
     }
-    packed = json.loads(json.dumps(checkpoints._pack(dropped)))
+    packed = json.loads(json.dumps(aside.pack(dropped)))
     assert packed["count"] == 5
-    for key, array in checkpoints._unpack(packed).items():
+    for key, array in aside.unpack(packed).items():
         assert array.dtype == dropped[key].dtype
         assert array.shape == dropped[key].shape
         assert array.tobytes() == np.ascontiguousarray(dropped[key]).tobytes()
     packed["index"]["shape"] = [49, 50]
     with pytest.raises(JaxvidError, match="'index' in jaxvid.json is damaged"):
-        checkpoints._unpack(packed)
-    monkeypatch.setattr(checkpoints, "MAX_DROPPED_BYTES", 1000)
+        aside.unpack(packed)
+    monkeypatch.setattr(aside, "MAX_DROPPED_BYTES", 1000)
     with pytest.raises(JaxvidError, match="would be dropped"):
-        checkpoints._pack(dropped)
+        aside.pack(dropped)
 
 
 def test_the_command_line_goes_both_ways(tmp_path, capsys):

@@ -5,7 +5,7 @@ import pytest
 
 import converters
 from converters import __main__ as cli
-from converters import checkpoints, torch_write
+from converters import changes, checkpoints, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.base.errors import JaxvidError
 from tests.converters.test_checkpoints import random_variables
@@ -26,7 +26,7 @@ def head(variables):
 
 def test_every_class_keeps_its_weights():
     variables, meta = joined()
-    mapped, about = checkpoints.map_classes(variables, meta, "k400")
+    mapped, about = changes.map_classes(variables, meta, "k400")
     assert (about["num_classes"], about["classes"]) == (400, zoo.labels("k400"))
     assert "the classes of kinetics400 out of those of kinetics710" in about["report"]
     for place in (0, 17, 399):
@@ -46,8 +46,8 @@ def test_classes_that_are_not_there_are_named_or_zero():
     with pytest.raises(
         JaxvidError, match=r"kinetics400 lacks 310 classes .*acting in play.*--missing"
     ):
-        checkpoints.map_classes(variables, meta, "k710")
-    mapped, about = checkpoints.map_classes(variables, meta, "k710", missing="zero")
+        changes.map_classes(variables, meta, "k710")
+    mapped, about = changes.map_classes(variables, meta, "k710", missing="zero")
     absent = [place is None for place in zoo.channel_map("k400", "k710")]
     assert (head(mapped)["bias"] == 0).tolist() == absent
     assert ((head(mapped)["kernel"] == 0).all(0)).tolist() == absent
@@ -56,7 +56,7 @@ def test_classes_that_are_not_there_are_named_or_zero():
 
 def test_all_classifiers_of_a_network_are_mapped():
     variables, meta = joined("tpn_tsm_test")
-    mapped, _ = checkpoints.map_classes(variables, meta, "k400")
+    mapped, _ = changes.map_classes(variables, meta, "k400")
     for part in ("main", "aux"):
         assert mapped["params"]["head"][part]["fc"]["bias"].shape == (400,)
 
@@ -65,11 +65,11 @@ def test_whose_classes_they_are_has_to_be_known():
     variables, meta = joined()
     unknown = {**meta, "classes": []}
     with pytest.raises(JaxvidError, match="say --classes-from"):
-        checkpoints.map_classes(variables, unknown, "k400")
-    told, _ = checkpoints.map_classes(variables, unknown, "k400", "k710")
+        changes.map_classes(variables, unknown, "k400")
+    told, _ = changes.map_classes(variables, unknown, "k400", "k710")
     assert head(told)["bias"].shape == (400,)
     with pytest.raises(JaxvidError, match="has 710 classes, which are not those of k600"):
-        checkpoints.map_classes(variables, unknown, "k400", "k600")
+        changes.map_classes(variables, unknown, "k400", "k600")
 
 
 def test_the_command_maps_a_file_and_a_folder_alike(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import converters
-from converters import checkpoints, images
+from converters import images, networks
 from converters.__main__ import main
 from converters.names import NameMap
 from jaxvid import checkpoint, zoo
@@ -35,7 +35,7 @@ def classifier(variant: str, style: str = "ResNet", **overrides) -> dict[str, np
     row = zoo.starting_row(variant)
     names, rng = NameMap(images.STYLES[style]), np.random.default_rng(0)
     arrays = {}
-    for path, leaf in checkpoints.leaves_of(variant, row, 400, overrides).items():
+    for path, leaf in networks.leaves_of(variant, row, 400, overrides).items():
         if names.key_of(path):
             shape = leaf.shape
             if len(shape) == 5:
@@ -78,7 +78,7 @@ def test_only_what_images_do_not_teach_is_new(variant):
     )
     assert all(any(part in path for part in FAMILIES[variant]) for path in meta["new"])
     assert all(any(f"new: {path}" in line for line in lines) for path in meta["new"])
-    leaves = checkpoints.leaves_of(variant, zoo.starting_row(variant), 400, {})
+    leaves = networks.leaves_of(variant, zoo.starting_row(variant), 400, {})
     assert len(jax.tree.leaves(variables)) + len(meta["new"]) == len(leaves)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import converters
-from converters import checkpoints, files, shards, spellings, torch_write
+from converters import changes, checkpoints, files, shards, spellings, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.base.errors import JaxvidError
 from jaxvid.inference import predictor
@@ -312,7 +312,7 @@ def test_a_trunk_is_for_training_to_start_from(tmp_path, form):
             {k: t for k, t in TENSORS.items() if k != key}, "1 problem: nothing fills params/head"
         )
     with pytest.raises(JaxvidError, match="no classifier"):
-        checkpoints.map_classes(variables, meta, "k400")
+        changes.map_classes(variables, meta, "k400")
     with pytest.raises(JaxvidError, match="no classifier"):
         checkpoints.convert_and_tell(NAME, tensors, classes=["a", "b"])
 

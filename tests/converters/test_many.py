@@ -7,6 +7,7 @@ from converters import __main__ as cli
 from converters import torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.base.errors import JaxvidError
+from jaxvid.zoo import index
 from tests.converters.test_checkpoints import equal, random_variables
 
 # Rows of the same small network, for the time of these tests.
@@ -17,7 +18,8 @@ ROWS = ("tsm_r50_1x1x8_k400", "tsm_r50_1x1x8_k400_100e", "tsm_r50_1x1x16_k400")
 def folder(tmp_path, monkeypatch):
     """Three files of rows, the second of which is damaged, and one that is of none."""
     real = zoo.starting_row
-    monkeypatch.setattr(zoo, "starting_row", lambda name: real("tsm_test"))
+    for module in (zoo, index):
+        monkeypatch.setattr(module, "starting_row", lambda name: real("tsm_test"))
     folder = tmp_path / "files"
     tensors = converters.to_torch("tsm_test", random_variables("tsm_test"))
     files = [zoo.get_row(name).file for name in ROWS]

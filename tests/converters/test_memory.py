@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 import converters
-from converters import checkpoints, torch_write
+from converters import networks, torch_write
 from jaxvid import zoo
 
 ROOT = Path(converters.__file__).parents[1]
@@ -41,7 +41,7 @@ print((memory("VmHWM") - before) / kept)
 def test_converting_and_saving_take_half_as_much_again_as_the_tensors(tmp_path, form):
     name = "mvitv2_b"
     row, rng = zoo.starting_row(name), np.random.default_rng(0)
-    leaves = checkpoints.leaves_of(name, row, row.num_classes, {})
+    leaves = networks.leaves_of(name, row, row.num_classes, {})
     arrays = {path: rng.standard_normal(x.shape, np.float32) for path, x in leaves.items()}
     tensors = converters.to_torch(name, traverse_util.unflatten_dict(arrays, sep="/"))
     if form == "pth":
