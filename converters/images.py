@@ -1,6 +1,7 @@
 """Starts a video network from an image classifier: 2-D weights, inflated where it looks in time."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,10 @@ _PREFIX = "backbone."
 _IMAGE_CHANNELS = 3
 # What ends the path of a table that knows distances inside the windows of Swin.
 _TABLE = "/position_bias"
+# What is done to arrays of an image classifier, as the report says it.
+_REPEATED = "kernels repeated over the frames they span, and divided by those"
+_AVERAGED = f"kernels of {_IMAGE_CHANNELS} channels averaged for each of ours"
+_TILED = "tables of positions repeated for every distance in time"
 
 
 def inflate(
@@ -113,42 +118,20 @@ def inflate_and_tell(
     leaves = leaves_of(name, row, row.num_classes, overrides)
     images = _images(names, trunk, leaves)
     arrays, dropped = names.to_ours(trunk, images)
-    inflated = averaged = tiled = 0
+    how: Counter[str] = Counter()
     bad: list[tuple[str, int, int]] = []
     for path, array in arrays.items():
-        wanted = leaves[path].shape
         array = in_order(fetched(array), leaves[path].dtype)
         if count := finite.count(array):
             bad.append((repr(names.key_of(path)), count, array.size))
-        if array.ndim == 5 and array.shape[3] != wanted[3]:
-            array = np.repeat(array.mean(3, keepdims=True), wanted[3], 3)
-            averaged += 1
-        if array.ndim == 5 and wanted[0] > 1:
-            array = np.repeat(array / wanted[0], wanted[0], 0)
-            inflated += 1
-        if path.endswith(_TABLE) and array.shape != wanted:
-            times, rest = divmod(wanted[0], len(array))
-            # Moments of a window lie up to its length apart, before and behind: an odd number.
-            if rest or times % 2 == 0:
-                side = (math.isqrt(len(array)) + 1) // 2
-                raise JaxvidError(
-                    f"{path} is for windows of {side} x {side} in the image classifier, but {name} "
-                    "has others: take one trained with its windows"
-                )
-            array = np.tile(array, (times, 1))
-            tiled += 1
-        arrays[path] = array
+        arrays[path], done = _widened(name, path, array, leaves[path].shape)
+        how.update(done)
     finite.raise_if_any(where, bad)
     new = sorted(leaves.keys() - arrays.keys())
     left = [key for key in tensors if key.startswith(_CLASSIFIERS)]
     left += [key for key in dropped if not key.endswith("num_batches_tracked")]
     lines = [f"{style}: {len(trunk)} tensors for {len(arrays)} of {len(leaves)} arrays"]
-    if inflated:
-        lines.append(f"{inflated} kernels repeated over the frames they span, and divided by those")
-    if averaged:
-        lines.append(f"{averaged} kernels of {_IMAGE_CHANNELS} channels averaged for each of ours")
-    if tiled:
-        lines.append(f"{tiled} tables of positions repeated for every distance in time")
+    lines += [f"{how[done]} {done}" for done in (_REPEATED, _AVERAGED, _TILED) if how[done]]
     lines += [f"left out: {key}" for key in sorted(left)]
     lines += [f"new: {path} {leaves[path].shape}" for path in new] + remarks
     meta = {
@@ -166,6 +149,34 @@ def inflate_and_tell(
     }
     variables = traverse_util.unflatten_dict(arrays, sep="/")
     return {"params": {}, "batch_stats": {}} | variables, meta, lines
+
+
+def _widened(
+    name: str, path: str, array: np.ndarray, wanted: tuple[int, ...]
+) -> tuple[np.ndarray, list[str]]:
+    """Returns an image's array as the leaf at `path` of model `name` needs it, and what was done.
+
+    Raises `JaxvidError` where that cannot be, as for another size of window.
+    """
+    done = []
+    if array.ndim == 5 and array.shape[3] != wanted[3]:
+        array = np.repeat(array.mean(3, keepdims=True), wanted[3], 3)
+        done.append(_AVERAGED)
+    if array.ndim == 5 and wanted[0] > 1:
+        array = np.repeat(array / wanted[0], wanted[0], 0)
+        done.append(_REPEATED)
+    if path.endswith(_TABLE) and array.shape != wanted:
+        times, rest = divmod(wanted[0], len(array))
+        # Moments of a window lie up to its length apart, before and behind: an odd number.
+        if rest or times % 2 == 0:
+            side = (math.isqrt(len(array)) + 1) // 2
+            raise JaxvidError(
+                f"{path} is for windows of {side} x {side} in the image classifier, but {name} "
+                "has others: take one trained with its windows"
+            )
+        array = np.tile(array, (times, 1))
+        done.append(_TILED)
+    return array, done
 
 
 def _style(trunk: Mapping[str, np.ndarray]) -> tuple[str, NameMap]:
