@@ -13,6 +13,17 @@ The flash kernels are not picked below `FLASH_KEYS` keys: there the logits are s
 `jax.nn.dot_product_attention` on its own never picks cuDNN, so it is asked for by name.
 """
 
+# Names end in their axes, outermost first, as in `q_BQND`:
+#   B  batch
+#   L  tokens of a sequence
+#   Q  queries
+#   K  keys
+#   N  heads
+#   D  channels of a head
+#   E  channels of a head's values
+#   P  pieces, computed one after another
+# B and N are 1 in a bias or mask that is the same for all of them.
+
 import functools
 import math
 from typing import NamedTuple
@@ -38,9 +49,9 @@ class Choice(NamedTuple):
 
 
 def attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q_BQND: jax.Array,
+    k_BKND: jax.Array,
+    v_BKNE: jax.Array,
     *,
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
@@ -50,33 +61,33 @@ def attend(
     """Computes softmax(scale q k' + bias) v for every head; the softmax is float32 or wider.
 
     Args:
-        q: [B, Q, N, D], N heads of D channels.
-        k: [B, K, N, D].
-        v: [B, K, N, E]; E is usually D.
+        q_BQND: queries [B, Q, N, D], N heads of D channels.
+        k_BKND: keys [B, K, N, D].
+        v_BKNE: values [B, K, N, E]; E is usually D.
         bias: [B or 1, N or 1, Q, K], added to the scaled logits.
         mask: bool, [B or 1, N or 1, Q, K]; False forbids a pair. Each query needs one True.
         scale: 1 / sqrt(D) if None.
         implementation: one of `IMPLEMENTATIONS`; None follows the rule (see `which`).
 
     Returns:
-        [B, Q, N, E], in the dtype of `q`.
+        [B, Q, N, E], in the dtype of the queries.
 
     Raises:
         JaxvidError: the shapes do not fit, or `implementation` cannot compute this.
     """
-    choice = which(q, k, v, bias=bias, mask=mask, implementation=implementation)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    choice = which(q_BQND, k_BKND, v_BKNE, bias=bias, mask=mask, implementation=implementation)
+    scale = q_BQND.shape[-1] ** -0.5 if scale is None else scale
     if choice.implementation == "cudnn":
-        return _cudnn(q, k, v, bias, mask, scale)
+        return _cudnn(q_BQND, k_BKND, v_BKNE, bias, mask, scale)
     if choice.implementation == "splash":
-        return _splash(q, k, v, scale)
-    return _xla(q, k, v, bias, mask, scale)
+        return _splash(q_BQND, k_BKND, v_BKNE, scale)
+    return _xla(q_BQND, k_BKND, v_BKNE, bias, mask, scale)
 
 
 def which(
-    q: jax.ShapeDtypeStruct | jax.Array,
-    k: jax.ShapeDtypeStruct | jax.Array,
-    v: jax.ShapeDtypeStruct | jax.Array,
+    q_BQND: jax.ShapeDtypeStruct | jax.Array,
+    k_BKND: jax.ShapeDtypeStruct | jax.Array,
+    v_BKNE: jax.ShapeDtypeStruct | jax.Array,
     *,
     bias: jax.ShapeDtypeStruct | jax.Array | None = None,
     mask: jax.ShapeDtypeStruct | jax.Array | None = None,
@@ -87,20 +98,21 @@ def which(
     """Says which implementation `attend` uses for such arguments, and why.
 
     Args:
-        q, k, v, bias, mask, implementation: as for `attend`; only shapes and dtypes are read.
+        q_BQND, k_BKND, v_BKNE, bias, mask, implementation: as for `attend`; only shapes and dtypes
+            are read.
         backend: `cpu`, `cuda`, `rocm` or `tpu`; None is the one JAX runs on here.
         devices: how many devices the program spans; None counts those of this run.
 
     Raises:
         JaxvidError: the shapes do not fit, or `implementation` cannot compute this.
     """
-    _check_shapes(q, k, v, bias, mask)
+    _check_shapes(q_BQND, k_BKND, v_BKNE, bias, mask)
     backend = backend or _backend()
     devices = devices or jax.device_count()
     pairwise = bias is not None or mask is not None
     obstacles = {
-        "cudnn": _cudnn_obstacle(q, k, v, pairwise, backend),
-        "splash": _splash_obstacle(q, k, v, pairwise, backend, devices),
+        "cudnn": _cudnn_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend),
+        "splash": _splash_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend, devices),
         "xla": None,
     }
     if implementation is not None:
@@ -116,20 +128,21 @@ def which(
             )
         return Choice(implementation, "asked for")
     flash = [name for name in ("cudnn", "splash") if obstacles[name] is None]
-    if flash and k.shape[1] >= FLASH_KEYS:
+    keys = k_BKND.shape[1]
+    if flash and keys >= FLASH_KEYS:
         return Choice(flash[0], f"can compute this on {backend}")
     if flash:
-        return Choice("xla", f"{k.shape[1]} keys are fewer than {FLASH_KEYS}")
+        return Choice("xla", f"{keys} keys are fewer than {FLASH_KEYS}")
     return Choice("xla", "; ".join(f"{name} {why}" for name, why in obstacles.items() if why))
 
 
-def _check_shapes(q, k, v, bias, mask):
-    batch, queries, heads, width = q.shape
-    keys = k.shape[1]
-    if k.shape != (batch, keys, heads, width) or v.shape[:3] != k.shape[:3]:
+def _check_shapes(q_BQND, k_BKND, v_BKNE, bias, mask):
+    batch, queries, heads, width = q_BQND.shape
+    keys = k_BKND.shape[1]
+    if k_BKND.shape != (batch, keys, heads, width) or v_BKNE.shape[:3] != k_BKND.shape[:3]:
         raise JaxvidError(
             f"attention needs q [B, Q, N, D], k [B, K, N, D] and v [B, K, N, E], but got "
-            f"{q.shape}, {k.shape} and {v.shape}"
+            f"{q_BQND.shape}, {k_BKND.shape} and {v_BKNE.shape}"
         )
     for name, pair in (("bias", bias), ("mask", mask)):
         if pair is None:
@@ -156,118 +169,132 @@ def _backend() -> str:
     return "cuda" if "cuda" in jax.devices()[0].client.platform_version else "rocm"
 
 
-def _cudnn_obstacle(q, k, v, pairwise, backend) -> str | None:
+def _cudnn_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend) -> str | None:
+    """Why cuDNN cannot do it, as the rest of a sentence that begins with its name."""
     if backend != "cuda":
         return f"needs CUDA, not {backend}"
-    if not q.dtype == k.dtype == v.dtype or q.dtype not in (jnp.bfloat16, jnp.float16):
-        return f"needs float16 or bfloat16, not {_dtypes(q, k, v)}"
-    if max(q.shape[-1], v.shape[-1]) > _CUDNN_HEAD_DIM:
+    dtypes = _dtypes(q_BQND, k_BKND, v_BKNE)
+    if dtypes not in ("bfloat16", "float16"):
+        return f"needs float16 or bfloat16, not {dtypes}"
+    if max(q_BQND.shape[-1], v_BKNE.shape[-1]) > _CUDNN_HEAD_DIM:
         return f"needs heads of at most {_CUDNN_HEAD_DIM} channels"
-    if pairwise and (q.shape[1] % 2 or k.shape[1] % 2):
-        return f"with a bias or mask needs even lengths, not {q.shape[1]} and {k.shape[1]}"
+    queries, keys = q_BQND.shape[1], k_BKND.shape[1]
+    if pairwise and (queries % 2 or keys % 2):
+        return f"with a bias or mask needs even lengths, not {queries} and {keys}"
     return None
 
 
-def _splash_obstacle(q, k, v, pairwise, backend, devices) -> str | None:
+def _splash_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend, devices) -> str | None:
+    """Why splash attention cannot do it, as the rest of a sentence that begins with its name."""
     if backend != "tpu":
         return f"needs a TPU, not {backend}"
     if devices > 1:
         return f"is not split over devices, and there are {devices}"
-    if not q.dtype == k.dtype == v.dtype or q.dtype not in (jnp.bfloat16, jnp.float32):
-        return f"needs float32 or bfloat16, not {_dtypes(q, k, v)}"
+    dtypes = _dtypes(q_BQND, k_BKND, v_BKNE)
+    if dtypes not in ("bfloat16", "float32"):
+        return f"needs float32 or bfloat16, not {dtypes}"
     if pairwise:
         return "takes no bias or mask"
     return None
 
 
 def _dtypes(*arrays) -> str:
+    """The dtypes of `arrays`, each named once."""
     return ", ".join(dict.fromkeys(str(x.dtype) for x in arrays))
 
 
-def _cudnn(q, k, v, bias, mask, scale):
+def _cudnn(q_BQND, k_BKND, v_BKNE, bias_BNQK, mask_BNQK, scale):
     # cuDNN wants one head dimension for all three, a multiple of 8: zeros change no product.
-    width = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8
-    out = jax.nn.dot_product_attention(
-        _widen(q, width),
-        _widen(k, width),
-        _widen(v, width),
-        bias=None if bias is None else bias.astype(q.dtype),
-        mask=mask,
+    widest = -(-max(q_BQND.shape[-1], v_BKNE.shape[-1]) // 8) * 8
+    y_BQND = jax.nn.dot_product_attention(
+        _widen(q_BQND, widest),
+        _widen(k_BKND, widest),
+        _widen(v_BKNE, widest),
+        bias=None if bias_BNQK is None else bias_BNQK.astype(q_BQND.dtype),
+        mask=mask_BNQK,
         scale=scale,
         implementation="cudnn",
     )
-    return out[..., : v.shape[-1]]
+    return y_BQND[..., : v_BKNE.shape[-1]]
 
 
-def _splash(q, k, v, scale, interpret=False):
+def _splash(q_BQND, k_BKND, v_BKNE, scale, interpret=False):
     # Imported here because it loads Pallas, which only a TPU run needs.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    queries, keys = q.shape[1], k.shape[1]
-    width = -(-max(q.shape[-1], v.shape[-1]) // _SPLASH_BLOCK) * _SPLASH_BLOCK
-    # The kernel reads [N, length, D] and does not scale.
-    heads = (_blocks(_widen(x, width)).swapaxes(1, 2) for x in (q * scale, k, v))
-    q_, k_, v_ = (x.astype(q.dtype) for x in heads)
+    queries, keys, heads = q_BQND.shape[1], k_BKND.shape[1], q_BQND.shape[2]
+    widest = -(-max(q_BQND.shape[-1], v_BKNE.shape[-1]) // _SPLASH_BLOCK) * _SPLASH_BLOCK
+    # The kernel does not scale.
+    q_BNQD, k_BNKD, v_BNKD = (
+        _fill_blocks(x_BLND, widest).astype(q_BQND.dtype)
+        for x_BLND in (q_BQND * scale, k_BKND, v_BKNE)
+    )
     # Padding keys form a segment of their own that no query looks at.
     segments = splash.SegmentIds(
-        q=jnp.zeros(q_.shape[2], jnp.int32),
-        kv=(jnp.arange(k_.shape[2]) >= keys).astype(jnp.int32),
+        q=jnp.zeros(q_BNQD.shape[2], jnp.int32),
+        kv=(jnp.arange(k_BNKD.shape[2]) >= keys).astype(jnp.int32),
     )
-    every_pair = splash.FullMask((q_.shape[2], k_.shape[2]))
+    every_pair = splash.FullMask((q_BNQD.shape[2], k_BNKD.shape[2]))
     kernel = splash.make_splash_mha_single_device(
-        splash.MultiHeadMask([every_pair] * q.shape[2]), interpret=interpret
+        splash.MultiHeadMask([every_pair] * heads), interpret=interpret
     )
-    out = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q_, k_, v_, segments)
-    return out.swapaxes(1, 2)[:, :queries, :, : v.shape[-1]]
+    y_BNQD = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q_BNQD, k_BNKD, v_BNKD, segments)
+    return y_BNQD.swapaxes(1, 2)[:, :queries, :, : v_BKNE.shape[-1]]
 
 
-def _widen(x, width):
-    """Pads the last axis of x with zeros up to `width`."""
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])))
+def _fill_blocks(x_BLND, widest):
+    """Pads x to `widest` channels and whole blocks of tokens, heads first: [B, N, L, D]."""
+    x_BLND = _widen(x_BLND, widest)
+    more = -x_BLND.shape[1] % _SPLASH_BLOCK
+    return jnp.pad(x_BLND, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2)
 
 
-def _blocks(x):
-    """Pads the length of x [B, L, N, D] to a whole number of splash blocks."""
-    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % _SPLASH_BLOCK), (0, 0), (0, 0)))
+def _widen(x_BLND, widest):
+    """Pads x with zeros up to `widest` channels."""
+    return jnp.pad(x_BLND, ((0, 0), (0, 0), (0, 0), (0, widest - x_BLND.shape[-1])))
 
 
-def _xla(q, k, v, bias, mask, scale):
+def _xla(q_BQND, k_BKND, v_BKNE, bias_BNQK, mask_BNQK, scale):
     # Heads before lengths: products over the two leading axes are what CPU is fastest at.
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    heads, queries, keys = q.shape[1], q.shape[2], k.shape[2]
-    pieces = math.ceil(heads * queries * keys / XLA_LOGITS)
-    part = functools.partial(_xla_part, k=k, v=v, scale=scale)
+    q_BNQD, k_BNKD, v_BNKE = (x_BLND.swapaxes(1, 2) for x_BLND in (q_BQND, k_BKND, v_BKNE))
+    batch, heads, queries, _ = q_BNQD.shape
+    pieces = math.ceil(heads * queries * k_BNKD.shape[2] / XLA_LOGITS)
+    part = functools.partial(_xla_part, k_BNKD=k_BNKD, v_BNKE=v_BNKE, scale=scale)
+    rows = (q_BNQD, bias_BNQK, mask_BNQK)
     if pieces == 1:
-        return part((q, bias, mask)).swapaxes(1, 2)
+        return part(rows).swapaxes(1, 2)
     size = math.ceil(queries / pieces)
-    rows = jax.tree.map(lambda x: _split_rows(x, pieces, size), (q, bias, mask))
+    rows = jax.tree.map(lambda x: _split_queries(x, pieces, size), rows)
     # Recomputed in the backward pass, or every piece's logits would be kept for it.
-    out = jax.lax.map(jax.checkpoint(part), rows)
-    out = jnp.moveaxis(out, 0, 2).reshape(*q.shape[:2], pieces * size, v.shape[-1])
-    return out[:, :, :queries].swapaxes(1, 2)
+    y_PBNQE = jax.lax.map(jax.checkpoint(part), rows)
+    y_BNQE = jnp.moveaxis(y_PBNQE, 0, 2).reshape(batch, heads, pieces * size, v_BNKE.shape[-1])
+    return y_BNQE[:, :, :queries].swapaxes(1, 2)
 
 
-def _split_rows(x, pieces, size):
-    """Cuts [B, N, Q, ...] into [pieces, B, N, size, ...], zeros behind the last query."""
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, pieces * size - x.shape[2]), (0, 0)))
-    return jnp.moveaxis(x.reshape(*x.shape[:2], pieces, size, x.shape[-1]), 2, 0)
+def _split_queries(x, pieces, size):
+    """Cuts x [B, N, Q, ...] into [P, B, N, `size`, ...], zeros behind the last query."""
+    batch, heads, queries, width = x.shape
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, pieces * size - queries), (0, 0)))
+    return jnp.moveaxis(x.reshape(batch, heads, pieces, size, width), 2, 0)
 
 
-def _xla_part(rows, k, v, scale):
-    """Attention of q [B, N, Q, D] and its rows of bias and mask to k, v [B, N, K, D]."""
-    q, bias, mask = rows
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("bnqd,bnkd->bnqk", q, k, preferred_element_type=wide)
+def _xla_part(rows, k_BNKD, v_BNKE, scale):
+    """Attention [B, N, Q, E] of some queries; `rows` are they and their rows of bias and mask."""
+    q_BNQD, bias_BNQK, mask_BNQK = rows
+    wide = jnp.promote_types(q_BNQD.dtype, jnp.float32)
+    logits_BNQK = jnp.einsum("BNQD,BNKD->BNQK", q_BNQD, k_BNKD, preferred_element_type=wide)
     if scale != 1:
-        logits = logits * scale
-    if bias is not None:
-        logits = logits + bias.astype(wide)
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(wide).min)
+        logits_BNQK = logits_BNQK * scale
+    if bias_BNQK is not None:
+        logits_BNQK = logits_BNQK + bias_BNQK.astype(wide)
+    if mask_BNQK is not None:
+        logits_BNQK = jnp.where(mask_BNQK, logits_BNQK, jnp.finfo(wide).min)
     # A softmax whose sum divides the result, not every weight: so its gradient has no sums over
     # keys, which XLA on CPU computes over and over, and it is the same in value.
-    peak = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-    weights = jnp.exp(logits - peak)
-    total = weights.sum(-1, keepdims=True)
-    out = jnp.einsum("bnqk,bnkd->bnqd", weights.astype(v.dtype), v, preferred_element_type=wide)
-    return (out / total).astype(q.dtype)
+    peak_BNQ1 = jax.lax.stop_gradient(logits_BNQK.max(-1, keepdims=True))
+    weights_BNQK = jnp.exp(logits_BNQK - peak_BNQ1)
+    total_BNQ1 = weights_BNQK.sum(-1, keepdims=True)
+    y_BNQE = jnp.einsum(
+        "BNQK,BNKE->BNQE", weights_BNQK.astype(v_BNKE.dtype), v_BNKE, preferred_element_type=wide
+    )
+    return (y_BNQE / total_BNQ1).astype(q_BNQD.dtype)
