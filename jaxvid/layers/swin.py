@@ -4,6 +4,19 @@ Video Swin (Liu et al., CVPR 2022) is the same network with windows and patches 
 with those of one frame each frame is seen alone.
 """
 
+# Names end in their axes, outermost first, as in `x_BTHWC`:
+#   B  batch
+#   T  frames
+#   H  height
+#   W  width
+#   C  channels
+#   L  tokens of a sequence
+#   N  heads
+#   D  channels of a head
+#   R  rows of a table
+#   M  many in a row: frames or windows, of one sample or of all
+#   t, h, w  what a kernel or window spans of T, H, W; beside them T, H, W count such spans
+
 import functools
 from typing import Any
 
@@ -46,34 +59,37 @@ class WindowAttention(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
         """Maps x [B, T, H, W, C] to the same shape."""
-        batch, *size, channels = x.shape
+        batch, *size, channels = x_BTHWC.shape
         window, shift = fit_window(tuple(size), self.window)
         rolled = self.shifted and any(shift)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=dense_init)
-        table = self.param(
+        table_RN = self.param(
             "position_bias", dense_init, (table_rows(self.window), self.heads), jnp.float32
         )
 
         # Zeros that fill the last windows take part: published networks were trained so.
-        x = pad_to_multiples(x, window)
-        padded = x.shape[1:4]
+        x_BTHWC = pad_to_multiples(x_BTHWC, window)
+        padded = x_BTHWC.shape[1:4]
         if rolled:
-            x = jnp.roll(x, [-s for s in shift], (1, 2, 3))
-        qkv = dense(3 * channels, name="qkv")(partition(x, window))
-        count, tokens, _ = qkv.shape
-        q, k, v = jnp.moveaxis(qkv.reshape(count, tokens, 3, self.heads, -1), 2, 0)
-        mask = None
+            x_BTHWC = jnp.roll(x_BTHWC, [-s for s in shift], (1, 2, 3))
+        qkv_MLC = dense(3 * channels, name="qkv")(partition(x_BTHWC, window))
+        count, tokens, _ = qkv_MLC.shape
+        qkv_ML3ND = qkv_MLC.reshape(count, tokens, 3, self.heads, -1)
+        q_MLND, k_MLND, v_MLND = jnp.moveaxis(qkv_ML3ND, 2, 0)
+        mask_M1LL = None
         if rolled:
-            mask = shift_mask(padded, window, shift)
-            mask = jnp.broadcast_to(mask, (batch, *mask.shape)).reshape(count, 1, tokens, tokens)
-        y = attend(q, k, v, bias=window_bias(table, self.window, tokens)[None], mask=mask)
-        y = dense(channels, name="proj")(y.reshape(count, tokens, channels))
-        x = join(y, window, padded)
+            mask_MLL = shift_mask(padded, window, shift)
+            mask_BMLL = jnp.broadcast_to(mask_MLL, (batch, *mask_MLL.shape))
+            mask_M1LL = mask_BMLL.reshape(count, 1, tokens, tokens)
+        bias_NLL = window_bias(table_RN, self.window, tokens)
+        y_MLND = attend(q_MLND, k_MLND, v_MLND, bias=bias_NLL[None], mask=mask_M1LL)
+        y_MLC = dense(channels, name="proj")(y_MLND.reshape(count, tokens, channels))
+        y_BTHWC = join(y_MLC, window, padded)
         if rolled:
-            x = jnp.roll(x, shift, (1, 2, 3))
-        return x[:, : size[0], : size[1], : size[2]]
+            y_BTHWC = jnp.roll(y_BTHWC, shift, (1, 2, 3))
+        return y_BTHWC[:, : size[0], : size[1], : size[2]]
 
 
 class Block(nn.Module):
@@ -87,15 +103,15 @@ class Block(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x_BTHWC: jax.Array, train: bool) -> jax.Array:
         """Maps x [B, T, H, W, C] to the same shape."""
         drop_path = DropPath(self.drop_path)
-        y = layer_norm("norm1", EPSILON, self.dtype)(x)
-        y = WindowAttention(self.heads, self.window, self.shifted, self.dtype, name="attn")(y)
-        x = add(x, drop_path(y, train), train)
-        y = layer_norm("norm2", EPSILON, self.dtype)(x)
-        y = Mlp(self.mlp_ratio * x.shape[-1], dtype=self.dtype, name="mlp")(y)
-        return add(x, drop_path(y, train), train)
+        attention = WindowAttention(self.heads, self.window, self.shifted, self.dtype, name="attn")
+        y_BTHWC = attention(layer_norm("norm1", EPSILON, self.dtype)(x_BTHWC))
+        x_BTHWC = add(x_BTHWC, drop_path(y_BTHWC, train), train)
+        mlp = Mlp(self.mlp_ratio * x_BTHWC.shape[-1], dtype=self.dtype, name="mlp")
+        y_BTHWC = mlp(layer_norm("norm2", EPSILON, self.dtype)(x_BTHWC))
+        return add(x_BTHWC, drop_path(y_BTHWC, train), train)
 
 
 class PatchMerging(nn.Module):
@@ -104,17 +120,19 @@ class PatchMerging(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
         """Maps x [B, T, H, W, C] to [B, T, H / 2, W / 2, 2 C], odd sizes rounded up."""
-        x = pad_to_multiples(x, (1, 2, 2))
-        batch, frames, height, width, channels = x.shape
-        x = x.reshape(batch, frames, height // 2, 2, width // 2, 2, channels)
+        x_BTHWC = pad_to_multiples(x_BTHWC, (1, 2, 2))
+        batch, frames, height, width, channels = x_BTHWC.shape
+        x_BTHhWwC = x_BTHWC.reshape(batch, frames, height // 2, 2, width // 2, 2, channels)
         # The four tokens go down before they go right.
-        x = x.transpose(0, 1, 2, 4, 5, 3, 6).reshape(*x.shape[:3], width // 2, 4 * channels)
-        x = layer_norm("norm", EPSILON, self.dtype)(x)
-        return nn.Dense(2 * channels, False, self.dtype, kernel_init=dense_init, name="reduction")(
-            x
+        x_BTHWwhC = x_BTHhWwC.transpose(0, 1, 2, 4, 5, 3, 6)
+        x_BTHWC = x_BTHWwhC.reshape(batch, frames, height // 2, width // 2, 4 * channels)
+        x_BTHWC = layer_norm("norm", EPSILON, self.dtype)(x_BTHWC)
+        reduction = nn.Dense(
+            2 * channels, False, self.dtype, kernel_init=dense_init, name="reduction"
         )
+        return reduction(x_BTHWC)
 
 
 class Swin(nn.Module):
@@ -138,10 +156,10 @@ class Swin(nn.Module):
 
     @nn.compact
     def __call__(
-        self, video: jax.Array, train: bool = False
+        self, video_BTHWC: jax.Array, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Maps video [B, T, H, W, C] to features [B, T', H', W', F] and the intermediates."""
-        x = Conv(
+        """Maps video [B, T, H, W, C] to features [B, T', H', W', C'] and the intermediates."""
+        x_BTHWC = Conv(
             self.dim,
             self.patch,
             self.patch,
@@ -149,13 +167,13 @@ class Swin(nn.Module):
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
             name="patch_embed",
-        )(pad_to_multiples(video, self.patch))
-        x = layer_norm("patch_norm", EPSILON, self.dtype)(x)
-        out = {"stem": x}
+        )(pad_to_multiples(video_BTHWC, self.patch))
+        x_BTHWC = layer_norm("patch_norm", EPSILON, self.dtype)(x_BTHWC)
+        out = {"stem": x_BTHWC}
         rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
         for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True), start=1):
             if stage > 1:
-                x = PatchMerging(self.dtype, name=f"merge{stage}")(x)
+                x_BTHWC = PatchMerging(self.dtype, name=f"merge{stage}")(x_BTHWC)
             blocks = {
                 f"layer{stage}_{i}": Block(
                     heads,
@@ -168,11 +186,11 @@ class Swin(nn.Module):
                 )
                 for i in range(depth)
             }
-            x = apply_blocks(self, blocks, x, train, self.scan_blocks)
+            x_BTHWC = apply_blocks(self, blocks, x_BTHWC, train, self.scan_blocks)
             if stage == len(self.depths):
-                x = layer_norm("norm", EPSILON, self.dtype)(x)
-            out[f"stage{stage}"] = x
-        return x, out
+                x_BTHWC = layer_norm("norm", EPSILON, self.dtype)(x_BTHWC)
+            out[f"stage{stage}"] = x_BTHWC
+        return x_BTHWC, out
 
 
 def swin_names(

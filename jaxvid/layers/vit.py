@@ -4,6 +4,13 @@ Tokens are [B, L, C]. Every norm stands before what it feeds (pre-norm), and att
 lie beside a shortcut.
 """
 
+# Names end in their axes, outermost first, as in `x_BLC`:
+#   B  batch
+#   C  channels
+#   L  tokens of a sequence
+#   N  heads
+#   D  channels of a head
+
 import functools
 import itertools
 import math
@@ -40,23 +47,23 @@ class SelfAttention(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x_BLC: jax.Array) -> jax.Array:
         """Maps tokens [B, L, C] to [B, L, C]."""
-        batch, length, width = x.shape
+        batch, length, width = x_BLC.shape
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
-        qkv = dense(3 * width, self.key_bias, name="qkv")(x)
+        qkv_BLC = dense(3 * width, self.key_bias, name="qkv")(x_BLC)
         if not self.key_bias:
-            q_bias, v_bias = (
-                self.param(name, nn.initializers.zeros, (width,), jnp.float32).astype(qkv.dtype)
+            q_bias_C, v_bias_C = (
+                self.param(name, nn.initializers.zeros, (width,), jnp.float32).astype(qkv_BLC.dtype)
                 for name in ("q_bias", "v_bias")
             )
-            qkv = qkv + jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
-        q, k, v = (
-            part.reshape(batch, length, self.heads, width // self.heads)
-            for part in jnp.split(qkv, 3, axis=-1)
+            qkv_BLC = qkv_BLC + jnp.concatenate([q_bias_C, jnp.zeros_like(q_bias_C), v_bias_C])
+        q_BLND, k_BLND, v_BLND = (
+            part_BLC.reshape(batch, length, self.heads, width // self.heads)
+            for part_BLC in jnp.split(qkv_BLC, 3, axis=-1)
         )
-        y = attend(q, k, v).reshape(batch, length, width)
-        return dense(width, name="proj")(y)
+        y_BLND = attend(q_BLND, k_BLND, v_BLND)
+        return dense(width, name="proj")(y_BLND.reshape(batch, length, width))
 
 
 class Mlp(nn.Module):
@@ -91,15 +98,17 @@ class Block(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x_BLC: jax.Array, train: bool = False) -> jax.Array:
         """Maps tokens [B, L, C] to [B, L, C]."""
         drop_path = DropPath(self.drop_path)
-        y = layer_norm("norm1", self.epsilon, self.dtype)(x)
-        y = SelfAttention(self.heads, self.key_bias, self.kernel_init, self.dtype, name="attn")(y)
-        x = add(x, drop_path(y, train), train)
-        y = layer_norm("norm2", self.epsilon, self.dtype)(x)
-        y = Mlp(self.hidden, self.activation, self.kernel_init, self.dtype, name="mlp")(y)
-        return add(x, drop_path(y, train), train)
+        attention = SelfAttention(
+            self.heads, self.key_bias, self.kernel_init, self.dtype, name="attn"
+        )
+        y_BLC = attention(layer_norm("norm1", self.epsilon, self.dtype)(x_BLC))
+        x_BLC = add(x_BLC, drop_path(y_BLC, train), train)
+        mlp = Mlp(self.hidden, self.activation, self.kernel_init, self.dtype, name="mlp")
+        y_BLC = mlp(layer_norm("norm2", self.epsilon, self.dtype)(x_BLC))
+        return add(x_BLC, drop_path(y_BLC, train), train)
 
 
 def layer_norm(name: str, epsilon: float = 1e-6, dtype: Any = None) -> nn.LayerNorm:
