@@ -1,5 +1,18 @@
 """Non-local blocks (Wang et al., "Non-local Neural Networks", CVPR 2018)."""
 
+# Names end in their axes, outermost first, as in `x_BTHWC`:
+#   B  batch
+#   T  frames
+#   H  height
+#   W  width
+#   C  channels
+#   Q  queries
+#   K  keys
+#   N  heads
+#   D  channels of a head
+#   E  channels of a head's values
+# There is one head, and queries and keys are positions of all frames.
+
 from typing import Any
 
 import flax.linen as nn
@@ -30,52 +43,54 @@ class NonLocal(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x_BTHWC: jax.Array, train: bool = False) -> jax.Array:
         """Maps x [B, T, H, W, C] to the same shape."""
         if self.mode not in MODES:
             raise JaxvidError(
                 f"non-local mode {self.mode!r} is unknown: choose one of {', '.join(MODES)}"
             )
-        channels = x.shape[-1]
+        channels = x_BTHWC.shape[-1]
         inner = channels // 2
 
         def project(name: str) -> jax.Array:
             init = nn.initializers.normal(0.01)
-            return Conv(inner, use_bias=True, kernel_init=init, dtype=self.dtype, name=name)(x)
+            conv = Conv(inner, use_bias=True, kernel_init=init, dtype=self.dtype, name=name)
+            return conv(x_BTHWC)
 
-        value = _tokens(_halve(project("g")))
+        v_BKNE = _one_head(_halve(project("g")))
         if self.mode == "gaussian":
-            query, key = _tokens(x), _tokens(_halve(x))
+            q_BQND, k_BKND = _one_head(x_BTHWC), _one_head(_halve(x_BTHWC))
         else:
-            query, key = _tokens(project("theta")), _tokens(_halve(project("phi")))
+            q_BQND, k_BKND = _one_head(project("theta")), _one_head(_halve(project("phi")))
         if self.mode == "dot_product":
-            y = _average(query, key, value)
+            y_BQNE = _average(q_BQND, k_BKND, v_BKNE)
         else:
             scale = inner**-0.5 if self.scale else 1
-            y = attend(query, key, value, scale=scale)
-        y = y.reshape(*x.shape[:-1], inner)
+            y_BQNE = attend(q_BQND, k_BKND, v_BKNE, scale=scale)
+        y_BTHWC = y_BQNE.reshape(*x_BTHWC.shape[:-1], inner)
         out = ConvNorm(
             channels, (1, 1, 1), relu=False, zero_init=True, dtype=self.dtype, name="conv_out"
         )
-        return x + out(y, train)
+        return x_BTHWC + out(y_BTHWC, train)
 
 
-def _halve(x: jax.Array) -> jax.Array:
-    return max_pool(x, (1, 2, 2), (1, 2, 2))
+def _halve(x_BTHWC: jax.Array) -> jax.Array:
+    """Halves height and width, each square of four pixels to its maximum."""
+    return max_pool(x_BTHWC, (1, 2, 2), (1, 2, 2))
 
 
-def _tokens(x: jax.Array) -> jax.Array:
-    """All positions of x [B, T, H, W, C] in a row, for one head of attention: [B, N, 1, C]."""
-    return x.reshape(x.shape[0], -1, 1, x.shape[-1])
+def _one_head(x_BTHWC: jax.Array) -> jax.Array:
+    """All positions in a row, for one head of attention: [B, T * H * W, 1, C]."""
+    return x_BTHWC.reshape(x_BTHWC.shape[0], -1, 1, x_BTHWC.shape[-1])
 
 
-def _average(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """The mean over keys of their values, each times its product with the query."""
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    weights = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=wide)
-    weights = (weights / key.shape[1]).astype(value.dtype)
-    y = jnp.einsum("bnqk,bknd->bqnd", weights, value, preferred_element_type=wide)
-    return y.astype(query.dtype)
+def _average(q_BQND: jax.Array, k_BKND: jax.Array, v_BKNE: jax.Array) -> jax.Array:
+    """The mean over keys of their values, each times its product with the query: [B, Q, N, E]."""
+    wide = jnp.promote_types(q_BQND.dtype, jnp.float32)
+    weights_BNQK = jnp.einsum("BQND,BKND->BNQK", q_BQND, k_BKND, preferred_element_type=wide)
+    weights_BNQK = (weights_BNQK / k_BKND.shape[1]).astype(v_BKNE.dtype)
+    y_BQNE = jnp.einsum("BNQK,BKNE->BQNE", weights_BNQK, v_BKNE, preferred_element_type=wide)
+    return y_BQNE.astype(q_BQND.dtype)
 
 
 def non_local_hook(mode: str, first: int = 0, scale: bool = False, dtype: Any = None) -> Hook:
