@@ -6,6 +6,17 @@ sums in other operations. `chosen` says which one a shape gets; `TABLE` is where
 Set the environment variable JAXVID_CONV, or enter `use_lowering`, to ask for one by name.
 """
 
+# Names end in their axes, outermost first, as in `x_BTHWC`:
+#   B  batch
+#   T  frames
+#   H  height
+#   W  width
+#   C  channels
+#   I  channels into a kernel, those of one group
+#   O  channels out of a kernel
+#   M  many in a row: frames or windows, of one sample or of all
+#   t, h, w  what a kernel or window spans of T, H, W; beside them T, H, W count such spans
+
 import contextlib
 import contextvars
 import dataclasses
@@ -130,8 +141,8 @@ def _check_name(name: str | None) -> None:
 
 
 def conv(
-    x: jax.Array,
-    kernel: jax.Array,
+    x_BTHWC: jax.Array,
+    kernel_thwIO: jax.Array,
     *,
     stride: Sequence[int] = (1, 1, 1),
     padding: Sequence[int] = (0, 0, 0),
@@ -141,42 +152,43 @@ def conv(
     """Convolves video with a kernel (cross-correlation, as everywhere in deep learning).
 
     Args:
-        x: [B, T, H, W, in].
-        kernel: [kt, kh, kw, in / groups, out], dtype of `x`; kt = 1 is a 2-D convolution.
+        x_BTHWC: video [B, T, H, W, C].
+        kernel_thwIO: [t, h, w, C / groups, O], in the dtype of x; t = 1 is a 2-D convolution.
         stride: steps along T, H, W.
         padding: zeros put on both sides of T, H, W.
-        groups: number of channel groups; `in` makes it depthwise.
+        groups: number of channel groups; C makes it depthwise.
         lowering: how to compute it, see `LOWERINGS`; None lets `chosen` decide. `shifts` has
             gradients of its own and no forward mode: for jax.jvp ask for `native` or `planes`.
 
     Returns:
-        [B, T', H', W', out] with T' = (T + 2 padding - kt) // stride + 1 and so on.
+        [B, T', H', W', O] with T' = (T + 2 padding - t) // stride + 1 and so on.
 
     Raises:
         JaxvidError: the shapes do not fit together, or the lowering's name is unknown.
     """
-    geometry = _geometry(x, kernel, tuple(stride), tuple(padding), groups)
-    return LOWERINGS[chosen(geometry, lowering)].compute(x, kernel, geometry)
+    geometry = _geometry(x_BTHWC, kernel_thwIO, tuple(stride), tuple(padding), groups)
+    return LOWERINGS[chosen(geometry, lowering)].compute(x_BTHWC, kernel_thwIO, geometry)
 
 
-def _geometry(x, kernel, stride, padding, groups) -> Geometry:
-    if x.ndim != 5 or kernel.ndim != 5 or len(stride) != 3 or len(padding) != 3:
+def _geometry(x_BTHWC, kernel_thwIO, stride, padding, groups) -> Geometry:
+    shape, kernel = x_BTHWC.shape, kernel_thwIO.shape
+    if len(shape) != 5 or len(kernel) != 5 or len(stride) != 3 or len(padding) != 3:
         raise JaxvidError(
             f"conv needs x [B, T, H, W, C], a 5-D kernel and 3 strides and paddings, but got x "
-            f"{x.shape}, kernel {kernel.shape}, stride {stride}, padding {padding}"
+            f"{shape}, kernel {kernel}, stride {stride}, padding {padding}"
         )
-    inputs, outputs = x.shape[-1], kernel.shape[-1]
-    if inputs != kernel.shape[3] * groups or outputs % groups:
+    inputs, outputs = shape[-1], kernel[-1]
+    if inputs != kernel[3] * groups or outputs % groups:
         raise JaxvidError(
-            f"a kernel {kernel.shape} with groups={groups} does not fit {inputs} input channels: "
+            f"a kernel {kernel} with groups={groups} does not fit {inputs} input channels: "
             f"its 4th size must be input channels / groups, and groups must divide its 5th"
         )
-    if min(_output_size(x.shape[1:4], kernel.shape[:3], stride, padding)) < 1:
+    if min(_output_size(shape[1:4], kernel[:3], stride, padding)) < 1:
         raise JaxvidError(
-            f"video of T, H, W {x.shape[1:4]} with padding {padding} is smaller than the kernel "
-            f"{kernel.shape[:3]}: use a longer or larger clip"
+            f"video of T, H, W {shape[1:4]} with padding {padding} is smaller than the kernel "
+            f"{kernel[:3]}: use a longer or larger clip"
         )
-    return Geometry(kernel.shape[:3], stride, padding, groups, inputs, outputs)
+    return Geometry(kernel[:3], stride, padding, groups, inputs, outputs)
 
 
 def _output_size(size, kernel, stride, padding) -> Triple:
@@ -185,13 +197,13 @@ def _output_size(size, kernel, stride, padding) -> Triple:
     )
 
 
-# The lowerings. Each takes x [B, T, H, W, in], kernel [kt, kh, kw, in / groups, out], geometry.
+# The lowerings. Each takes x [B, T, H, W, C], a kernel [t, h, w, I, O] and their geometry.
 
 
-def _native(x, kernel, geometry):
+def _native(x_BTHWC, kernel_thwIO, geometry):
     return lax.conv_general_dilated(
-        x,
-        kernel,
+        x_BTHWC,
+        kernel_thwIO,
         window_strides=geometry.stride,
         padding=[(p, p) for p in geometry.padding],
         dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
@@ -199,162 +211,173 @@ def _native(x, kernel, geometry):
     )
 
 
-def _dot(x, kernel, geometry):
+def _dot(x_BTHWC, kernel_thwIO, geometry):
     st, sh, sw = geometry.stride
-    return x[:, ::st, ::sh, ::sw] @ kernel[0, 0, 0]
+    return x_BTHWC[:, ::st, ::sh, ::sw] @ kernel_thwIO[0, 0, 0]
 
 
-def _patches(x, kernel, geometry):
-    (kt, kh, kw), (batch, *size, _) = geometry.kernel, x.shape
+def _patches(x_BTHWC, kernel_thwIO, geometry):
+    (kt, kh, kw), (batch, *size, _) = geometry.kernel, x_BTHWC.shape
     nt, nh, nw = (n // k for n, k in zip(size, geometry.kernel, strict=True))
-    x = x[:, : nt * kt, : nh * kh, : nw * kw].reshape(batch, nt, kt, nh, kh, nw, kw, -1)
-    x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, nt, nh, nw, -1)
-    return x @ kernel.reshape(-1, geometry.outputs)
+    x_BTHWC = x_BTHWC[:, : nt * kt, : nh * kh, : nw * kw]
+    x_BTtHhWwC = x_BTHWC.reshape(batch, nt, kt, nh, kh, nw, kw, -1)
+    x_BTHWthwC = x_BTtHhWwC.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    x_BTHWC = x_BTHWthwC.reshape(batch, nt, nh, nw, -1)
+    return x_BTHWC @ kernel_thwIO.reshape(-1, geometry.outputs)
 
 
-def _fold(x, kernel, geometry):
-    x = x[:, :: geometry.stride[0]]
-    return _unfold(_conv2d(_merge_time(x), kernel[0], geometry), x)
+def _fold(x_BTHWC, kernel_thwIO, geometry):
+    x_BTHWC = x_BTHWC[:, :: geometry.stride[0]]
+    return _unfold(_conv2d(_fold_frames(x_BTHWC), kernel_thwIO[0], geometry), x_BTHWC)
 
 
-def _planes(x, kernel, geometry):
-    x = _pad(x, (geometry.padding[0], 0, 0))
-    frames = _time_slices(x, geometry)
+def _planes(x_BTHWC, kernel_thwIO, geometry):
+    x_BTHWC = _pad(x_BTHWC, (geometry.padding[0], 0, 0))
+    frames = _time_slices(x_BTHWC, geometry)
     planes = (
-        _conv2d(_merge_time(frame), kernel[i], geometry).astype(_sum_dtype(x))
-        for i, frame in enumerate(frames)
+        _conv2d(_fold_frames(frame_BTHWC), kernel_thwIO[t], geometry).astype(_sum_dtype(x_BTHWC))
+        for t, frame_BTHWC in enumerate(frames)
     )
-    return _unfold(functools.reduce(jnp.add, planes), frames[0]).astype(x.dtype)
+    y_MHWC = functools.reduce(jnp.add, planes)
+    return _unfold(y_MHWC, frames[0]).astype(x_BTHWC.dtype)
 
 
-def _stack(x, kernel, geometry):
-    x = _pad(x, (geometry.padding[0], 0, 0))
-    frames = jnp.concatenate(_time_slices(x, geometry), axis=-1)
-    kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, geometry.outputs)
-    return _unfold(_conv2d(_merge_time(frames), kernel, geometry), frames)
+def _stack(x_BTHWC, kernel_thwIO, geometry):
+    x_BTHWC = _pad(x_BTHWC, (geometry.padding[0], 0, 0))
+    x_BTHWC = jnp.concatenate(_time_slices(x_BTHWC, geometry), axis=-1)
+    _, height, width, _, outputs = kernel_thwIO.shape
+    kernel_hwIO = jnp.moveaxis(kernel_thwIO, 0, 2).reshape(height, width, -1, outputs)
+    return _unfold(_conv2d(_fold_frames(x_BTHWC), kernel_hwIO, geometry), x_BTHWC)
 
 
-def _taps(x, kernel, geometry):
-    x = _pad(x, geometry.padding)
+def _taps(x_BTHWC, kernel_thwIO, geometry):
+    x_BTHWC = _pad(x_BTHWC, geometry.padding)
     products = (
-        jnp.matmul(part, kernel[tap], preferred_element_type=_sum_dtype(x))
-        for tap, part in _slices(x, geometry)
+        jnp.matmul(part_BTHWC, kernel_thwIO[tap], preferred_element_type=_sum_dtype(x_BTHWC))
+        for tap, part_BTHWC in _slices(x_BTHWC, geometry)
     )
-    return functools.reduce(jnp.add, products).astype(x.dtype)
+    return functools.reduce(jnp.add, products).astype(x_BTHWC.dtype)
 
 
-def _columns(x, kernel, geometry):
-    x = _pad(x, geometry.padding)
-    columns = jnp.concatenate([part for _, part in _slices(x, geometry)], axis=-1)
-    return columns @ kernel.reshape(-1, geometry.outputs)
+def _columns(x_BTHWC, kernel_thwIO, geometry):
+    x_BTHWC = _pad(x_BTHWC, geometry.padding)
+    parts = [part_BTHWC for _, part_BTHWC in _slices(x_BTHWC, geometry)]
+    x_BTHWC = jnp.concatenate(parts, axis=-1)
+    return x_BTHWC @ kernel_thwIO.reshape(-1, geometry.outputs)
 
 
-def _shifts(x, kernel, geometry):
+def _shifts(x_BTHWC, kernel_thwIO, geometry):
     repeats = geometry.outputs // geometry.inputs
     if repeats > 1:
-        x = jnp.repeat(x, repeats, axis=-1)
-    return _depthwise(x, kernel[:, :, :, 0], geometry)
+        x_BTHWC = jnp.repeat(x_BTHWC, repeats, axis=-1)
+    return _depthwise(x_BTHWC, kernel_thwIO[:, :, :, 0], geometry)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(x, kernel, geometry):
-    """Sums shifted copies of x, each scaled by one tap of kernel [kt, kh, kw, C]."""
-    return _sum_of_shifts(_pad(x, geometry.padding), kernel, geometry)
+def _depthwise(x_BTHWC, kernel_thwC, geometry):
+    """Sums shifted copies of x, each scaled by one tap of the kernel."""
+    return _sum_of_shifts(_pad(x_BTHWC, geometry.padding), kernel_thwC, geometry)
 
 
-def _sum_of_shifts(x, kernel, geometry):
-    """Convolves padded x [B, T, H, W, C] with kernel [kt, kh, kw, C].
+def _sum_of_shifts(x_BTHWC, kernel_thwC, geometry):
+    """Convolves each channel of x, which is padded already, with the kernel's of that number.
 
     What spans time is a loop: over the frames of the output or, where one frame has too many taps
     to fuse, over the planes of the kernel. As a single expression XLA's CPU backend would fuse it
     into everything that uses it and compute it there again: on a path of shortcuts, in every later
     block.
     """
-
-    def add_taps(total, x, kernel, geometry):
-        for tap, part in _slices(x, geometry):
-            total = total + part.astype(total.dtype) * kernel[tap].astype(total.dtype)
-        return total
-
-    size = _output_size(x.shape[1:4], geometry.kernel, geometry.stride, (0, 0, 0))
+    batch, *size, channels = x_BTHWC.shape
+    size = _output_size(size, geometry.kernel, geometry.stride, (0, 0, 0))
     length, stride = geometry.kernel[0], geometry.stride[0]
-    total = jnp.zeros((x.shape[0], *size, x.shape[-1]), _sum_dtype(x))
+    zeros_BTHWC = jnp.zeros((batch, *size, channels), _sum_dtype(x_BTHWC))
     if length == 1:
-        return add_taps(total, x, kernel, geometry).astype(x.dtype)
+        y_BTHWC = _add_taps(zeros_BTHWC, x_BTHWC, kernel_thwC, geometry)
+        return y_BTHWC.astype(x_BTHWC.dtype)
 
-    def set_frame(t, out):
-        frames = lax.dynamic_slice_in_dim(x, t * stride, length, axis=1)
-        frame = add_taps(jnp.zeros_like(total[:, :1]), frames, kernel, geometry)
-        return lax.dynamic_update_slice_in_dim(out, frame.astype(x.dtype), t, axis=1)
+    def set_frame(t, y_BTHWC):
+        seen_BTHWC = lax.dynamic_slice_in_dim(x_BTHWC, t * stride, length, axis=1)
+        zeros_B1HWC = jnp.zeros_like(zeros_BTHWC[:, :1])
+        y_B1HWC = _add_taps(zeros_B1HWC, seen_BTHWC, kernel_thwC, geometry)
+        return lax.dynamic_update_slice_in_dim(y_BTHWC, y_B1HWC.astype(x_BTHWC.dtype), t, axis=1)
 
     if math.prod(geometry.kernel) <= FUSED_TAPS:
-        return lax.fori_loop(0, size[0], set_frame, total.astype(x.dtype))
+        return lax.fori_loop(0, size[0], set_frame, zeros_BTHWC.astype(x_BTHWC.dtype))
     plane = dataclasses.replace(geometry, kernel=(1, *geometry.kernel[1:]))
 
-    def add_plane(t, total):
-        frames = lax.dynamic_slice_in_dim(x, t, (size[0] - 1) * stride + 1, axis=1)
-        return add_taps(total, frames, lax.dynamic_slice_in_dim(kernel, t, 1), plane)
+    def add_plane(t, total_BTHWC):
+        seen_BTHWC = lax.dynamic_slice_in_dim(x_BTHWC, t, (size[0] - 1) * stride + 1, axis=1)
+        kernel_1hwC = lax.dynamic_slice_in_dim(kernel_thwC, t, 1)
+        return _add_taps(total_BTHWC, seen_BTHWC, kernel_1hwC, plane)
 
-    return lax.fori_loop(0, length, add_plane, total).astype(x.dtype)
-
-
-def _depthwise_forward(x, kernel, geometry):
-    return _depthwise(x, kernel, geometry), (x, kernel)
+    return lax.fori_loop(0, length, add_plane, zeros_BTHWC).astype(x_BTHWC.dtype)
 
 
-def _depthwise_backward(geometry, saved, dy):
-    x, kernel = saved
-    return _depthwise_dx(x, kernel, dy, geometry), _depthwise_dkernel(x, kernel, dy, geometry)
+def _add_taps(total_BTHWC, x_BTHWC, kernel_thwC, geometry):
+    """Adds to a sum what each tap makes of padded x, in the sum's dtype."""
+    dtype = total_BTHWC.dtype
+    for tap, part_BTHWC in _slices(x_BTHWC, geometry):
+        total_BTHWC = total_BTHWC + part_BTHWC.astype(dtype) * kernel_thwC[tap].astype(dtype)
+    return total_BTHWC
 
 
-def _depthwise_dx(x, kernel, dy, geometry):
+def _depthwise_forward(x_BTHWC, kernel_thwC, geometry):
+    return _depthwise(x_BTHWC, kernel_thwC, geometry), (x_BTHWC, kernel_thwC)
+
+
+def _depthwise_backward(geometry, saved, dy_BTHWC):
+    return _depthwise_dx(*saved, dy_BTHWC, geometry), _depthwise_dkernel(*saved, dy_BTHWC, geometry)
+
+
+def _depthwise_dx(x_BTHWC, kernel_thwC, dy_BTHWC, geometry):
     """Gradient of the input: per phase of the stride, a sum of shifts of dy."""
-    phases = _Phases(x.shape[1:4], dy.shape[1:4], geometry)
-    kernel = phases.split_kernel(kernel)  # [qt, qh, qw, st, sh, sw, C]
-    dy = phases.pad(dy)
+    phases = _Phases(x_BTHWC.shape[1:4], dy_BTHWC.shape[1:4], geometry)
+    kernel_THWthwC = phases.split_kernel(kernel_thwC)
+    dy_BTHWC = phases.pad(dy_BTHWC)
     if geometry.stride == (1, 1, 1):
         flipped = dataclasses.replace(geometry, padding=(0, 0, 0))
-        return _sum_of_shifts(dy, kernel[:, :, :, 0, 0, 0], flipped)
+        return _sum_of_shifts(dy_BTHWC, kernel_THWthwC[:, :, :, 0, 0, 0], flipped)
     unit = dataclasses.replace(geometry, kernel=phases.kernel, stride=(1, 1, 1))
-    total = 0
-    for tap, part in _slices(dy, unit):
-        part = jnp.expand_dims(part.astype(_sum_dtype(x)), (2, 4, 6))
-        total = total + part * jnp.expand_dims(kernel[tap], (0, 2, 4)).astype(part.dtype)
-    return phases.join(total.astype(x.dtype))
+    dx_BTtHhWwC = 0
+    for tap, part_BTHWC in _slices(dy_BTHWC, unit):
+        part_BT1H1W1C = jnp.expand_dims(part_BTHWC.astype(_sum_dtype(x_BTHWC)), (2, 4, 6))
+        tap_1t1h1wC = jnp.expand_dims(kernel_THWthwC[tap], (0, 2, 4))
+        dx_BTtHhWwC = dx_BTtHhWwC + part_BT1H1W1C * tap_1t1h1wC.astype(part_BT1H1W1C.dtype)
+    return phases.join(dx_BTtHhWwC.astype(x_BTHWC.dtype))
 
 
-def _depthwise_dkernel(x, kernel, dy, geometry):
+def _depthwise_dkernel(x_BTHWC, kernel_thwC, dy_BTHWC, geometry):
     """Gradient of the kernel: one running sum [W', C] per tap, over the rows of dy.
 
     XLA's CPU reductions over all but the last axis walk memory with strides and do not vectorise;
     running sums over whole rows do, which makes this some twenty times faster.
     """
-    x = _pad(x, geometry.padding)
-    batch, *size, channels = dy.shape
-    strides, dtype = geometry.stride, _sum_dtype(x)
+    x_BTHWC = _pad(x_BTHWC, geometry.padding)
+    batch, *size, channels = dy_BTHWC.shape
+    strides, dtype = geometry.stride, _sum_dtype(x_BTHWC)
     width = (size[2] - 1) * strides[2] + 1
+    taps = _taps_of((1, *geometry.kernel[1:]))
 
-    def plane(t0):
-        taps = _taps_of((1, *geometry.kernel[1:]))
-
+    def sums_of_plane(kt):
         def add_row(i, totals):
             b, t, h = jnp.unravel_index(i, (batch, *size[:2]))
-            row = lax.dynamic_slice(dy, (b, t, h, 0, 0), (1, 1, 1, size[2], channels))
-            row = row.astype(dtype)[0, 0, 0]
-            start = (b, t * strides[0] + t0, h * strides[1])
+            dy_111WC = lax.dynamic_slice(dy_BTHWC, (b, t, h, 0, 0), (1, 1, 1, size[2], channels))
+            dy_WC = dy_111WC.astype(dtype)[0, 0, 0]
+            frame, row = t * strides[0] + kt, h * strides[1]
             new = []
-            for total, (_, kh, kw) in zip(totals, taps, strict=True):
-                at = (*start[:2], start[2] + kh, kw, 0)
-                part = lax.dynamic_slice(x, at, (1, 1, 1, width, channels))[0, 0, 0, :: strides[2]]
-                new.append(total + part.astype(dtype) * row)
+            for total_WC, (_, kh, kw) in zip(totals, taps, strict=True):
+                at = (b, frame, row + kh, kw, 0)
+                x_111WC = lax.dynamic_slice(x_BTHWC, at, (1, 1, 1, width, channels))
+                x_WC = x_111WC[0, 0, 0, :: strides[2]]
+                new.append(total_WC + x_WC.astype(dtype) * dy_WC)
             return tuple(new)
 
         zeros = tuple(jnp.zeros((size[2], channels), dtype) for _ in taps)
         totals = lax.fori_loop(0, batch * size[0] * size[1], add_row, zeros)
         return jnp.stack(totals).sum(1)
 
-    totals = lax.map(plane, jnp.arange(geometry.kernel[0]))
-    return totals.reshape(kernel.shape).astype(kernel.dtype)
+    sums = lax.map(sums_of_plane, jnp.arange(geometry.kernel[0]))
+    return sums.reshape(kernel_thwC.shape).astype(kernel_thwC.dtype)
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -384,38 +407,38 @@ class _Phases:
             )
         )
 
-    def split_kernel(self, kernel):
-        """[kt, kh, kw, ...] to [qt, qh, qw, st, sh, sw, ...], flipped along the q axes."""
+    def split_kernel(self, kernel_thwC):
+        """Sorts the taps by their phases t, h, w: [T, H, W, t, h, w, C], flipped along T, H, W."""
         ends = (
-            q * s - k for q, s, k in zip(self.kernel, self.stride, kernel.shape[:3], strict=True)
+            q * s - k
+            for q, s, k in zip(self.kernel, self.stride, kernel_thwC.shape[:3], strict=True)
         )
-        rest = kernel.shape[3:]
-        kernel = jnp.pad(kernel, [*((0, end) for end in ends), *((0, 0) for _ in rest)])
+        kernel_thwC = jnp.pad(kernel_thwC, [*((0, end) for end in ends), (0, 0)])
         (qt, qh, qw), (st, sh, sw) = self.kernel, self.stride
-        kernel = kernel.reshape(qt, st, qh, sh, qw, sw, *rest)[::-1, :, ::-1, :, ::-1]
-        return jnp.moveaxis(kernel, (2, 4), (1, 2))
+        kernel_TtHhWwC = kernel_thwC.reshape(qt, st, qh, sh, qw, sw, -1)
+        return jnp.moveaxis(kernel_TtHhWwC[::-1, :, ::-1, :, ::-1], (2, 4), (1, 2))
 
-    def pad(self, dy):
+    def pad(self, dy_BTHWC):
         """Pads or crops dy so that a convolution with `kernel` taps yields one value per block."""
-        zero = jnp.zeros((), dy.dtype)
-        return lax.pad(dy, zero, [(0, 0, 0), *((a, b, 0) for a, b in self.pads), (0, 0, 0)])
+        zero = jnp.zeros((), dy_BTHWC.dtype)
+        return lax.pad(dy_BTHWC, zero, [(0, 0, 0), *((a, b, 0) for a, b in self.pads), (0, 0, 0)])
 
-    def join(self, blocks):
-        """[B, nt, st, nh, sh, nw, sw, C] to the input's [B, T, H, W, C]."""
+    def join(self, x_BTtHhWwC):
+        """Interleaves the phases t, h, w to the gradient of the input [B, T, H, W, C]."""
         whole = (n * s for n, s in zip(self.blocks, self.stride, strict=True))
-        x = blocks.reshape(blocks.shape[0], *whole, blocks.shape[-1])
+        x_BTHWC = x_BTtHhWwC.reshape(x_BTtHhWwC.shape[0], *whole, x_BTtHhWwC.shape[-1])
         at = tuple(slice(c, c + n) for c, n in zip(self.crop, self.size, strict=True))
-        return x[(slice(None), *at)]
+        return x_BTHWC[(slice(None), *at)]
 
 
 # What the lowerings are made of.
 
 
-def _conv2d(x, kernel, geometry):
-    """2-D convolution of images [N, H, W, in] with [kh, kw, in / groups, out]."""
+def _conv2d(x_MHWC, kernel_hwIO, geometry):
+    """2-D convolution of frames, by what the geometry has for H and W."""
     return lax.conv_general_dilated(
-        x,
-        kernel,
+        x_MHWC,
+        kernel_hwIO,
         window_strides=geometry.stride[1:],
         padding=[(p, p) for p in geometry.padding[1:]],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -423,37 +446,39 @@ def _conv2d(x, kernel, geometry):
     )
 
 
-def _merge_time(x):
-    return x.reshape(-1, *x.shape[2:])
+def _fold_frames(x_BTHWC):
+    return x_BTHWC.reshape(-1, *x_BTHWC.shape[2:])
 
 
-def _unfold(images, x):
-    return images.reshape(*x.shape[:2], *images.shape[1:])
+def _unfold(y_MHWC, x_BTHWC):
+    """Undoes `_fold_frames` of x for what was made of it."""
+    return y_MHWC.reshape(*x_BTHWC.shape[:2], *y_MHWC.shape[1:])
 
 
-def _pad(x, padding):
+def _pad(x_BTHWC, padding):
     if not any(padding):
-        return x
-    return jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
+        return x_BTHWC
+    return jnp.pad(x_BTHWC, ((0, 0), *((p, p) for p in padding), (0, 0)))
 
 
-def _slices(x, geometry):
+def _slices(x_BTHWC, geometry):
     """Lists (tap of the kernel, the part [B, T', H', W', C] of padded x that it meets)."""
-    size = _output_size(x.shape[1:4], geometry.kernel, geometry.stride, (0, 0, 0))
+    batch, *size, channels = x_BTHWC.shape
+    size = _output_size(size, geometry.kernel, geometry.stride, (0, 0, 0))
     slices = []
     for tap in _taps_of(geometry.kernel):
         ends = (t + (n - 1) * s + 1 for t, n, s in zip(tap, size, geometry.stride, strict=True))
-        part = lax.slice(
-            x, (0, *tap, 0), (x.shape[0], *ends, x.shape[-1]), (1, *geometry.stride, 1)
-        )
-        slices.append((tap, part))
+        strides = (1, *geometry.stride, 1)
+        part_BTHWC = lax.slice(x_BTHWC, (0, *tap, 0), (batch, *ends, channels), strides)
+        slices.append((tap, part_BTHWC))
     return slices
 
 
-def _time_slices(x, geometry):
+def _time_slices(x_BTHWC, geometry):
+    """For each plane of the kernel, the frames [B, T', H, W, C] of padded x that it meets."""
     kt, st = geometry.kernel[0], geometry.stride[0]
-    frames = (x.shape[1] - kt) // st + 1
-    return [x[:, t : t + (frames - 1) * st + 1 : st] for t in range(kt)]
+    frames = (x_BTHWC.shape[1] - kt) // st + 1
+    return [x_BTHWC[:, t : t + (frames - 1) * st + 1 : st] for t in range(kt)]
 
 
 def _taps_of(kernel):
@@ -462,7 +487,7 @@ def _taps_of(kernel):
 
 
 def _sum_dtype(x):
-    """Partial sums are at least float32 wide, as they are inside one XLA convolution."""
+    """The dtype of partial sums: float32 or wider, as they are inside one XLA convolution."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
@@ -519,13 +544,17 @@ class Conv(nn.Module):
     kernel_init: Callable = nn.initializers.kaiming_normal()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, T, H, W, in] to [B, T', H', W', features]."""
-        shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = None
+    def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
+        """Maps [B, T, H, W, C] to [B, T', H', W', features]."""
+        shape = (*self.kernel_size, x_BTHWC.shape[-1] // self.groups, self.features)
+        kernel_thwIO = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias_O = None
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = conv(x, kernel, stride=self.stride, padding=self.padding, groups=self.groups)
-        return y if bias is None else y + bias
+            bias_O = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x_BTHWC, kernel_thwIO, bias_O = nn.dtypes.promote_dtype(
+            x_BTHWC, kernel_thwIO, bias_O, dtype=self.dtype
+        )
+        y_BTHWC = conv(
+            x_BTHWC, kernel_thwIO, stride=self.stride, padding=self.padding, groups=self.groups
+        )
+        return y_BTHWC if bias_O is None else y_BTHWC + bias_O
