@@ -12,7 +12,7 @@ from jaxvid.layers.conv import Conv
 from jaxvid.layers.norm import BatchNorm
 from jaxvid.layers.pool import avg_pool, max_pool
 
-# What a dense layer's first convolution is wide, in multiples of its growth.
+# How wide a dense layer's first convolution is, in multiples of its growth.
 BOTTLENECK = 4
 
 
@@ -67,7 +67,7 @@ class DenseNet(nn.Module):
     def __call__(
         self, video: jax.Array, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Maps video [B, T, H, W, C] to features [B, T, H', W', F] and the intermediates."""
+        """Maps video [B, T, H, W, C] to features [B, T, H', W', C'] and the intermediates."""
         out = {}
         x = Conv(
             self.width,

@@ -92,7 +92,7 @@ class MobileNetV2(nn.Module):
     def __call__(
         self, video: jax.Array, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Maps video [B, T, H, W, C] to features [B, T, H', W', F] and the intermediates."""
+        """Maps video [B, T, H, W, C] to features [B, T, H', W', C'] and the intermediates."""
         out = {}
         x = ConvNorm6(self.stem_width, 3, 2, dtype=self.dtype, name="conv1")(video, train)
         out["stem"] = x

@@ -94,7 +94,7 @@ class MobileOne(nn.Module):
     def __call__(
         self, video: jax.Array, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Maps video [B, T, H, W, C] to features [B, T, H', W', F] and the intermediates."""
+        """Maps video [B, T, H, W, C] to features [B, T, H', W', C'] and the intermediates."""
         shared = {"deploy": self.deploy, "hook": self.hook, "dtype": self.dtype}
         out = {}
         x = MobileOneBlock(

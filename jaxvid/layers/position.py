@@ -12,7 +12,7 @@ import numpy as np
 
 
 def resize_table(table: jax.Array, length: int) -> jax.Array:
-    """Interpolates a table [L, D] linearly to [length, D], as PyTorch with align_corners=False.
+    """Interpolates a table [R, D] linearly to [length, D], as PyTorch with align_corners=False.
 
     Row centres keep their relative places; rows before the first centre and after the last repeat
     it. Nothing is smoothed when the table shrinks.
@@ -28,24 +28,24 @@ def resize_table(table: jax.Array, length: int) -> jax.Array:
 
 
 def resize_grid(table: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Interpolates a table [..., H, W, D] bicubically to [..., *size, D], as PyTorch does.
+    """Interpolates a table [..., H, W, C] bicubically to [..., *size, C], as PyTorch does.
 
     The case meant is PyTorch's with align_corners=False: cells keep their relative places, what
     lies outside repeats the border, and nothing is smoothed when the table shrinks. A table that is
     changed is said in the log.
     """
-    height, width, depth = table.shape[-3:]
+    height, width, channels = table.shape[-3:]
     if size == (height, width):
         return table
     logging.getLogger(__name__).info(
         "the table of %d x %d positions is interpolated to %d x %d", height, width, *size
     )
-    shape = (*table.shape[:-3], *size, depth)
+    shape = (*table.shape[:-3], *size, channels)
     return jax.image.resize(table, shape, "cubic-pytorch", antialias=False)
 
 
 def nearest_rows(table: jax.Array, length: int) -> jax.Array:
-    """Picks `length` rows of a table [L, D], as PyTorch's nearest neighbour: row i L // length.
+    """Picks `length` rows of a table [R, C], as PyTorch's nearest neighbour: row i R // length.
 
     A table that is changed is said in the log.
     """
@@ -84,7 +84,7 @@ def relative_index(queries: int, keys: int) -> np.ndarray:
 
 
 def relative_embeddings(table: jax.Array, queries: int, keys: int) -> jax.Array:
-    """Looks up the embedding of each (query, key) pair on one axis: [L, D] -> [queries, keys, D].
+    """Looks up the embedding of each (query, key) pair on one axis: [R, D] -> [queries, keys, D].
 
     A table made for another size is interpolated first.
     """

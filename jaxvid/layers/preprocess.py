@@ -21,7 +21,7 @@ def normalizer(data: Pixels, dtype: jnp.dtype = jnp.float32) -> Callable[[jax.Ar
     """`normalize` as `data` says, for video of pixels [..., C].
 
     Raises:
-      JaxvidError: `data.channel_order` is neither `rgb` nor `bgr`.
+        JaxvidError: `data.channel_order` is neither `rgb` nor `bgr`.
     """
     mean, std, order = tuple(data.mean), tuple(data.std), data.channel_order
     if order not in ("rgb", "bgr"):

@@ -226,7 +226,7 @@ class ResNet(nn.Module):
     def __call__(
         self, video: jax.Array, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Maps video [B, T, H, W, C] to features [B, T', H', W', F] and the intermediates."""
+        """Maps video [B, T, H, W, C] to features [B, T', H', W', C'] and the intermediates."""
         out = {}
         x = self.stem_unit(
             self.width,

@@ -20,7 +20,7 @@ def temporal_shift(x: jax.Array, divisor: int = 8) -> jax.Array:
 def temporal_conv_per_sample(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves every channel of every sample along time with a kernel of its own.
 
-    Takes x [B, T, H, W, C] and kernel [B, K, C], K odd; a frame meets tap K // 2, the frame after
+    Takes x [B, T, H, W, C] and kernel [B, t, C], t odd; a frame meets tap t // 2, the frame after
     it the next one (cross-correlation), zeros lie beyond both ends.
     """
     taps, frames = kernel.shape[1], x.shape[1]
