@@ -41,17 +41,6 @@ def _reduce_windows(
     return nn.max_pool(x_BTHWC, window, stride, [(p, p) for p in padding])
 
 
-# XLA's gradient of pooling searches every window again, one element at a time on CPU: that of a
-# ResNet's stem took a third of a training step. That of pairwise maxima is selections and sums.
-_quickly_differentiated = jax.custom_vjp(_reduce_windows, nondiff_argnums=(1, 2, 3))
-_quickly_differentiated.defvjp(
-    lambda x_BTHWC, *geometry: (_reduce_windows(x_BTHWC, *geometry), x_BTHWC),
-    lambda window, stride, padding, x_BTHWC, dy_BTHWC: jax.vjp(
-        lambda x_BTHWC: _pairwise(x_BTHWC, window, stride, padding), x_BTHWC
-    )[1](dy_BTHWC),
-)
-
-
 def _pairwise(x_BTHWC: jax.Array, window: Triple, stride: Triple, padding: Triple) -> jax.Array:
     """The same maximum, axis by axis, the innermost first: so the first of equals is kept."""
     for axis in (3, 2, 1):
@@ -66,6 +55,21 @@ def _pairwise(x_BTHWC: jax.Array, window: Triple, stride: Triple, padding: Tripl
             best_BTHWC = jnp.where(better, other_BTHWC, best_BTHWC)
         x_BTHWC = best_BTHWC
     return x_BTHWC
+
+
+def _forward(x_BTHWC, window, stride, padding):
+    return _reduce_windows(x_BTHWC, window, stride, padding), x_BTHWC
+
+
+def _backward(window, stride, padding, x_BTHWC, dy_BTHWC):
+    _, backward = jax.vjp(lambda x_BTHWC: _pairwise(x_BTHWC, window, stride, padding), x_BTHWC)
+    return backward(dy_BTHWC)
+
+
+# XLA's gradient of pooling searches every window again, one element at a time on CPU: that of a
+# ResNet's stem took a third of a training step. That of pairwise maxima is selections and sums.
+_quickly_differentiated = jax.custom_vjp(_reduce_windows, nondiff_argnums=(1, 2, 3))
+_quickly_differentiated.defvjp(_forward, _backward)
 
 
 def mean_windows(x_BTHWC: jax.Array, window: int) -> jax.Array:
