@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxvid.layers.backend import backend
+
 Triple = tuple[int, int, int]
 
 
@@ -23,7 +25,7 @@ def max_pool(
 
     Of several equal values in a window the first one, row by row, takes the gradient.
     """
-    if jax.default_backend() == "cpu":
+    if backend() == "cpu":
         return _quickly_differentiated(x_BTHWC, window, stride, padding)
     return _reduce_windows(x_BTHWC, window, stride, padding)
 
