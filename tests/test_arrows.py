@@ -23,12 +23,11 @@ CONFINED = {
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "google_crc32c": "google-crc32c",
     "ml_dtypes": "jax",
     "orbax": "orbax-checkpoint",
     "tensorflow_datasets": "tensorflow-datasets",
 }
-# Used where they happen to be installed, with a way round where not.
-OPTIONAL = {"google_crc32c"}
 
 
 def wrong_arrows(name: str, source: str, is_package: bool = False) -> list[str]:
@@ -115,7 +114,7 @@ def test_every_outside_package_is_declared():
         for name, path in SOURCES.items()
         for imported in imports(name, path.read_text("utf-8"), path.name == "__init__.py")
     }
-    outside -= {*sys.stdlib_module_names, *PACKAGES, *OPTIONAL}
+    outside -= {*sys.stdlib_module_names, *PACKAGES}
     assert {DISTRIBUTIONS.get(name, name) for name in outside} <= declared
 
 
