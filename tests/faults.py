@@ -439,7 +439,8 @@ READERS = {
 }
 # Lines on standard error that come with work, not of a fault.
 _PROGRESS = re.compile(
-    r"[\w .]+ \d+/\d+ .*left.*|(warning|note): .*|SIG(INT|TERM): saving first.*"
+    r"[\w .]+: +\d+% \d+/\d+ \[.*|step \d+/\d+ .*left"
+    r"|(warning|note): .*|SIG(INT|TERM): saving first.*"
     # Of the compilations that all runs here share, some of which are killed.
     r"|.*persistent compilation cache entry.*|warnings\.warn\("
 )

@@ -1,7 +1,9 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere, with rate and time left."""
+"""Progress of long work, by tqdm: a bar on a terminal, plain lines elsewhere."""
 
+import functools
+import os
 import sys
-import time
+import threading
 from typing import TextIO
 
 from jaxvid.base.text import shown
@@ -25,58 +27,71 @@ class Progress:
         stream: TextIO | None = None,
         done: int = 0,
     ):
-        self._total = total
-        self._what = shown(what)
-        self._unit = unit
-        self._stream = stream or sys.stderr
-        self._tty = self._stream.isatty()
-        self._every = 0.1 if self._tty else every
-        self._start = self._shown = time.monotonic()
-        self._done = self._before = done
+        stream = stream or sys.stderr
+        self._tty = _is_screen(stream)
+        bar, lines = _tqdm()
+        if self._tty:
+            kind, how = bar, {"dynamic_ncols": True}
+        else:  # The rate is that of all there was, and the first line comes after a while, too.
+            kind, how = lines, {"ncols": 0, "mininterval": every, "delay": every, "smoothing": 0}
+        self._bar = kind(
+            total=total,
+            desc=shown(what),
+            unit=unit,
+            file=stream,
+            initial=done,
+            miniters=0,
+            leave=False,  # Where work fails, its bar goes.
+            **how,
+        )
 
     def update(self, count: int = 1, note: str = "") -> None:
         """Counts `count` more items; `note` is shown at the end of the line."""
-        self._done += count
-        now = time.monotonic()
-        if now - self._shown >= self._every:
-            self._shown = now
-            self._show(note)
+        self._bar.set_postfix_str(shown(note), refresh=False)
+        self._bar.update(count)
 
     def clear(self) -> None:
         """Wipes the bar off a terminal, so that a line can be printed in its place."""
         if self._tty:
-            self._stream.write(f"\r{'':<79}\r")
-            self._stream.flush()
+            self._bar.clear()
 
     def close(self, note: str = "") -> None:
         """Shows the final count and ends the line."""
-        self._show(note)
+        self._bar.set_postfix_str(shown(note), refresh=False)
         if self._tty:
-            self._stream.write("\n")
-        self._stream.flush()
-
-    def _show(self, note: str) -> None:
-        elapsed = max(time.monotonic() - self._start, 1e-9)
-        rate = (self._done - self._before) / elapsed
-        line = f"{self._what} {self._done}"
-        if self._total is None:
-            line += f" {self._unit}, {rate:.3g} {self._unit}/s"
+            self._bar.leave = True
         else:
-            left = (self._total - self._done) / rate if rate > 0 else float("inf")
-            line += f"/{self._total} {rate:.3g} {self._unit}/s, {duration(left)} left"
-        if note:
-            line += f", {shown(note)}"
-        self._stream.write(f"\r{line:<79}" if self._tty else line + "\n")
-        self._stream.flush()
+            self._bar.refresh()
+        self._bar.close()
 
 
 def duration(seconds: float) -> str:
-    """Writes a length of time for people: `42 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds == float("inf"):
-        return "unknown"
-    whole = int(round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    """Writes a length of time for people: `00:42`, `03:05`, `2:10:00`."""
+    return "unknown" if seconds == float("inf") else _tqdm()[0].format_interval(seconds)
+
+
+def _is_screen(stream: TextIO) -> bool:
+    """Whether a stream goes to a terminal on which a line can be redrawn, as it has a width."""
+    try:
+        return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
+
+
+@functools.cache
+def _tqdm() -> tuple[type, type]:
+    """tqdm's bar, and one of lines; loaded late, as that takes longer than many a command."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # No thread that redraws what does not go on.
+
+    class Lines(Bar):
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            if msg is None:
+                self.fp.write(f"{self}\n")
+                self.fp.flush()
+
+    # Its own would keep several processes apart, which draw none at the same time.
+    Bar.set_lock(threading.RLock())
+    return Bar, Lines

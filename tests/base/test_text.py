@@ -12,7 +12,6 @@ import pytest
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.exits import exit_on_error
-from jaxvid.base.progress import Progress
 
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 OTHERS = "\x00\x07\x1b\x7f\x9b\u200b\u200e\u202e\u2066\ufeff\udcff\ud800"
@@ -185,14 +184,6 @@ def test_a_message_in_a_notebook_has_no_secrets():
     assert str(JaxvidError("http://me:word@host/a?key=1 is gone")) == (
         "http://***@host/a?key=*** is gone"
     )
-
-
-def test_a_bar_of_progress_says_names_escaped():
-    stream = io.StringIO()
-    progress = Progress(3, "probing a\x1b[2J", "videos", every=0, stream=stream)
-    progress.update(note="b\nc")
-    progress.close()
-    assert all(line.isprintable() for line in stream.getvalue().split("\n"))
 
 
 SOURCES = sorted(

@@ -63,7 +63,7 @@ def test_a_file_comes_once_and_only_itself_is_left(cache, capsys):
     assert path == cache / NAME
     assert path.read_bytes() == DATA
     assert left(cache) == [NAME]
-    assert "downloading 3/3" in capsys.readouterr().err
+    assert "downloading: 100% 3/3 [" in capsys.readouterr().err
     assert fetch(server) == path
     assert len(server.requests) == 1
 
