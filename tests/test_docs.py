@@ -7,6 +7,7 @@ import pathlib
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +19,25 @@ from tests.data.clips import encode
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("launch/*.md"))]
-SHELL, PYTHON = ("sh", "bash", "console"), ("python",)
+DOCUMENTS = [
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("launch/*.md")),
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    # Last, as nearly all that it shows is a guide's, and has been run by then.
+    README,
+]
+SHELL, PYTHON, DRAWN = ("sh", "bash", "console"), ("python",), ("mermaid",)
+# Pages whose commands make what those of a page take for granted, besides the README's first line.
+FOUNDATIONS = {
+    "debugging.md": ["fine-tune.md"],
+    "fine-tune.md": ["convert.md"],
+    "own-data.md": ["fine-tune.md"],
+    "pretrain.md": ["fine-tune.md"],
+    "README.md": ["convert.md", "fine-tune.md"],
+    "test-a-row.md": ["convert.md", "train.md"],
+    "train.md": ["fine-tune.md"],
+}
 
 # What makes commands and snippets small, in this order: the tiny network of the family on small
 # pictures, a few toy clips, weights that are random.
@@ -58,7 +76,24 @@ def check_pytest(command: str) -> None:
         elif word in ("-n", "--dist"):  # pytest-xdist's
             words.pop(0)
         else:
-            assert f'"{word.split("=")[0]}"' in known
+            assert f'"{word.split("=")[0]}"' in known, word
+
+
+def check_module(command: str) -> None:
+    """Not run, as it writes into the tree or takes long; there must be such a program."""
+    name = shlex.split(command)[2]
+    assert (ROOT / f"{name.replace('.', '/')}.py").is_file()
+
+
+def check_ruff(command: str) -> None:
+    """Not run, as `.ci/run` does just that."""
+    assert command in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def check_site(command: str) -> None:
+    """Not run, as `.ci/run` does just that."""
+    assert (ROOT / "docs" / "conf.py").is_file()
+    assert command in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
 def check_ffmpeg(command: str) -> None:
@@ -107,6 +142,9 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"gcloud (services|storage|iam) ", check_gcloud),
     (r"ffmpeg ", check_ffmpeg),
     (r"python -m pytest", check_pytest),
+    (r"python -m tests\.", check_module),
+    (r"ruff ", check_ruff),
+    (r"sphinx-build ", check_site),
     (r"python -m jaxvid\.main .*--mode=eval", "--config.test.batch_size=4"),
     (r"python -m jaxvid\.main ", FEW_STEPS),
     (r"python -m jaxvid\.data\.build ", "--workers=1"),
@@ -115,7 +153,7 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"python -m jaxvid\.fuse ", ""),
     (r"python -m jaxvid\.export ", ""),
     (r"python -m jaxvid\.zoo (list|show)", ""),
-    (r"python -m jaxvid\.zoo_page ", ""),
+    (r"python -m jaxvid\.zoo\.page ", ""),
     (r"python -m converters --model=\S+ --out=\S+$", f"--checkpoint={PUBLISHED}"),
     (r"python -m converters ", ""),
 ]
@@ -147,22 +185,59 @@ def smaller(text: str) -> str:
     return text
 
 
+def file_of(snippet: str) -> str | None:
+    """The file that a snippet is the content of, where its first line is a comment with a path."""
+    named = re.match(r"# ([\w./-]+\.py)\n", snippet)
+    return named and named[1]
+
+
 class Workshop:
-    """A folder that holds what the documents take for granted, and runs what they say there."""
+    """A folder that holds what the documents take for granted, and runs what they say there.
+
+    What a page needs of other pages is run before it, and what was run is not run again: the same
+    command stands in the README and in a guide.
+    """
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
+        self._pages: set[pathlib.Path] = set()
+        self._commands: set[str] = set()
         bin = folder / "bin"
         bin.mkdir()
         (bin / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         (bin / "python").chmod(0o755)
         self.environment = os.environ | {
             "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(folder),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
         }
+
+    def page(self, document: pathlib.Path) -> None:
+        """Runs all of a page, after the pages that it stands on."""
+        if document in self._pages:
+            return
+        self._pages.add(document)
+        if not self._commands:
+            self.block("sh", marked("run"))
+        for name in FOUNDATIONS.get(document.name, ()):
+            self.page(ROOT / "docs" / name)
+        for language, content in blocks(document.read_text("utf-8")):
+            self.block(language, content)
+
+    def block(self, language: str, content: str) -> None:
+        if language in SHELL:
+            for command in commands(content):
+                if command not in self._commands:
+                    self._commands.add(command)
+                    self.shell(command)
+        elif language in PYTHON:
+            if name := file_of(content):
+                (self.folder / name).write_text(content, "utf-8")
+            self.python(content)
+        else:
+            assert language in DRAWN, f"a block has the language {language!r}: {content[:80]}"
 
     def shell(self, command: str) -> None:
         outcome = what_becomes_of(command)
@@ -193,8 +268,10 @@ class Workshop:
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workshop")
-    for name in ("configs", "jaxvid"):
-        (folder / name).symlink_to(ROOT / name)
+    # Copies, to which a page may add files of its own.
+    for name in ("configs", "converters", "jaxvid"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "docs").mkdir()
     for name in ("clip.mp4", "new.mp4"):
         encode(folder / name)
     for label in ("point", "wave"):
@@ -222,24 +299,81 @@ def write_published_weights(folder: pathlib.Path) -> None:
     torch_write.write(folder / PUBLISHED, tensors, {})
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def marked(marker: str) -> str:
+    """The block of the README after `<!-- marker -->`, which scripts read, too."""
+    [block] = re.findall(rf"<!-- {marker} -->\n```sh\n(.*?)```\n", README.read_text("utf-8"), re.S)
+    return block
+
+
+def title(document: pathlib.Path) -> str:
+    """How a test of this document is called: by its name, or its folder's."""
+    return str(document.relative_to(ROOT)).removeprefix("docs/")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=title)
 def test_every_block_of(document, workshop):
-    text = document.read_text("utf-8")
-    for language, content in blocks(text):
-        assert language in SHELL + PYTHON, f"a block of {document.name} has language {language!r}"
-        if language in PYTHON:
-            workshop.python(content)
-        else:
-            for command in commands(content):
-                workshop.shell(command)
-    made = re.findall(r"`((?:runs|weights|data|predictions)/[\w./-]*)`", text)
+    workshop.page(document)
+    made = re.findall(
+        r"`((?:runs|weights|data|predictions)/[\w./-]*)`", document.read_text("utf-8")
+    )
     assert [name for name in made if not (workshop.folder / name).exists()] == []
 
 
 @pytest.mark.parametrize("marker", ["run", "test"])
 def test_the_marked_lines_are_one_line_each(marker):
-    found = re.findall(rf"<!-- {marker} -->\n```sh\n(.*?)```\n", README.read_text("utf-8"), re.S)
-    assert [len(block.splitlines()) for block in found] == [1]
+    assert len(marked(marker).splitlines()) == 1
+
+
+def test_the_readme_can_be_read_in_one_sitting():
+    assert len(README.read_text("utf-8").splitlines()) <= 200
+
+
+def prose(document: pathlib.Path) -> str:
+    """The text of a document without its blocks."""
+    return re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.M | re.S)
+
+
+def anchors(document: pathlib.Path) -> set[str]:
+    """What links into a document may name: its headings, as GitHub and MyST spell them."""
+    headings = re.findall(r"^#+ (.*)$", prose(document), re.M)
+    plain = (re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w -]", "", heading).strip().replace(" ", "-") for heading in plain}
+
+
+def links(text: str) -> list[str]:
+    """Where the links and pictures of a document lead, inside of this repository."""
+    found = re.findall(r"\]\(([^()\s]+)\)", text)
+    return [target for target in found if not re.match(r"https?://", target)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=title)
+def test_links_lead_somewhere(document):
+    dead = []
+    for target in links(prose(document)):
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path) if path else document
+        if not file.exists() or anchor and anchor not in anchors(file):
+            dead.append(target)
+    assert dead == []
+
+
+def test_a_dead_link_is_seen():
+    assert links("[a](b.md#c), ![d\ne](f.png), [g](https://h.i)") == ["b.md#c", "f.png"]
+    assert {"one-machine", "how-processes-find-each-other"} <= anchors(
+        ROOT / "docs" / "many-devices.md"
+    )
+
+
+def test_every_guide_is_in_the_readme_or_in_one_that_is():
+    reached, waiting = set(), [README]
+    while waiting:
+        document = waiting.pop()
+        reached.add(document)
+        targets = (target.partition("#")[0] for target in links(prose(document)))
+        files = {(document.parent / path).resolve() for path in targets if path.endswith(".md")}
+        waiting += files - reached - set(waiting)
+    guides = (document for document in DOCUMENTS if document.parent.name != "launch")
+    assert [title(document) for document in guides if document not in reached] == []
 
 
 def test_an_uncovered_command_is_seen():
@@ -251,20 +385,26 @@ def test_commands_are_cut_as_a_shell_would():
     assert commands("# why\na --b \\\n  --c\n.venv/bin/d && e\n") == ["a --b --c", "d", "e"]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=title)
 def test_names_in_running_text_exist(document):
-    text = re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.M | re.S)
-    files = re.findall(r"`((?:jaxvid|configs|converters|tests|launch|\.ci)/[\w./-]*)`", text)
-    assert [name for name in files if not (ROOT / name).exists()] == []
+    text = prose(document)
+    own = {file_of(content) for _, content in blocks(document.read_text("utf-8"))}
+    pattern = r"`((?:jaxvid|configs|converters|docs|tests|launch|\.ci)/[\w./-]*)`"
+    files = re.findall(pattern, text.replace("NAME", "tsm_r50_8f"))
+    assert [name for name in files if not (ROOT / name).exists() and name not in own] == []
     fields = config.from_row("tsm_r50_8f")
-    for name in re.findall(r"`(?:--)?config\.([a-z_.]+)", text):
+    for name in re.findall(r"`(?:--)?config\.(?!json`)([a-z_.]+)", text):
         assert has_field(fields, name), name
 
 
-def test_the_table_of_families_is_complete():
-    table = README.read_text("utf-8").partition("| family |")[2].partition("\n\n")[0]
+def test_the_families_are_complete():
+    text = (ROOT / "docs" / "families.md").read_text("utf-8")
+    lines = text.partition("| --- | --- | --- |\n")[2].partition("\n\n")[0].splitlines()
+    names, variants = zip(*(line.strip("| ").split(" | ")[:2] for line in lines), strict=True)
     published = {zoo.get_row(name).variant for name in zoo.list_models()}
-    assert set(re.findall(r"`(\w+)`", table)) == published
+    assert set(re.findall(r"`(\w+)`", " ".join(variants))) == published
+    said = README.read_text("utf-8").partition("## The zoo\n\n")[2].partition(":")[0]
+    assert re.split(r",\s|\sand\s", said) == list(names)
 
 
 def test_the_numbers_of_rows_are_true():

@@ -140,8 +140,10 @@ def test_overrides_are_the_networks_own_affair():
     fields.check(config)
 
 
-def test_the_readme_names_fields_that_exist():
-    text = (pathlib.Path(__file__).parents[2] / "README.md").read_text("utf-8")
+def test_the_documents_name_fields_that_exist():
+    root = pathlib.Path(__file__).parents[2]
+    pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
     named = re.findall(r"(?:`|config\.)((?:model|data|train|optim|test)\.[a-z_.]+)", text)
     files = {
         name for name in named if ".csv" in name or name.endswith((".build", ".bench", ".json"))
