@@ -1,0 +1,1 @@
+"""Videos in and batches out: lists, records, decoding, sampling, augmentation, the pipeline."""
