@@ -9,6 +9,7 @@ and `starting_row` lends it its family's first protocol for a config to override
 from jaxvid.zoo.classes import channel_map as channel_map
 from jaxvid.zoo.classes import dataset as dataset
 from jaxvid.zoo.classes import labels as labels
+from jaxvid.zoo.command import main as main
 from jaxvid.zoo.costs import Cost as Cost
 from jaxvid.zoo.costs import cost as cost
 from jaxvid.zoo.index import create_model as create_model
