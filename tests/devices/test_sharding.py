@@ -102,7 +102,7 @@ def measured(request, tmp_path_factory):
     root = pathlib.Path(__file__).parent
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": str(root.parent),
+        "PYTHONPATH": str(root.parents[1]),
     }
     folder = tmp_path_factory.mktemp("eight")
     words = [sys.executable, root / "eight_devices.py", request.param, folder]
