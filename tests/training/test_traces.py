@@ -14,7 +14,6 @@ def test_every_family_has_a_trace():
 
 
 @pytest.mark.parametrize("name", WRITTEN["losses"])
-@pytest.mark.usefixtures("quick_compiler")
 def test_losses_are_those_committed(name):
     wanted = [float.fromhex(loss) for loss in WRITTEN["losses"][name]]
     found = traces.trace(name)
