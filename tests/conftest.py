@@ -14,6 +14,18 @@ def pytest_addoption(parser):
         default=str(HERE / "golden"),
         help="folder of golden files to test against (default: the small ones in tests/golden)",
     )
+    parser.addoption(
+        "--costs",
+        action="store_true",
+        help="say in the end what time and memory each file of tests took",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--costs"):
+        from tests.costs import Costs
+
+        config.pluginmanager.register(Costs(), "costs")
 
 
 @pytest.fixture(scope="session", autouse=True)
