@@ -1,6 +1,7 @@
 """Reads `.safetensors` files: a JSON description in front, then the bytes of the tensors.
 
-The format is small enough to be read here, as views of the mapped file, without one more package.
+The format is small enough to be read here, as views of the mapped file. Its own library, beside
+which `tests/converters/test_safetensors.py` holds this, copies each tensor and takes a name twice.
 """
 
 import math
