@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxvid import config as configs
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import augment, datasets, pipeline, rand_augment, sampling
+from jaxvid.data import augment, clips, datasets, pipeline, rand_augment, sampling
 from jaxvid.data.cpu_tf import tf
 from jaxvid.rows import Protocol, Sampling
 from tests import handed
@@ -543,12 +543,12 @@ def test_flipped_clips_change_places_in_mirrored_labels(split):
 
 def test_trimmed_videos_lose_at_most_their_share():
     rng = np.random.default_rng(0)
-    cuts = [pipeline._trim(100, 0.2, rng) for _ in range(300)]
+    cuts = [clips._trim(100, 0.2, rng) for _ in range(300)]
     before = np.array([first for first, _ in cuts])
     after = 100 - np.array([first + total for first, total in cuts])
     for cut in (before, after):
         assert cut.min() == 0 and cut.max() == 19 and 8 < cut.mean() < 11
-    assert pipeline._trim(1, 0.4, rng) == (0, 1)
+    assert clips._trim(1, 0.4, rng) == (0, 1)
 
 
 class Several:

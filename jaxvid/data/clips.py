@@ -1,0 +1,208 @@
+"""The clips of training: which video each is of, what is seen of it, and how that is changed.
+
+The videos of training follow one another without end: all videos in an order drawn from (seed,
+0), all of them in an order drawn from (seed, 1), and so on. Each gives `data.repeats` clips that
+follow one another: of the same frames, unless `data.repeats_share_frames` is off, but changed each
+in its own way. Clip number n of this stream is in batch n // batch size, and everything random
+about it is drawn from (seed, n). So batches do not depend on how many processes share them,
+starting at any step costs nothing, and fewer videos than a batch holds just come round sooner.
+
+A clip that cannot be read or decoded is replaced by that of another video, which is drawn from
+(seed, n) too.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxvid.base.errors import JaxvidError
+from jaxvid.config.parts import Data
+from jaxvid.data import augment, rand_augment, sampling
+from jaxvid.data.batches import Part
+from jaxvid.data.cpu_tf import tf
+from jaxvid.data.datasets import Split
+from jaxvid.data.examples import Labels, fetch, fps_of, images_spec, pixels_of, pixels_within
+
+_EPOCH_KEYS = 2**63
+"""Epochs draw from keys of their own, beside those of the clips' numbers."""
+_SPARE_KEYS = 2**62
+"""So do the videos that stand in for bad ones."""
+
+
+def clip_shape(data: Data) -> tuple[int, int, int, int]:
+    """Shape [T, H, W, C] of one training clip."""
+    rng = np.random.default_rng(0)
+    views = sampling.sample_views(data.sampling, 1, test=False, rng=rng)
+    if len(views) != 1:
+        raise JaxvidError(
+            f"config.data.sampling gives {len(views)} clips of a video, but training takes one:"
+            " set num_clips to 1"
+        )
+    return (views.shape[1], data.crop, data.crop, 3)
+
+
+def make_augmentation(data: Data) -> augment.Augmentation:
+    """The random changes of training that `config.data` describes."""
+    return augment.Augmentation(
+        size=data.crop,
+        crop_mode=data.crop_mode,
+        crop_scales=data.crop_scales,
+        even_sides=data.even_sides,
+        crop_scale_gap=data.crop_scale_gap,
+        fixed_crops=data.fixed_crops,
+        area=data.area,
+        aspect=data.aspect,
+        flip=data.flip,
+        color_jitter=data.color_jitter,
+        hue_bytes=data.hue_bytes,
+        rand_augment=data.rand_augment,
+        rand_augment_fill=data.rand_augment_fill,
+        rand_augment_after_crop=data.rand_augment_after_crop,
+        random_erasing=data.random_erasing,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, videos: int) -> np.ndarray:
+    """The order of the videos in an epoch: a permutation of 0 .. videos - 1."""
+    return generator(seed, _EPOCH_KEYS + epoch).permutation(videos)
+
+
+def generator(seed: int, number: int) -> np.random.Generator:
+    """The random numbers of one clip: the same wherever and whenever it is made."""
+    # A list would be rounded to float64 as soon as a number needs 64 bits.
+    return np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
+
+
+class Clips:
+    """The clips of a training as examples: `video`, `label` and `index`."""
+
+    def __init__(self, split: Split, data: Data, part: Part, loss: str, seed: int):
+        if data.repeats < 1 or part.batch % data.repeats:
+            raise JaxvidError(
+                f"config.train.batch_size is {part.batch} clips, but config.data.repeats is"
+                f" {data.repeats}: take a multiple of it"
+            )
+        self.source = split.source
+        self._data, self._part, self._seed = data, part, seed
+        self._shape = clip_shape(data)
+        self._augmentation = make_augmentation(data)
+        self._on_crop = bool(data.rand_augment) and data.rand_augment_after_crop
+        self._on_whole = bool(data.rand_augment) and not self._on_crop
+        self._labels = Labels(split, loss)
+        self._mirrored = {a: b for pair in data.mirrored_labels for a, b in (pair, pair[::-1])}
+        if seed < 0:
+            raise JaxvidError(f"config.seed is {seed}: give a whole number from 0")
+        self.specs = {
+            "images": images_spec(self.source),
+            "frames": tf.TensorSpec([self._shape[0]], tf.int64),
+            **_DRAWN,
+            "label": self._labels.spec,
+            "index": tf.TensorSpec([], tf.int64),
+        }
+
+    def pick(self, position: int, attempt: int) -> int:
+        """The next video of the epoch; after a bad one any other."""
+        number = self._part.number(position) // self._data.repeats
+        if attempt:
+            spare = generator(self._seed, _SPARE_KEYS + number)
+            return int(spare.integers(len(self.source), size=attempt)[-1])
+        epoch, place = divmod(number, len(self.source))
+        return int(epoch_order(self._seed, epoch, len(self.source))[place])
+
+    def load(self, position: int, video: int) -> dict[str, Any]:
+        """Draws what is seen of a video and how it is changed, and reads its frames."""
+        number, repeat = divmod(self._part.number(position), self._data.repeats)
+        rng = generator(self._seed, number)
+        if not self._data.repeats_share_frames:
+            rng = _jumped(rng, repeat)
+        frames = self._frames(video, rng)
+        if self._data.repeats_share_frames:
+            rng = _jumped(rng, repeat)
+        height, width = int(self.source.height[video]), int(self.source.width[video])
+        drawn = augment.draw(self._augmentation, height, width, rng)
+        return {
+            **fetch(self.source, video, frames),
+            **_arrays(drawn),
+            "label": self._labels(video, self._mirrored if drawn.flip else {}),
+            "index": np.int64(video),
+        }
+
+    def _frames(self, video: int, rng: np.random.Generator) -> np.ndarray:
+        """Draws the numbers of the frames that are seen, int64 `[T]`."""
+        first, total = 0, int(self.source.num_frames[video])
+        if self._data.trim:
+            first, total = _trim(total, self._data.trim, rng)
+        fps = fps_of(self.source, video)
+        views = sampling.sample_views(self._data.sampling, total, fps, test=False, rng=rng)
+        return first + views[0]
+
+    def change(self, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """Decodes the drawn box of the frames and changes it as drawn."""
+        pixels = self._cropped(loaded)
+        pixels = augment.finish(
+            pixels, loaded["flip"], loaded["jitter"], loaded["order"], self._augmentation
+        )
+        if self._on_crop:
+            pixels = self._operate(pixels, loaded)
+        pixels = tf.gather(pixels, loaded["frames"])
+        if self._augmentation.random_erasing:
+            pixels = augment.erase(pixels, loaded["erased"], loaded["noise"])
+        pixels = tf.ensure_shape(pixels, self._shape)
+        return {"video": pixels, "label": loaded["label"], "index": loaded["index"]}
+
+    def _cropped(self, loaded: Mapping[str, Any]) -> Any:
+        """The pixels uint8 `[N, h, w, 3]` of the drawn box of all frames."""
+        if self.source.encoded and not self._on_whole:
+            return pixels_within(loaded["images"], loaded["box"])
+        pixels = pixels_of(loaded["images"])
+        if self._on_whole:
+            pixels = self._operate(pixels, loaded)
+        top, left, height, width = tf.unstack(loaded["box"])
+        return pixels[:, top : top + height, left : left + width]
+
+    def _operate(self, pixels: Any, loaded: Mapping[str, Any]) -> Any:
+        """Changes pixels by the operations of RandAugment that were drawn."""
+        fill = self._augmentation.rand_augment_fill
+        return rand_augment.apply(pixels, loaded["kinds"], loaded["values"], fill=fill)
+
+
+_DRAWN = {
+    "box": tf.TensorSpec([4], tf.int32),
+    "flip": tf.TensorSpec([], tf.bool),
+    "jitter": tf.TensorSpec([4], tf.float32),
+    "order": tf.TensorSpec([4], tf.int32),
+    "kinds": tf.TensorSpec([None], tf.int32),
+    "values": tf.TensorSpec([None], tf.float32),
+    "erased": tf.TensorSpec([4], tf.int32),
+    "noise": tf.TensorSpec([2], tf.int32),
+}
+"""What `_arrays` gives, as TensorFlow takes it."""
+
+
+def _arrays(drawn: augment.Draw) -> dict[str, np.ndarray]:
+    """What was drawn, as arrays; the operations as their `kinds` and `values`."""
+    operations = np.array(drawn.operations, np.float32).reshape(-1, 2)
+    return {
+        "box": np.array(drawn.box, np.int32),
+        "flip": np.array(drawn.flip),
+        "jitter": np.array(drawn.jitter, np.float32),
+        "order": np.array(drawn.order, np.int32),
+        "kinds": operations[:, 0].astype(np.int32),
+        "values": operations[:, 1],
+        "erased": np.array(drawn.erased, np.int32),
+        "noise": np.array(drawn.noise, np.int32),
+    }
+
+
+def _jumped(rng: np.random.Generator, repeat: int) -> np.random.Generator:
+    """Numbers of a repeat's own; of the first, those of the video."""
+    return np.random.Generator(rng.bit_generator.jumped(repeat)) if repeat else rng
+
+
+def _trim(total: int, share: float, rng: np.random.Generator) -> tuple[int, int]:
+    """Cuts up to `share` of a video off at either end; returns the first frame and how many."""
+    before, after = (rng.uniform(0, share, size=2) * total).astype(int)
+    return int(before), total - int(before) - int(after)

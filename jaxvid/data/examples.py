@@ -1,0 +1,121 @@
+"""What an example of a batch is, and what those of training and of tests have in common.
+
+Python plans an example (numpy, cheap) and fetches the frames that it needs, as JPEGs or, where
+videos are decoded on the fly, as pixels; TensorFlow decodes JPEGs and changes pixels.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxvid.base.errors import JaxvidError
+from jaxvid.data.cpu_tf import tf
+from jaxvid.data.datasets import Source, Split
+
+_JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+
+
+class Examples(Protocol):
+    """Examples by their positions: whose turn each is, what is loaded of that video, and what is
+    made of that.
+
+    `source` are the videos, and `specs` say by name what `load` gives, as TensorFlow takes it.
+    """
+
+    source: Source
+    specs: Mapping[str, Any]
+
+    def pick(self, position: int, attempt: int) -> int:
+        """The video of a position at which `attempt` others could not be used."""
+        ...
+
+    def load(self, position: int, video: int) -> dict[str, Any]:
+        """Plans an example of a video and fetches its frames, which are `images` among the rest.
+
+        Must be thread safe.
+        """
+        ...
+
+    def change(self, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes the example of what was loaded, in TensorFlow."""
+        ...
+
+
+class Labels:
+    """The labels of an example as the loss takes them, described by `spec`.
+
+    A number, or with the loss `sigmoid` a 1 at each class that the video has. With the loss
+    `pixels` all are 0, and videos need none.
+    """
+
+    def __init__(self, split: Split, loss: str):
+        self._labels, self._classes = split.source.labels, len(split.classes)
+        self._several, self._none = loss == "sigmoid", loss == "pixels"
+        if self._several:
+            self.spec = tf.TensorSpec([self._classes], tf.uint8)
+            return
+        self.spec = tf.TensorSpec([], tf.int32)
+        several = (number for number, labels in enumerate(self._labels) if len(labels) > 1)
+        number = next(several, None)
+        if number is not None and not self._none:
+            raise JaxvidError(
+                f"{split.source.name(number)} has {len(self._labels[number])} labels: set"
+                " config.train.loss=sigmoid, or keep one for each video"
+            )
+
+    def __call__(self, video: int, mirrored: dict[int, int] | None = None) -> np.ndarray:
+        """The labels of a video, changed as `mirrored` says."""
+        if self._none:
+            return np.zeros((), np.int32)
+        labels = [(mirrored or {}).get(label, label) for label in self._labels[video]]
+        if not self._several:
+            return np.array(labels[0], np.int32)
+        present = np.zeros(self._classes, np.uint8)
+        present[labels] = 1
+        return present
+
+
+def images_spec(source: Source) -> Any:
+    """What `Source.frames` gives, as TensorFlow takes it."""
+    if source.encoded:
+        return tf.TensorSpec([None], tf.string)
+    return tf.TensorSpec([None, None, None, 3], tf.uint8)
+
+
+def fetch(source: Source, video: int, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Reads the frames of a video, each once: `images`, and the place in them of all `frames`."""
+    needed, places = np.unique(frames, return_inverse=True)
+    images = source.frames(int(video), needed)
+    if source.encoded:
+        images = np.array(images, object)
+    return {"images": images, "frames": places.reshape(frames.shape)}
+
+
+def fps_of(source: Source, video: int) -> float | None:
+    """The rate of a video, if it is known."""
+    fps = float(source.fps[video])
+    return fps if fps > 0 else None
+
+
+def pixels_of(images: Any) -> Any:
+    """Frames uint8 `[N, H, W, 3]`, decoded where they are JPEGs."""
+    if images.dtype != tf.string:
+        return images
+    return _decode(lambda image: tf.io.decode_jpeg(image, **_JPEG), images)
+
+
+def pixels_within(images: Any, box: Any) -> Any:
+    """The pixels uint8 `[N, h, w, 3]` in a box int32 `[4]` of JPEGs `[N]`.
+
+    Equal to cropping them afterwards, but at the rim of JPEGs with subsampled chroma.
+    """
+    return _decode(lambda image: tf.image.decode_and_crop_jpeg(image, box, **_JPEG), images)
+
+
+def _decode(decode: Callable[[Any], Any], images: Any) -> Any:
+    """Decodes JPEGs `[N]` to uint8 `[N, H, W, 3]`."""
+    if tf.executing_eagerly():  # where map_fn would complain of what its failure leaves behind
+        return tf.stack([decode(image) for image in images])
+    frame = tf.TensorSpec([None, None, 3], tf.uint8)
+    return tf.map_fn(decode, images, fn_output_signature=frame)
