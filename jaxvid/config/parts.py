@@ -1,7 +1,7 @@
 """A config as frozen dataclasses: what the rooms behind the front door are handed, part by part.
 
 `fields.freeze` makes them of a ConfigDict once it has checked it; nothing is defaulted here, so
-that a field is decided in one place, `published.from_row`.
+that a field is decided in one place, `published`.
 """
 
 import dataclasses

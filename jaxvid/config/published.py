@@ -1,6 +1,7 @@
 """A zoo row turned into the full ConfigDict that trains and tests it as published."""
 
 import dataclasses
+from typing import Any
 
 import ml_collections
 
@@ -39,13 +40,29 @@ def from_row(
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.init = init
-    config.model = {
+    config.model = _model(row, classes)
+    config.data = _data(row, recipe, dataset, data_dir)
+    config.train = _train(recipe)
+    config.optim = _optim(recipe)
+    config.test = _test(row)
+    if runlocal:
+        local_run(config)
+    return config
+
+
+def _model(row: Row, classes: int) -> dict[str, Any]:
+    """Which network."""
+    return {
         "name": row.name,
         "num_classes": classes,
         "dtype": "float32",
         "overrides": dict(row.overrides),
     }
-    config.data = {
+
+
+def _data(row: Row, recipe: Recipe, dataset: str, data_dir: str) -> dict[str, Any]:
+    """Which videos, and what training sees of each."""
+    return {
         "dataset": dataset,
         "data_dir": data_dir,
         "train_split": "train",
@@ -76,7 +93,11 @@ def from_row(
         "max_bad_records": 0,
         "workers": 0,
     }
-    config.train = {
+
+
+def _train(recipe: Recipe) -> dict[str, Any]:
+    """How long and on what batches a run learns, by which loss, and what it keeps."""
+    return {
         # Clips, of which each video gives `data.repeats`; recipes count videos.
         "batch_size": recipe.batch_size * recipe.repeated_augmentation,
         "epochs": float(recipe.epochs),
@@ -104,7 +125,11 @@ def from_row(
         "checkpoint_steps": 1000,
         "stop_at_step": 0,
     }
-    config.optim = {
+
+
+def _optim(recipe: Recipe) -> dict[str, Any]:
+    """The optimizer, its rate at each step, and which parameters differ in theirs."""
+    return {
         "name": recipe.optimizer,
         "lr": recipe.lr,
         "momentum": recipe.momentum,
@@ -128,7 +153,11 @@ def from_row(
         "warmup": recipe.warmup,
         "warmup_every": recipe.warmup_every,
     }
-    config.test = {
+
+
+def _test(row: Row) -> dict[str, Any]:
+    """The published test, and how it is computed."""
+    return {
         "sampling": dataclasses.asdict(row.test.sampling),
         "short_side": row.test.short_side,
         "crops": row.test.crops,
@@ -139,9 +168,6 @@ def from_row(
         "batch_size": 8,
         "views_per_step": 1,
     }
-    if runlocal:
-        local_run(config)
-    return config
 
 
 def _lr_scales(recipe: Recipe) -> tuple[tuple[str, float], ...]:
