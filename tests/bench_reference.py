@@ -267,6 +267,7 @@ def our_turns(name: str) -> tuple[dict[str, Turn], int]:
 
     from jaxvid import zoo
     from jaxvid.training import optim, step
+    from jaxvid.training.state import TrainState
 
     _, frames, size = REFERENCES[name]
     model = zoo.create_model(name)
@@ -282,7 +283,7 @@ def our_turns(name: str) -> tuple[dict[str, Turn], int]:
         {**settings, "no_decay": (), "lr_scales": (), "clip_norm": 0.0}
     )
     optimizer = optim.make_optimizer(config, lambda step: 1e-6)
-    state = step.TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),

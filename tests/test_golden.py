@@ -17,7 +17,8 @@ import pytest
 import converters
 from jaxvid import zoo
 from jaxvid.training import optim
-from jaxvid.training.step import TrainState, make_update
+from jaxvid.training.state import TrainState
+from jaxvid.training.step import make_update
 
 pytestmark = pytest.mark.golden
 

@@ -6,6 +6,7 @@ import pytest
 
 from jaxvid import config, zoo
 from jaxvid.training import optim, step
+from jaxvid.training.state import make_state
 from tests import handed
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -23,7 +24,7 @@ def test_a_test_needs_less_memory_than_training():
 
     def init():
         clip = np.zeros((1, 8, 64, 64, 3), np.float32)
-        return step.make_state(model.init(jax.random.key(0), clip, train=False), optimizer)
+        return make_state(model.init(jax.random.key(0), clip, train=False), optimizer)
 
     state = jax.eval_shape(init)
     batch = {

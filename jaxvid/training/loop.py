@@ -28,7 +28,7 @@ from jaxvid.inference import evaluate
 from jaxvid.reports import metrics
 from jaxvid.training import journal, resume, start, stopping, teachers
 from jaxvid.training import plan as plans
-from jaxvid.training.step import TrainState
+from jaxvid.training.state import TrainState
 from jaxvid.training.window import Window, check_finite
 
 

@@ -21,7 +21,9 @@ from jaxvid.data import pipeline
 from jaxvid.devices import placement
 from jaxvid.inference.evaluate import make_network
 from jaxvid.training import optim, parts, teachers
-from jaxvid.training.step import TrainState, make_precise_norms, make_state, make_train_step
+from jaxvid.training.norms import make_precise_norms
+from jaxvid.training.state import TrainState, make_state
+from jaxvid.training.step import make_train_step
 
 
 class Length(NamedTuple):

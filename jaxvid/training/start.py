@@ -8,7 +8,7 @@ from jaxvid import checkpoint
 from jaxvid.base.errors import JaxvidError, listed
 from jaxvid.devices import processes
 from jaxvid.training.plan import Plan
-from jaxvid.training.step import TrainState
+from jaxvid.training.state import TrainState
 
 
 def check_sources(init: str, teacher: str) -> None:

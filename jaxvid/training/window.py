@@ -13,7 +13,7 @@ from jaxvid.base import whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import shown
 from jaxvid.training import journal
-from jaxvid.training.step import TrainState, all_finite
+from jaxvid.training.state import TrainState, all_finite
 
 
 @dataclasses.dataclass

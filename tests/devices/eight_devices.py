@@ -19,6 +19,7 @@ import numpy as np
 from jaxvid import checkpoint, config, zoo
 from jaxvid.devices import placement
 from jaxvid.training import optim, step
+from jaxvid.training.state import make_state
 from tests import handed
 
 STEPS = 4
@@ -40,7 +41,7 @@ def batch(number):
 
 def init():
     variables = MODEL.init(jax.random.key(0), jnp.zeros((1, *CLIP)), train=False)
-    return step.make_state(variables, OPTIMIZER)
+    return make_state(variables, OPTIMIZER)
 
 
 class Place:

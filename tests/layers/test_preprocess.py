@@ -12,6 +12,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.inference import features, predictor
 from jaxvid.layers.preprocess import normalize, normalizer
 from jaxvid.training import optim, step
+from jaxvid.training.state import make_state
 from tests import handed
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), np.uint8)
@@ -64,7 +65,7 @@ def test_a_test_and_features_see_the_order(order):
 def test_training_sees_the_order(order):
     config = make_config(order)
     optimizer = optim.make_optimizer(config.optim, lambda step: 0.1)
-    state = step.make_state(VARIABLES, optimizer)
+    state = make_state(VARIABLES, optimizer)
     train_step = jax.jit(step.make_train_step(Channels(), optimizer, handed.frozen(config)))
     labels = jnp.array([0, 2])
     _, measured = train_step(state, {"video": PIXELS, "label": labels})

@@ -12,7 +12,8 @@ from jaxvid import zoo
 from jaxvid.base.errors import JaxvidError
 from jaxvid.models.tpn import peaks
 from jaxvid.objectives import losses
-from jaxvid.training.step import make_state, make_update
+from jaxvid.training.state import make_state
+from jaxvid.training.step import Lesson, make_update
 from tests.models.test_families import network, video
 
 
@@ -65,11 +66,11 @@ VIDEO = np.random.default_rng(0).normal(size=(6, 2, 4, 4, 3)).astype(np.float32)
 LABELS = np.array([0, 1, 2, 3, 0, 1])
 
 
-def step(model, **settings):
+def step(model, aux_weight=0.0):
     """(State before a step of plain descent, state after it, what the step measured)."""
     optimizer = optax.sgd(0.1)
     state = make_state(Pair().init(jax.random.key(0), VIDEO), optimizer)
-    update = make_update(model, optimizer, **settings)
+    update = make_update(model, optimizer, Lesson(aux_weight=aux_weight))
     return state, *update(state, VIDEO, LABELS, jax.random.key(1))
 
 

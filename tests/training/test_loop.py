@@ -18,7 +18,7 @@ from jaxvid.data import build, datasets, pipeline, toy
 from jaxvid.inference import evaluate
 from jaxvid.reports import metrics
 from jaxvid.training import loop, optim, plan, resume
-from jaxvid.training.step import make_precise_norms
+from jaxvid.training.norms import make_precise_norms
 from tests import handed
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")

@@ -11,7 +11,7 @@ from jaxvid import config as configs
 from jaxvid.base.errors import JaxvidError
 from jaxvid.training import mixing, step
 from jaxvid.training.mixing import Mixing
-from jaxvid.training.step import TrainState
+from jaxvid.training.state import TrainState
 from tests import handed
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")

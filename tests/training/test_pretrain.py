@@ -19,6 +19,8 @@ from jaxvid.inference import evaluate, predictor
 from jaxvid.objectives import masking
 from jaxvid.reports import draw
 from jaxvid.training import loop, parts, step
+from jaxvid.training.descent import Descent
+from jaxvid.training.state import make_state
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 CUBE = (2, 8, 8)
@@ -194,7 +196,7 @@ def run(steps=1, **settings):
             model, optimizer, prepare=lambda video: video / 128 - 1.0, **settings
         )
     )
-    state, losses = step.make_state(variables, optimizer), []
+    state, losses = make_state(variables, optimizer), []
     for number in range(steps):
         state, measured = update(state, video, masks, jax.random.key(number))
         losses.append(float(measured["loss"]))
@@ -206,7 +208,7 @@ def test_steps_lower_the_loss_and_parts_and_recomputation_change_nothing():
     assert all(later < earlier for earlier, later in zip(losses, losses[1:], strict=False)), losses
     paths = parts.find(network()[0], (4, 32, 32, 3)).params
     assert {"block1", "decoder/block0"} < parts.blocks(paths)
-    other, _ = run(steps=4, accumulate=2, recomputed=parts.blocks(paths))
+    other, _ = run(steps=4, descent=Descent(accumulate=2), recomputed=parts.blocks(paths))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), plain, other)
 
 

@@ -9,7 +9,7 @@ import pytest
 from jaxvid import checkpoint, zoo
 from jaxvid.base.errors import JaxvidError
 from jaxvid.training import start
-from jaxvid.training.step import TrainState
+from jaxvid.training.state import TrainState
 from tests.models.test_families import video
 
 TINY = sorted(name for name in zoo.variants() if name.endswith("_test"))

@@ -16,6 +16,9 @@ from jaxvid.layers.drop import DropPath
 from jaxvid.layers.norm import BatchNorm
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.training import parts, step
+from jaxvid.training.descent import Descent
+from jaxvid.training.norms import Norms, make_precise_norms
+from jaxvid.training.state import make_state
 from tests import handed
 
 CLIP = (4, 32, 32, 3)
@@ -72,11 +75,12 @@ def start(dropout=0.0):
     return model, jit(model.init)(jax.random.key(0), jnp.zeros((1, *CLIP)))
 
 
-def small(optimizer, steps=3, averaged=False, **settings):
+def small(optimizer, steps=3, averaged=False, norms=Norms(), **settings):
     """The states of a run of the small network from first to last, and what was measured last."""
     model, variables = start()
-    states = [step.make_state(variables, optimizer, settings.get("frozen", frozenset()), averaged)]
-    update = jit(step.make_update(model, optimizer, **settings))
+    descent = Descent(**settings)
+    states = [make_state(variables, optimizer, descent.frozen, averaged)]
+    update = jit(step.make_update(model, optimizer, descent=descent, norms=norms))
     for number in range(steps):
         state, measured = update(states[-1], *batch(8, number), jax.random.key(number))
         states.append(state)
@@ -158,13 +162,13 @@ def test_the_average_changes_nothing_else_and_is_not_there_unless_asked_for():
 
 def test_a_state_that_starts_from_weights_averages_from_them_in_memory_of_its_own():
     model, variables = start()
-    state = step.make_state(variables, optax.sgd(0.1), averaged=True)
+    state = make_state(variables, optax.sgd(0.1), averaged=True)
     given = jax.tree.map(lambda x: x + 1, variables)
     state = state.started_from(given)
     for path, value in flat(state.ema).items():
         np.testing.assert_array_equal(value, flat(given)[path])
     # A step gives this memory away, which it could not if something was in it twice.
-    update = step.make_update(model, optax.sgd(0.1), ema_decay=0.9)
+    update = step.make_update(model, optax.sgd(0.1), descent=Descent(ema_decay=0.9))
     jax.jit(update, donate_argnums=0)(state, *batch(), jax.random.key(0))
 
 
@@ -176,8 +180,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     assert not found.norms
     optimizer = optax.sgd(0.1, 0.9)
     (whole, measured), (cut, of_parts) = (
-        jit(step.make_update(model, optimizer, accumulate=accumulate))(
-            step.make_state(variables, optimizer), *batch(4), jax.random.key(0)
+        jit(step.make_update(model, optimizer, descent=Descent(accumulate=accumulate)))(
+            make_state(variables, optimizer), *batch(4), jax.random.key(0)
         )
         for accumulate in (1, 2)
     )
@@ -194,8 +198,9 @@ def test_each_part_of_an_accumulated_batch_moves_the_statistics():
     model, variables = start()
     video, labels = batch(8)
     nothing = optax.sgd(0.0)
-    state = step.make_state(variables, nothing)
-    update = step.make_update(model, nothing, accumulate=2, prepare=lambda x: x + 1)
+    state = make_state(variables, nothing)
+    descent = Descent(accumulate=2)
+    update = step.make_update(model, nothing, descent=descent, prepare=lambda x: x + 1)
     new, measured = jit(update)(state, video, labels, jax.random.key(0))
     # At a rate of zero, two plain steps on the parts of the batch leave the same.
     plain = jit(step.make_update(model, nothing))
@@ -214,8 +219,9 @@ def test_parts_of_a_batch_draw_their_own_dropout():
     same = np.repeat(batch(1)[0], 4, 0), np.zeros(4, np.int64)
 
     def gradients(accumulate, rows):
-        update = step.make_update(model, optax.sgd(1.0), accumulate=accumulate, frozen=frozen)
-        state = step.make_state(variables, optax.sgd(1.0), frozen)
+        descent = Descent(frozen, accumulate)
+        update = step.make_update(model, optax.sgd(1.0), descent=descent)
+        state = make_state(variables, optax.sgd(1.0), frozen)
         return jit(update)(state, same[0][:rows], same[1][:rows], jax.random.key(3))[0].params
 
     # Were both halves of four equal clips to lose the same features, this would be their half's.
@@ -230,9 +236,9 @@ def test_groups_are_normalised_and_differentiated_by_themselves():
     """A step on four groups is the mean of the steps on each."""
     model, variables = start()
     optimizer = optax.sgd(0.5)
-    state = step.make_state(variables, optimizer)
+    state = make_state(variables, optimizer)
     (video, labels), key = batch(8), jax.random.key(0)
-    grouped, measured = jit(step.make_update(model, optimizer, norm_group=2))(
+    grouped, measured = jit(step.make_update(model, optimizer, norms=Norms(group=2)))(
         state, video, labels, key
     )
     alone = jit(step.make_update(model, optimizer))
@@ -253,7 +259,7 @@ def test_groups_are_normalised_and_differentiated_by_themselves():
 @pytest.mark.parametrize("size", [0, 8, 32])
 def test_a_group_no_smaller_than_the_batch_is_the_batch(size):
     (*_, plain), _ = small(optax.sgd(0.5), steps=1)
-    (*_, grouped), _ = small(optax.sgd(0.5), steps=1, norm_group=size)
+    (*_, grouped), _ = small(optax.sgd(0.5), steps=1, norms=Norms(group=size))
     for path, value in flat(plain.variables).items():
         np.testing.assert_array_equal(flat(grouped.variables)[path], value)
 
@@ -261,13 +267,13 @@ def test_a_group_no_smaller_than_the_batch_is_the_batch(size):
 def test_groups_lie_within_the_parts_of_an_accumulated_batch():
     model, variables = start()
     optimizer = optax.sgd(0.5)
-    state = step.make_state(variables, optimizer)
+    state = make_state(variables, optimizer)
     video, labels = batch(8)
-    cut, _ = jit(step.make_update(model, optimizer, norm_group=2, accumulate=2))(
-        state, video, labels, jax.random.key(0)
-    )
+    cut, _ = jit(
+        step.make_update(model, optimizer, descent=Descent(accumulate=2), norms=Norms(group=2))
+    )(state, video, labels, jax.random.key(0))
     order = np.array([0, 2, 4, 6, 1, 3, 5, 7])  # Every second clip is in the same part.
-    whole, _ = jit(step.make_update(model, optimizer, norm_group=2))(
+    whole, _ = jit(step.make_update(model, optimizer, norms=Norms(group=2)))(
         state, video[order], labels[order], jax.random.key(0)
     )
     for path, value in flat(whole.params).items():
@@ -329,7 +335,7 @@ def test_clips_lead_whatever_enters_a_norm(family):
 
 
 def test_norms_that_use_running_statistics_are_trained_and_keep_these():
-    states, _ = small(optax.sgd(0.5), held_norms=True)
+    states, _ = small(optax.sgd(0.5), norms=Norms(held=True))
     before, after = flat(states[0].variables), flat(states[-1].variables)
     for path in before:
         assert (before[path] != after[path]).any() == path.startswith("params/"), path
@@ -338,7 +344,7 @@ def test_norms_that_use_running_statistics_are_trained_and_keep_these():
 def precise(states, batches, config=None, frozen=frozenset()):
     model, _ = start()
     config = config or configs.from_row("tsm_test", runlocal=True)
-    measure = step.make_precise_norms(model, handed.frozen(config), frozen)
+    measure = make_precise_norms(model, handed.frozen(config), frozen)
     return measure(states, [{"video": video} for video in batches])
 
 
@@ -375,7 +381,7 @@ def test_precise_statistics_are_those_of_all_clips():
 def test_a_frozen_norm_keeps_its_statistics_where_others_are_measured():
     model, variables = start()
     frozen = frozenset({"bn1/scale", "bn1/bias"})
-    state = step.make_state(variables, optax.sgd(0.5), frozen)
+    state = make_state(variables, optax.sgd(0.5), frozen)
     kept = flat(state.batch_stats)
     video = np.random.default_rng(0).integers(0, 256, (16, *CLIP), np.uint8)
     found = flat(precise(state, [video] * 3, frozen=frozen).batch_stats)
@@ -420,7 +426,7 @@ def test_recomputing_blocks_changes_no_number(name, settings):
     optimizer = optax.sgd(0.1, 0.9)
     one, other = (
         jit(step.make_update(model, optimizer, recomputed=recomputed))(
-            step.make_state(variables, optimizer), *batch(2), jax.random.key(1)
+            make_state(variables, optimizer), *batch(2), jax.random.key(1)
         )
         for recomputed in (frozenset(), parts.blocks(found.params))
     )
@@ -438,7 +444,7 @@ def test_steps_in_half_precision_lower_the_loss_of_float32_parameters():
     model, variables, _ = network("mvit_test", depth=1, downscale=(), dtype=jnp.bfloat16)
     optimizer = optax.adam(1e-2)
     update = jit(step.make_update(model, optimizer, prepare=lambda x: x.astype(jnp.bfloat16)))
-    state, losses = step.make_state(variables, optimizer), []
+    state, losses = make_state(variables, optimizer), []
     for _ in range(8):
         state, measured = update(state, *batch(5), jax.random.key(0))
         losses.append(float(measured["loss"]))

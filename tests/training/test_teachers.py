@@ -17,6 +17,8 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.data import build, toy
 from jaxvid.objectives import losses
 from jaxvid.training import loop, step, teachers
+from jaxvid.training.descent import Descent
+from jaxvid.training.state import make_state
 from tests import handed
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -62,12 +64,13 @@ def test_labels_are_of_the_five_best_classes():
     np.testing.assert_allclose(losses.token_labels(few), softmax(few), rtol=1e-5)
 
 
-def run(model, teacher, variables=None, **settings):
+def run(model, teacher, variables=None, accumulate=1):
     video, labels = draw(1, 2, 2, 3, 3, 4), np.array([1, 5])
     optimizer = optax.sgd(1.0)
     params = model.init(jax.random.key(0), video)
-    update = step.make_update(model, optimizer, teacher=teacher, token_weight=0.25, **settings)
-    state = step.make_state(params, optimizer)
+    lesson = step.Lesson(teacher=teacher, token_weight=0.25)
+    update = step.make_update(model, optimizer, lesson, descent=Descent(accumulate=accumulate))
+    state = make_state(params, optimizer)
     new, measured = jax.jit(update)(state, video, labels, jax.random.key(0), variables)
     return video, labels, state.params, new.params, measured["loss"]
 

@@ -21,7 +21,8 @@ from jaxvid import config as configs
 from jaxvid import zoo
 from jaxvid.data import pipeline
 from jaxvid.training import optim
-from jaxvid.training.step import make_state, make_train_step
+from jaxvid.training.state import make_state
+from jaxvid.training.step import make_train_step
 from tests import handed
 
 FILE = pathlib.Path(__file__).parents[1] / "golden" / "traces.json"
