@@ -1,9 +1,11 @@
-"""Shared by all tests: the golden option and a compilation cache that lasts one run."""
+"""Shared by all tests: options, and a compilation cache that lasts one run."""
 
 import pathlib
 import sys
 
 import pytest
+
+from tests import costs, slow
 
 HERE = pathlib.Path(__file__).parent
 
@@ -19,13 +21,26 @@ def pytest_addoption(parser):
         action="store_true",
         help="say in the end what time and memory each file of tests took",
     )
+    parser.addoption("--parts", action="store_true", help="name the parts of the slow tests")
+    parser.addoption("--part", choices=list(slow.PARTS), help="run this part of the slow tests")
+    parser.addoption(
+        "--record",
+        action="store_true",
+        help="write in docs/slow.md when the part that ran did so, and how it ended",
+    )
 
 
 def pytest_configure(config):
+    config.pluginmanager.register(slow.Slow(config), "slow parts")
     if config.getoption("--costs"):
-        from tests.costs import Costs
+        config.pluginmanager.register(costs.Costs(), "costs")
 
-        config.pluginmanager.register(Costs(), "costs")
+
+def pytest_cmdline_main(config):
+    if config.getoption("--parts"):
+        slow.tell()
+        return pytest.ExitCode.OK
+    return None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -114,7 +114,7 @@ def test_every_family_takes_any_number_of_clips(name):
     assert str(count) == "batch" and classes == 5
 
 
-@pytest.mark.slow
+@pytest.mark.slow("answers")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_family_answers_the_same_when_it_is_for_all_platforms(name):
     program = exported(name, ("cpu", "cuda", "tpu"))

@@ -62,7 +62,7 @@ def test_a_fault_is_one_sentence(house, command, fault):
     check(house, command, fault)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("faults")
 @pytest.mark.parametrize(("command", "fault"), ALL)
 def test_every_fault_of_every_command_is_one_sentence(house, command, fault):
     check(house, command, fault)

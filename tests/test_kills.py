@@ -210,7 +210,7 @@ def test_a_run_that_ended_before_a_test_makes_up_for_it(
     assert_same_end(undisturbed, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kills")
 def test_twenty_kills_at_random_moments_change_nothing(videos, environment, tmp_path):
     """Six while records are built, fourteen while a network trains on them and is saved."""
     rng = random.Random(20)

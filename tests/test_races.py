@@ -28,6 +28,6 @@ def test_of_two_writers_one_is_told():
     assert "3 races, 0 of them wrong" in said
 
 
-@pytest.mark.slow
+@pytest.mark.slow("races")
 def test_fifty_races_tear_nothing():
     assert " races, 0 of them wrong" in race()

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "count, seed", [(300, 0), *(pytest.param(2000, n, marks=pytest.mark.slow) for n in (1, 2))]
+    "count, seed",
+    [(300, 0), *(pytest.param(2000, n, marks=pytest.mark.slow("fuzz")) for n in (1, 2))],
 )
 def test_hostile_files_give_tensors_or_one_sentence_and_run_nothing(tmp_path, count, seed):
     command = [sys.executable, "-m", "tests.converters.fuzz", str(count), f"--seed={seed}"]
@@ -24,7 +25,8 @@ def test_hostile_files_give_tensors_or_one_sentence_and_run_nothing(tmp_path, co
 
 
 @pytest.mark.parametrize(
-    "count, seed", [(100, 0), *(pytest.param(2000, n, marks=pytest.mark.slow) for n in (1, 2))]
+    "count, seed",
+    [(100, 0), *(pytest.param(2000, n, marks=pytest.mark.slow("fuzz")) for n in (1, 2))],
 )
 def test_hostile_words_are_read_as_they_were_or_refused(tmp_path, count, seed):
     command = [sys.executable, "-m", "tests.converters.fuzz_words", str(count), f"--seed={seed}"]

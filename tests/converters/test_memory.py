@@ -35,7 +35,7 @@ print((memory("VmHWM") - before) / kept)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("memory")
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 @pytest.mark.parametrize("form", ["pth", "npz"])
 def test_converting_and_saving_take_half_as_much_again_as_the_tensors(tmp_path, form):

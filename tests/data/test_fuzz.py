@@ -16,11 +16,11 @@ ROOT = pathlib.Path(__file__).parents[2]
         ("records", 40, 0),
         ("videos", 15, 0),
         ("streams", 15, 0),
-        pytest.param("records", 2000, 2, marks=pytest.mark.slow),
-        pytest.param("videos", 500, 2, marks=pytest.mark.slow),
-        pytest.param("streams", 500, 2, marks=pytest.mark.slow),
-        pytest.param("lists", 1000, 2, marks=pytest.mark.slow),
-        pytest.param("scores", 1000, 2, marks=pytest.mark.slow),
+        pytest.param("records", 2000, 2, marks=pytest.mark.slow("fuzz")),
+        pytest.param("videos", 500, 2, marks=pytest.mark.slow("fuzz")),
+        pytest.param("streams", 500, 2, marks=pytest.mark.slow("fuzz")),
+        pytest.param("lists", 1000, 2, marks=pytest.mark.slow("fuzz")),
+        pytest.param("scores", 1000, 2, marks=pytest.mark.slow("fuzz")),
     ],
 )
 def test_hostile_files_give_clips_or_one_sentence_and_run_nothing(tmp_path, what, count, seed):

@@ -213,7 +213,7 @@ def local(*options):
     return [ROOT / "launch" / "local.sh", *options, "--"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 def test_any_processes_and_devices_train_as_one(flags, environment, tmp_path):
     losses, scores, _ = train(ONE, flags, environment, tmp_path / "one", 4)
     assert len(losses) == 4 and losses[0] != losses[3]
@@ -254,7 +254,7 @@ def started(flags, environment, workdirs, port):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 def test_a_workdir_that_is_not_shared_is_refused(flags, environment, tmp_path):
     workdirs = [tmp_path / "a", tmp_path / "b"]
     for process in list(started(flags, environment, workdirs, 28471)):
@@ -264,7 +264,7 @@ def test_a_workdir_that_is_not_shared_is_refused(flags, environment, tmp_path):
     assert not list(tmp_path.glob("?/.shared-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 @pytest.mark.parametrize("told", [0, 1])
 def test_a_signal_to_one_process_stops_all_after_the_same_step(told, flags, environment, tmp_path):
     flags = [*flags, "--config.train.sharding=fsdp", "--config.train.checkpoint_steps=100"]

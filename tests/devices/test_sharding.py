@@ -111,7 +111,7 @@ def measured(request, tmp_path_factory):
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 def test_eight_devices_train_as_one_does(measured):
     losses = measured["losses"]
     assert len(losses["one"]) == 4 and losses["one"][0] != losses["one"][3]
@@ -119,7 +119,7 @@ def test_eight_devices_train_as_one_does(measured):
     np.testing.assert_allclose(losses["split"], losses["one"], rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 @pytest.mark.parametrize("measured", ["tsn_test"], indirect=True)  # The other's arrays are tiny.
 def test_a_split_state_takes_an_eighth_of_a_devices_memory(measured):
     held = measured["held"]
@@ -129,7 +129,7 @@ def test_a_split_state_takes_an_eighth_of_a_devices_memory(measured):
     assert len(measured["specs"]["split"]) > 2
 
 
-@pytest.mark.slow
+@pytest.mark.slow("devices")
 @pytest.mark.parametrize(
     "move", ["one then split", "split then one", "split then all", "all then split"]
 )

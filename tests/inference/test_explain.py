@@ -35,7 +35,7 @@ def test_of_a_mean_and_a_linear_layer_the_classifier_says_it():
     np.testing.assert_allclose(heat, expected / expected.max(), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("answers")
 def test_of_a_transformer_it_is_the_gradient_at_the_block_before():
     # The last of two stages holds the last block, of which only the class token answers.
     model, variables, clip = make_network("mvit_test", 4, 32, depth=2, downscale=(1,))

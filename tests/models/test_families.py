@@ -119,7 +119,7 @@ def test_samples_do_not_mix(name):
 
 
 @pytest.mark.parametrize(
-    "name", NAMES + [pytest.param(name, marks=pytest.mark.slow) for name in SERVED]
+    "name", NAMES + [pytest.param(name, marks=pytest.mark.slow("architectures")) for name in SERVED]
 )
 def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name):
     # The published ones together would not fit in memory.

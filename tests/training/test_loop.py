@@ -189,7 +189,7 @@ def test_parameters_that_are_not_finite_are_never_saved(records, tmp_path):
 COSTLY = {"accumulate_steps": 2, "remat": True}
 
 
-@pytest.mark.parametrize("costly", [{}, pytest.param(COSTLY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("costly", [{}, pytest.param(COSTLY, marks=pytest.mark.slow("training"))])
 def test_a_run_with_many_knobs_goes_on_exactly(records, tmp_path, capsys, costly):
     def knobs(stop):
         c = make_config(records)
@@ -231,7 +231,7 @@ def test_a_run_with_many_knobs_goes_on_exactly(records, tmp_path, capsys, costly
     assert np.abs(scores[1] - tested).max() > 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.slow("training")
 def test_a_run_that_was_stopped_while_statistics_were_measured_goes_on_exactly(
     records, tmp_path, monkeypatch
 ):
@@ -260,7 +260,7 @@ def test_a_run_that_was_stopped_while_statistics_were_measured_goes_on_exactly(
     assert changed == {name for name in measured if name.startswith("batch_stats/")}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("training")
 def test_a_run_in_half_precision_learns_as_one_in_single(records, tmp_path):
     losses = {}
     for dtype in ("float32", "bfloat16"):

@@ -305,7 +305,7 @@ NORMED += ["tpn", "tpn_tsm", "trn", "tsm", "tsm_mobilenet", "tsm_mobileone", "ts
 NORMED += ["tsn_densenet", "tsn_mobileone", "tsn_resnext", "uniformer", "vov3d", "x3d"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("training")
 @pytest.mark.parametrize("family", NORMED)
 def test_clips_lead_whatever_enters_a_norm(family):
     """Two groups in one batch answer what each answers alone, in every family with BatchNorm."""
