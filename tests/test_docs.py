@@ -73,8 +73,10 @@ def check_pytest(command: str) -> None:
         word = words.pop(0)
         if word == "-m":
             assert words.pop(0) in declared
-        elif word in ("-n", "--dist"):  # pytest-xdist's
+        elif word in ("-k", "-n", "--dist"):  # the latter two are pytest-xdist's
             words.pop(0)
+        elif not word.startswith("-"):
+            assert (ROOT / word).exists(), word
         else:
             assert f'"{word.split("=")[0]}"' in known, word
 
