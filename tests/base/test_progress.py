@@ -126,7 +126,8 @@ def test_a_terminal_has_a_bar_as_wide_as_it_is(columns):
     sent = on_a_terminal(columns)
     bars = re.findall(r"\r(probing a\\x1b\[2J: [^\r]*)", sent)
     assert bars[0].startswith(r"probing a\x1b[2J:   0%|") and "\x1b" not in sent
-    assert "100%|" in bars[-1] and "4/4 [" in bars[-1] and len(bars[-1]) == columns - 1
+    assert "100%|" in bars[-1] and "4/4 [" in bars[-1]
+    assert columns - 1 <= len(bars[-1]) <= columns  # Before its version 4.68 tqdm filled all.
     # A line stands in the place of the bar, not behind it.
     assert re.search(r"\r *\ra line\r\n", sent) and sent.endswith("the end\r\n")
 
