@@ -74,18 +74,25 @@ def enlarge(heat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _source(jaxpr: jex.Jaxpr, var: jex.Var) -> jex.Var | None:
     """The value that `var` is an arrangement of and that the logits depend on, or None."""
     makers = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
-    needed, _ = _needed(jaxpr.eqns, jaxpr.outvars[0])
+    logits = jaxpr.outvars[0]
+    if isinstance(logits, jex.Literal):
+        return None
+    needed, _ = _needed(jaxpr.eqns, logits)
     while var not in needed:
         eqn = makers.get(var)
         if eqn is None or eqn.primitive.name not in _ARRANGE:
             return None
-        var = eqn.invars[0]
+        of = eqn.invars[0]
+        if isinstance(of, jex.Literal):
+            return None
+        var = of
     return var
 
 
 def _needed(eqns: list[jex.JaxprEqn], outvar: jex.Var) -> tuple[set[jex.Var], list[jex.JaxprEqn]]:
     """The values and the equations that `outvar` depends on."""
-    needed, kept = {outvar}, []
+    needed = {outvar}
+    kept: list[jex.JaxprEqn] = []
     for eqn in reversed(eqns):
         if needed.intersection(eqn.outvars):
             needed.update(x for x in eqn.invars if not isinstance(x, jex.Literal))

@@ -86,6 +86,14 @@ def test_where_there_is_no_gradient_it_is_said(at):
         explain.grad_cam(toy, jnp.float32(0.5), CLIP, 1, at)
 
 
+def test_a_map_that_is_a_constant_is_passed_over():
+    def with_constant(variables, clip):
+        logits, out = toy(variables, clip)
+        return logits, out | {"a_last": jax.lax.reshape(np.float32(2), (1, 1, 1, 1, 1))}
+
+    assert explain.grad_cam(with_constant, jnp.float32(0.5), CLIP, 1)[1] == "first"
+
+
 def test_heat_is_enlarged_around_its_place():
     heat = np.zeros((2, 3, 3), np.float32)
     heat[1, 2, 0] = 1
