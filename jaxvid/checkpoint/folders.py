@@ -16,7 +16,7 @@ from jaxvid.checkpoint.record import RECORD, read_record
 _OURS = re.compile(r"arrays-\d+(\..+)?|jaxvid\.json\.tmp|\.jaxvid\.json\.part")
 
 
-def local(path: str | Path) -> Path:
+def local(path: str | os.PathLike) -> Path:
     """Returns the full path of a folder that this library and Orbax can reach."""
     return paths.in_utf8(path, "path", "Orbax").absolute()
 

@@ -41,6 +41,20 @@ def read_record(folder: Path) -> dict | None:
     return record
 
 
+def record_of(folder: Path) -> dict:
+    """Returns the record of what was a checkpoint a moment ago, as a run deletes its older ones.
+
+    Raises `JaxvidError` where it is none any more.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise JaxvidError(
+            f"{folder} was deleted meanwhile, as a run in training does with what is neither its "
+            "last nor its best checkpoint: try again"
+        )
+    return record
+
+
 def dump(record: dict) -> str:
     """Returns a record as it is written; raises what JSON cannot hold as `json.dumps` does."""
     text = jsons.dump(record, indent=1, ensure_ascii=False)
@@ -54,7 +68,7 @@ def dump(record: dict) -> str:
 
 def next_arrays(old: dict | None) -> str:
     """Names a folder of arrays that is not the one of the record in place."""
-    return f"arrays-{int(_ARRAYS.fullmatch(old['arrays'])[1]) + 1 if old else 0}"
+    return f"arrays-{int(old['arrays'].removeprefix('arrays-')) + 1 if old else 0}"
 
 
 def _is_sound(record: Any) -> bool:

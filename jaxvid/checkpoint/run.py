@@ -14,7 +14,7 @@ from jaxvid.base import whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
 from jaxvid.checkpoint import folders, leaves, peers, trees
-from jaxvid.checkpoint.record import RECORD, dump, read_record
+from jaxvid.checkpoint.record import RECORD, dump, read_record, record_of
 
 _STEP = re.compile(r"step_(\d+)")
 
@@ -101,7 +101,7 @@ class Checkpoints:
         if peers.is_first():
             folder = self.folder(step)
             with folders.refused(folder):
-                text = dump(read_record(folder) | {"metric": _number(metric)})
+                text = dump(record_of(folder) | {"metric": _number(metric)})
                 whole.text(folder / RECORD, text, durable=True)
             self._remove_old()
         peers.wait_for_all("measured")

@@ -1,6 +1,7 @@
 """The variables of a network: `{"params", "batch_stats"}` in a folder of their own, or a run's."""
 
 import contextlib
+import os
 from pathlib import Path
 
 from jaxvid.base import finite, locks
@@ -8,7 +9,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import normal
 from jaxvid.checkpoint import folders, leaves, peers, trees
 from jaxvid.checkpoint import meta as metas
-from jaxvid.checkpoint.record import RECORD, read_record
+from jaxvid.checkpoint.record import RECORD, read_record, record_of
 from jaxvid.checkpoint.run import Checkpoints
 
 
@@ -28,7 +29,7 @@ def save(path: str | Path, variables: dict, meta: dict, *, overwrite: bool = Fal
         peers.wait_for_all("written")
 
 
-def load(path: str | Path, weights: str | None = None) -> dict:
+def load(path: str | os.PathLike, weights: str | None = None) -> dict:
     """Reads `{"params", "batch_stats"}`: nested dicts of numpy arrays, whatever devices wrote them.
 
     `path` is a checkpoint's folder or a training run's, which means its best checkpoint, or its
@@ -37,7 +38,7 @@ def load(path: str | Path, weights: str | None = None) -> dict:
     `JaxvidError` where there is no checkpoint or it is damaged.
     """
     folder = find(path)
-    record = read_record(folder)
+    record = record_of(folder)
     test = record["meta"].get("test")
     tested = test.get("weights", "ema") if isinstance(test, dict) else "ema"
     averaged = any(name.startswith("ema/") for name in record["leaves"])
@@ -53,7 +54,7 @@ def load(path: str | Path, weights: str | None = None) -> dict:
     return {"params": {}, "batch_stats": {}} | (read["ema"] if inside else read)
 
 
-def load_finite(path: str | Path, weights: str | None = None) -> dict:
+def load_finite(path: str | os.PathLike, weights: str | None = None) -> dict:
     """Reads as `load` does what is to be computed with: no array may hold NaN or infinity."""
     variables = load(path, weights)
     names, arrays, _ = leaves.flatten(variables)
@@ -61,10 +62,10 @@ def load_finite(path: str | Path, weights: str | None = None) -> dict:
     return variables
 
 
-def load_meta(path: str | Path) -> dict:
+def load_meta(path: str | os.PathLike) -> dict:
     """Reads what the checkpoint at `path` says of itself, with `step` and `metric` in training."""
     folder = find(path)
-    record = read_record(folder)
+    record = record_of(folder)
     metas.check(record["meta"], folder / RECORD)
     meta = record["meta"] | {key: record[key] for key in ("step", "metric") if key in record}
     if meta.get("classes"):
@@ -73,7 +74,7 @@ def load_meta(path: str | Path) -> dict:
     return meta
 
 
-def find(path: str | Path) -> Path:
+def find(path: str | os.PathLike) -> Path:
     """Returns the folder of the checkpoint that `path` means; see `load`."""
     path = folders.local(path)
     if read_record(path) is not None:

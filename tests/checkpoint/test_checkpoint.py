@@ -18,6 +18,7 @@ from jaxvid import checkpoint
 from jaxvid.base import whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.checkpoint import Checkpoints, folders, sums
+from jaxvid.checkpoint import variables as variables_module
 
 NAN = np.array([0x7FC01234], np.uint32).view(np.float32)
 
@@ -251,6 +252,21 @@ def test_last_and_best_are_kept_and_load_takes_the_best(tmp_path):
         assert_same(checkpoint.load(path), variables(2))
         assert checkpoint.load_meta(path) == meta
     assert_same(checkpoint.load(run.folder(5)), variables(5))
+
+
+@pytest.mark.parametrize("read", [checkpoint.load, checkpoint.load_meta])
+def test_a_checkpoint_that_a_run_deletes_meanwhile_is_one_sentence(tmp_path, monkeypatch, read):
+    run = Checkpoints(tmp_path)
+    run.save(1, train_state(1), {"row": "tsm"})
+    run.wait()
+
+    def found_and_deleted(path):
+        folders.remove(run.folder(1))
+        return run.folder(1)
+
+    monkeypatch.setattr(variables_module, "find", found_and_deleted)
+    with pytest.raises(JaxvidError, match="step_00000001 was deleted meanwhile.*try again"):
+        read(tmp_path)
 
 
 def test_without_a_metric_load_takes_the_last_of_those_kept(tmp_path):
