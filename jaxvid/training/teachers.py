@@ -37,8 +37,14 @@ def find(config: Config, classes: Sequence[str]) -> nn.Module:
                 f"config.train.teacher={path} has other {field} than this run: take a teacher "
                 "trained on the same classes and pixels"
             )
+    name = meta.get("row") or meta.get("variant")
+    if not name:
+        raise JaxvidError(
+            f"config.train.teacher={path} does not say of which model it is: take a checkpoint "
+            "that a training or `python -m converters` wrote"
+        )
     return zoo.create_model(
-        meta.get("row") or meta.get("variant"),
+        name,
         len(classes),
         config.model.compute_dtype,
         **meta.get("overrides", {}),

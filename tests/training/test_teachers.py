@@ -153,6 +153,10 @@ def test_a_teacher_answers_for_tokens_by_its_own_head(taught, tmp_path):
         c.train.teacher = str(tmp_path / words)
         with pytest.raises(JaxvidError, match=f"has other {words} than this run"):
             teachers.find(handed.frozen(c), list("abcdefg"))
+    checkpoint.save(tmp_path / "nameless", variables, {})
+    c.train.teacher = str(tmp_path / "nameless")
+    with pytest.raises(JaxvidError, match="nameless does not say of which model it is"):
+        teachers.find(handed.frozen(c), list("abcdefg"))
 
 
 def test_the_token_head_answers_in_training_and_has_its_keys():
