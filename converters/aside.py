@@ -24,7 +24,7 @@ def pack(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > MAX_DROPPED_BYTES:
         raise JaxvidError(f"{size >> 20} MiB of tensors would be dropped: check --model")
-    packed = {}
+    packed: dict[str, Any] = {}
     left = MAX_PACKED_BYTES
     for key, tensor in tensors.items():
         tensor = fetched(tensor)

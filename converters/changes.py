@@ -87,7 +87,7 @@ def map_classes(
         )
     meta = {**meta, "num_classes": len(labels), "classes": labels, "report": report}
     variables = traverse_util.unflatten_dict(arrays, sep="/")
-    return {"params": {}, "batch_stats": {}} | variables, meta
+    return {"params": {}, "batch_stats": {}, **variables}, meta
 
 
 def is_trunk(meta: Mapping[str, Any]) -> bool:

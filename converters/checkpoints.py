@@ -64,12 +64,12 @@ def convert_and_tell(
     of the row's dataset.
     """
     row = zoo.starting_row(name)
-    source = open_source(source)
-    where = "the source" if isinstance(source, Mapping) else source.path
-    tensors, remarks = read_source(source, ema)
+    opened = open_source(source)
+    where = "the source" if isinstance(opened, Mapping) else opened.path
+    tensors, remarks = read_source(opened, ema)
     with ThreadPoolExecutor(2) as threads:
         # The sum over all of a file leaves Python free to trace beside it, and then to copy.
-        checked = threads.submit(check_source, source)
+        checked = threads.submit(check_source, opened)
         try:
             variables, meta, report = _convert(
                 name, row, tensors, num_classes, classes, dict(overrides or {}), where, threads
@@ -79,7 +79,7 @@ def convert_and_tell(
             raise
         remarks = [*checked.result(), *remarks, *report.remarks]
     report = dataclasses.replace(report, remarks=remarks)
-    return variables, meta | {"source": describe_source(source), "report": report.lines()}, report
+    return variables, meta | {"source": describe_source(opened), "report": report.lines()}, report
 
 
 def _convert(

@@ -23,7 +23,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from converters.mapped import sum_in
 from jaxvid.base import jsons, locks, paths, whole
@@ -373,7 +373,7 @@ def _range(headers: email.message.Message) -> tuple[int, int | None]:
     return start, whole
 
 
-class _Deadline:
+class _Deadline(http.client.HTTPConnection):
     """A connection that ends where its answer has not begun after `WINDOW` seconds."""
 
     def getresponse(self) -> http.client.HTTPResponse:
@@ -409,13 +409,21 @@ class _Https(urllib.request.HTTPSHandler):
     """Opens connections that have a deadline."""
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_SecureConnection, request, context=self._context)
+        return self.do_open(_SecureConnection, request)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but never to where others could read or change what comes."""
 
-    def redirect_request(self, request, file, code, message, headers, url):
+    def redirect_request(
+        self,
+        request: urllib.request.Request,
+        file: IO[bytes],
+        code: int,
+        message: str,
+        headers: http.client.HTTPMessage,
+        url: str,
+    ) -> urllib.request.Request | None:
         if not _is_address(url):
             raise JaxvidError(
                 f"{shown(request.full_url)} redirects to {quoted(url)}, which is no address: "

@@ -117,7 +117,7 @@ def _content(file: Mapped) -> Any:
         if any(name.endswith(".npy") for name in members):
             return npz_file.read(file, members)
         raise JaxvidError(f"{file.path} is a zip file, but neither of torch.save nor of numpy")
-    plain = head[:1] in (b"(", b"}", b"]", b"c") and file.read(file.size - 1, 1) == b"."
+    plain = head[:1] in (b"(", b"}", b"]", b"c") and bytes(file.read(file.size - 1, 1)) == b"."
     if plain or head[:1] == b"\x80":
         return torch_file.read_pickles(file)
     if safetensors_file.is_safetensors(head):

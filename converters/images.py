@@ -103,10 +103,10 @@ def inflate_and_tell(
     """
     row = zoo.starting_row(name)
     overrides = dict(overrides or {})
-    source = open_source(source)
-    where = "the source" if isinstance(source, Mapping) else source.path
-    tensors, remarks = read_source(source, ema)
-    remarks = check_source(source) + remarks
+    opened = open_source(source)
+    where = "the source" if isinstance(opened, Mapping) else opened.path
+    tensors, remarks = read_source(opened, ema)
+    remarks = check_source(opened) + remarks
     wrapper = spellings.wrapper_of(tensors)
     tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
     trunk = {
@@ -143,7 +143,7 @@ def inflate_and_tell(
         "std": list(row.std),
         "channel_order": row.channel_order,
         "overrides": overrides,
-        "source": describe_source(source),
+        "source": describe_source(opened),
         "report": lines,
         "new": new,
     }

@@ -66,9 +66,9 @@ def _of_rows(rows: list[Row], files: list[Path]) -> Iterator[tuple[Row, Path]]:
         if path.suffix in _ENDINGS:
             named.setdefault(path.stem, path)
     for row in rows:
-        path = named.get(row.file or row.name) or named.get(row.name)
-        if path is not None:
-            yield row, path
+        found = named.get(row.file or row.name) or named.get(row.name)
+        if found is not None:
+            yield row, found
 
 
 def _convert(row: Row, path: Path, out: Path, ema: bool, overwrite: bool) -> tuple[str, str]:
@@ -99,5 +99,6 @@ def _print_table(results: list[tuple[str, str, str, str]]) -> None:
 def _print_names(what: str, names: list[str]) -> None:
     if names:
         text = f"{what} ({len(names)}): {', '.join(names)}"
-        wrapped = {"break_long_words": False, "break_on_hyphens": False}
-        say(*textwrap.wrap(text, 100, subsequent_indent="  ", **wrapped))
+        wrapper = textwrap.TextWrapper(100, break_long_words=False, break_on_hyphens=False)
+        wrapper.subsequent_indent = "  "
+        say(*wrapper.wrap(text))

@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -171,9 +172,12 @@ class _CompiledRule:
         names = [set(dict(_PLACEHOLDER.findall(side))) for side in (key, path) if side]
         if any(side != names[0] for side in names):
             raise ValueError(f"rule {key!r} and its path {path!r} have different placeholders")
-        self.layout = LAYOUTS.get(layout)
+        self.layout = cast(Layout, LAYOUTS.get(layout))  # None without a path, which has none
         self._key, self._key_pattern = _compile(key, words)
-        self._path, self._path_pattern = _compile(path, words) if path else (None, None)
+        self._path: str | None = None
+        self._path_pattern: re.Pattern | None = None
+        if path:
+            self._path, self._path_pattern = _compile(path, words)
 
     def paths(self, key: str) -> list[str | None]:
         """Returns [the path of a key] (None where it is dropped), or [] if the rule is not its."""
@@ -221,7 +225,7 @@ class _Problems:
 
     def raise_if_any(self) -> None:
         known = [key for key in self._expected.values() if key]
-        wanted = {self._expected.get(path) for path in self._missing} - {None}
+        wanted = {key for path in self._missing if (key := self._expected.get(path)) is not None}
         for number, key in enumerate(self._unknown):
             problem = f"{quoted(key)} is unknown"
             if number < _MAX_SUGGESTIONS:
@@ -229,8 +233,9 @@ class _Problems:
                 problem += f" (nearest: {near[0]!r})" if near else ""
             self._found.append(problem)
         for path in sorted(self._missing):
-            key = self._expected.get(path)
-            self._found.append(f"nothing fills {path}" + (f", which is {key!r}" if key else ""))
+            named = self._expected.get(path)
+            also = f", which is {named!r}" if named else ""
+            self._found.append(f"nothing fills {path}{also}")
         if not self._found:
             return
         count = len(self._found)

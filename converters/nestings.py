@@ -51,7 +51,7 @@ def choose(
     parts = _parts(content)
     plain, averaged = _plain(content, parts), [part for part in parts if _is_averaged(part)]
     swapped = _swapped_by(content, plain)
-    if swapped:
+    if swapped and plain:
         return plain, parts[plain], [f"{said(plain)} holds the averaged weights, as {swapped}"]
     if ema and len(averaged) > 1:
         raise JaxvidError(
@@ -59,7 +59,8 @@ def choose(
             f"({listed(map(said, averaged), separator=', ')}): save the one to take by itself"
         )
     if ema and averaged:
-        return averaged[0], *_completed(parts[averaged[0]], parts.get(plain, {}))
+        whole = {} if plain is None else parts[plain]
+        return averaged[0], *_completed(parts[averaged[0]], whole)
     if plain is None and averaged:
         raise JaxvidError(
             f"{path} holds averaged weights only ({listed(map(said, averaged), 10, ', ')}): "

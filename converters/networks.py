@@ -97,9 +97,10 @@ def _count_classes(
     """
 
     def shape_in_source(path: str) -> tuple[int, ...] | None:
-        tensor, layout = tensors.get(names.key_of(path)), names.layout_of(path)
-        wanted = layout.torch_shape(leaves[path].shape) if layout else ()
-        if tensor is None or tensor.ndim != len(wanted):
+        tensor, layout = tensors.get(names.key_of(path) or ""), names.layout_of(path)
+        if tensor is None or layout is None:
+            return None
+        if tensor.ndim != len(layout.torch_shape(leaves[path].shape)):
             return None
         return layout.to_ours(tensor).shape
 
@@ -110,8 +111,8 @@ def _count_classes(
     counts = set()
     for path, leaf in leaves.items():
         for axis, size in enumerate(leaf.shape):
-            if wider[path].shape[axis] == size + 1 and shapes[path]:
-                counts.add(shapes[path][axis] - size + row.num_classes)
+            if wider[path].shape[axis] == size + 1 and (found := shapes[path]):
+                counts.add(found[axis] - size + row.num_classes)
     return counts.pop() if len(counts) == 1 else None
 
 

@@ -8,7 +8,7 @@ a pickle that asks for any other call is refused with the name.
 import pickletools
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from jaxvid.base.errors import JaxvidError
 
 _MAX_LINE = 1 << 20
 _WINDOW = 1 << 16
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 # Longer strings are numbers in disguise, and stay in the file until they are asked for.
 _MAX_STRING = 1 << 16
 _LENGTHS = {
@@ -89,6 +90,7 @@ class _Cursor:
         return piece
 
     def readline(self) -> bytes:
+        start, end = 0, -1
         for reach in (_WINDOW, _MAX_LINE):
             start = self._look(reach)
             end = self._window.find(b"\n", start, start + reach)
@@ -123,7 +125,7 @@ class _Machine:
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._objects = 0
-        self._builders = {
+        self._builders: dict[str, Callable[..., Any]] = {
             "collections.OrderedDict": self._ordered_dict,
             "collections.defaultdict": lambda *_: {},
             "torch.Size": lambda sizes=(): sizes_of(sizes),
@@ -169,7 +171,7 @@ class _Machine:
     def _opcodes(self) -> Iterator[tuple[str, Any]]:
         cursor = self._cursor
         while code := cursor.read(1):
-            opcode = pickletools.code2op.get(code.decode("latin-1"))
+            opcode = _OPCODES.get(code.decode("latin-1"))
             if opcode is None:
                 raise self._file.damaged("its description is garbled")
             argument = None
@@ -179,7 +181,8 @@ class _Machine:
                     raise ValueError("cut off")
                 argument = self._payload(opcode.name, struct.unpack(length, packed)[0])
             elif opcode.arg is not None:
-                argument = opcode.arg.reader(cursor)
+                # Such a reader calls no more of a file than a cursor has.
+                argument = opcode.arg.reader(cast(IO[bytes], cursor))
             yield opcode.name, argument
 
     def _payload(self, opcode: str, count: int) -> str | Text | memoryview:

@@ -63,7 +63,7 @@ _CAFFE2 = {
 }
 
 
-def _behind(prefix: str) -> list[tuple[str, str]]:
+def _behind(prefix: str) -> list[tuple[str, str | None]]:
     return [(pattern.format(p=prefix), known) for pattern, known in _RESNET]
 
 
@@ -245,7 +245,7 @@ class Reading:
 
     prefix: str
     spelling: str
-    known: dict[str, str | None]
+    known: Mapping[str, str | None]
     added: str = ""
     wrappers: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
@@ -333,7 +333,7 @@ def join(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     parts: dict[str, dict[str, np.ndarray]] = {}
     for key, tensor in tensors.items():
         parts.setdefault(whole(key), {})[key] = tensor
-    joined = {}
+    joined: dict[str, np.ndarray] = {}
     for key, found in parts.items():
         wanted = [f"{key}[{i}/{len(found)}]" for i in range(len(found))]
         shapes = {tensor.shape for tensor in found.values()}
@@ -376,7 +376,7 @@ def _beside(keys: Iterable[str]) -> dict[str, list[str]]:
 
 def _readings(keys: list[str], knows: Callable[[str], bool]) -> Iterator[Reading]:
     bare = {key: _unwrap(key) for key in keys}
-    forms = [({key: key for key in keys}, ())]
+    forms: list[tuple[dict[str, str], tuple[str, ...]]] = [({key: key for key in keys}, ())]
     if bare != forms[0][0] and len(set(bare.values())) == len(bare):
         inside = tuple(word for word in WRAPPERS if any(f".{word}." in f".{key}" for key in keys))
         forms.append((bare, inside))
@@ -398,12 +398,12 @@ def _readings(keys: list[str], knows: Callable[[str], bool]) -> Iterator[Reading
         strays = tuple(key for key, bare in form.items() if not bare.startswith(prefix))
         for spelling, rules in SPELLINGS.items():
             compiled = [(re.compile(pattern), known) for pattern, known in rules]
-            known = {
+            respelt = {
                 key: _respell(compiled, bare.removeprefix(prefix)) for key, bare in form.items()
             }
-            kept = [key for key in known.values() if key is not None]
+            kept = [key for key in respelt.values() if key is not None]
             if len(set(kept)) == len(kept):  # Else two keys became one, as they are not spelt so.
-                yield Reading(prefix, spelling, known, "", words, strays)
+                yield Reading(prefix, spelling, respelt, "", words, strays)
 
 
 def _lacks(key: str, prefix: str, knows: Callable[[str], bool]) -> bool:

@@ -13,7 +13,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -90,10 +90,10 @@ def read_pickles(file: Mapped) -> Any:
 class _Legacy:
     """The storages behind the pickles: a count and that many elements each, in a stated order."""
 
-    def __init__(self, file: Mapped, start: int, byteorder: str):
+    def __init__(self, file: Mapped, start: int, byteorder: Literal["little", "big"]):
         self._file = file
         self._start = start
-        self._byteorder = byteorder
+        self._byteorder: Literal["little", "big"] = byteorder
         self._kinds: dict[str, str] = {}
         self._found: dict[str, memoryview] = {}
         self._native: dict[str, memoryview] = {}

@@ -6,7 +6,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> Path:
 def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
     # A fixed date, so that the same weights make the same file.
     info = zipfile.ZipInfo(f"{_ROOT}/{name}", (1980, 1, 1, 0, 0, 0))
-    start = archive.fp.tell() + _LOCAL_HEADER_SIZE + len(info.filename) + 4
+    start = cast(IO[bytes], archive.fp).tell() + _LOCAL_HEADER_SIZE + len(info.filename) + 4
     padding = -start % _ALIGNMENT
     info.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
     archive.writestr(info, data)

@@ -1,7 +1,7 @@
 """Every published video-recognition network on JAX, with its weights and its test protocol."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if sys.argv[:1] == ["-m"]:  # One of its modules is about to be run as a command.
     from jaxvid.base.interrupts import leave_quietly_when_interrupted
@@ -22,7 +22,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Loads a public name on first use, so that `import jaxvid` itself costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxvid' has no attribute {name!r}")

@@ -119,7 +119,7 @@ def _export(
     shape = (frames, *preprocess, 3) if preprocess else clip_shape
     clip = jax.ShapeDtypeStruct(shape, jnp.uint8 if preprocess else jnp.float32)
     program = for_platforms(make_program(network, config, preprocess), platforms)
-    card = {
+    card: dict[str, Any] = {
         "model": row.name,
         "format": format,
         "platforms": list(platforms),

@@ -5,7 +5,7 @@ python -m jaxvid.main --config=configs/zoo_row.py:name=NAME,init=DIR --mode=eval
 """
 
 import re
-import sys
+from typing import cast
 
 import ml_collections
 from absl import app, flags, logging
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
         from jaxvid.inference.evaluate import evaluate as work
     else:
         from jaxvid.training.loop import train as work
-    work(_CONFIG.value, _WORKDIR.value)
+    work(_CONFIG.value, cast(str, _WORKDIR.value))  # `run` requires it
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -98,10 +98,10 @@ def run() -> None:
     """The command's entry: wrong input ends it with one sentence and exit code 1."""
     flags.mark_flags_as_required(["config", "workdir"])
     # absl's own default shows what JAX notes to itself, such as that there is no TPU.
-    flags.FLAGS.verbosity = logging.WARNING
+    flags.FLAGS["verbosity"].value = logging.WARNING
     with processes.failing_at_once(), exit_on_error():
         app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    run()

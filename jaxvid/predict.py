@@ -325,7 +325,7 @@ def _check_outputs(args: argparse.Namespace, outputs: Sequence[pathlib.Path | No
 
 def _whole(
     predictor: "Predictor", args: argparse.Namespace, video: pathlib.Path, out: pathlib.Path | None
-) -> Iterator[str]:
+) -> Iterator[str | dict[str, Any]]:
     """Answers for a video; yields what to print."""
     began = time.monotonic()
     prediction = predictor.predict(video)
@@ -359,7 +359,7 @@ def _write_explanation(
 
 def _windows(
     predictor: "Predictor", args: argparse.Namespace, video: pathlib.Path, out: pathlib.Path | None
-) -> Iterator[str]:
+) -> Iterator[str | dict[str, Any]]:
     """Answers for the windows of a video or stream, one by one; yields what to print."""
     from jaxvid.data import decode
     from jaxvid.inference import stream
@@ -400,7 +400,7 @@ def _windows(
                     scores.append(prediction.scores)
     if passed:
         say(f"{video}: windows passed over to keep up: {passed}", error=True)
-    if times:
+    if out and times:
         with _writing(out):
             title = f"{video.name}: windows of {seconds:g} s every {stride:g} s"
             draw.timeline(np.array(times), np.array(scores), predictor.classes, out, title)
@@ -425,7 +425,7 @@ def _features(predictor: "Predictor", args: argparse.Namespace) -> Any:
 
     def write(
         _: "Predictor", args: argparse.Namespace, video: pathlib.Path, out: pathlib.Path
-    ) -> Iterator[str]:
+    ) -> Iterator[str | dict[str, Any]]:
         if args.window:
             found, times = [], []
             with decode.Video(video, predictor.short_side) as opened:

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import zipfile
+from typing import IO, Literal
 
 import numpy as np
 
@@ -16,8 +17,8 @@ _KINDS = "biufU"
 class _Pieces(io.FileIO):
     """A file that is read in pieces: whoever asks for much at once follows a number in the file."""
 
-    def read(self, size: int = -1) -> bytes:
-        data = super().read(min(size, _TABLE + 1) if size >= 0 else _TABLE + 1)
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(_TABLE + 1 if size is None or size < 0 else min(size, _TABLE + 1))
         if len(data) > _TABLE:
             raise ValueError("its table of contents is longer than a megabyte")
         return data
@@ -56,7 +57,8 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: int) -> 
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{info.filename!r:.80} is compressed in a way that numpy does not")
     with archive.open(info) as member:
-        array = np.empty(*read_header(member, info.filename, info.file_size, room))
+        shape, dtype, order = read_header(member, info.filename, info.file_size, room)
+        array = np.empty(shape, dtype, order)
         flat = array.ravel(order="K")
         into, place = memoryview(flat.view(np.uint8) if array.nbytes else b""), 0
         while place < len(into):
@@ -73,20 +75,20 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: int) -> 
 
 
 def read_header(
-    file: io.IOBase, name: str, size: int, room: int
-) -> tuple[tuple[int, ...], np.dtype, str]:
+    file: IO[bytes], name: str, size: int, room: int
+) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"]]:
     """Reads the head of an `.npy` file of `size` bytes: shape, dtype in native order, and order.
 
     Raises `ValueError` where the array would not fill the file, or take more than `room` bytes.
     """
     try:
         version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        described = np.lib.format.read_array_header_1_0(file) if version == (1, 0) else None
     except Exception as error:  # it is parsed as Python, whose parsers raise many kinds
         raise ValueError(f"{name!r:.80} has a damaged head ({type(error).__name__})") from None
-    if version != (1, 0):
+    if described is None:
         raise ValueError(f"{name!r:.80} is of another version of numpy's format")
+    shape, fortran, dtype = described
     if dtype.hasobject:
         raise ValueError(f"{name!r:.80} holds Python objects, and allow_pickle is off")
     if dtype.kind not in _KINDS or not dtype.isnative or any(length < 0 for length in shape):

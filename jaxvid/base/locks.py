@@ -18,12 +18,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from jaxvid.base import paths
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
 
+fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows, where two commands at once are not kept apart.

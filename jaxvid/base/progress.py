@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 import threading
-from typing import TextIO
+from typing import Any, TextIO
 
 from jaxvid.base.text import shown
 
@@ -30,6 +30,7 @@ class Progress:
         stream = stream or sys.stderr
         self._tty = _is_screen(stream)
         bar, lines = _tqdm()
+        how: dict[str, Any]
         if self._tty:
             kind, how = bar, {"dynamic_ncols": True}
         else:  # The rate is that of all there was, and the first line comes after a while, too.
@@ -79,7 +80,7 @@ def _is_screen(stream: TextIO) -> bool:
 
 
 @functools.cache
-def _tqdm() -> tuple[type, type]:
+def _tqdm() -> tuple[type[Any], type[Any]]:
     """tqdm's bar, and one of lines; loaded late, as that takes longer than many a command."""
     from tqdm import tqdm
 

@@ -1,13 +1,13 @@
 """Files that are files: what a pipe or a device would give may never come, or never end."""
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 
-def open_to_read(path: str | Path) -> BinaryIO:
+def open_to_read(path: str | Path) -> io.FileIO:
     """Opens a regular file, unbuffered; raises `OSError` where it is none, and never waits."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)

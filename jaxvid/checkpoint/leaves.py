@@ -19,7 +19,7 @@ def flatten(tree: Any) -> tuple[list[str], list, Any]:
 
 def nest(named: dict[str, Any]) -> dict:
     """Returns nested dicts; what is on disk is independent of the classes that held the state."""
-    tree = {}
+    tree: dict[str, Any] = {}
     for name, leaf in named.items():
         *parents, last = name.split("/")
         node = tree
@@ -52,8 +52,8 @@ def like(leaf: Any) -> Any:
 
 def like_described(described: str) -> np.ndarray:
     """Returns what asks Orbax for a leaf, given in the words of `describe`, as numpy."""
-    dtype, shape = described.removesuffix("]").split("[")
-    shape = tuple(int(size) for size in shape.split(",") if size)
+    dtype, sizes = described.removesuffix("]").split("[")
+    shape = tuple(int(size) for size in sizes.split(",") if size)
     return _like_numpy(shape, jax.numpy.dtype(dtype))
 
 

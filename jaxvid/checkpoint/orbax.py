@@ -85,7 +85,8 @@ def _hush() -> None:
         return not (record.exc_info and "orbax" in record.pathname)
 
     def not_of_a_file(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and system_reason(record.exc_info[1]))
+        error = record.exc_info[1] if record.exc_info else None
+        return error is None or not system_reason(error)
 
     def not_late(lost: Any) -> None:
         if str(lost.exc_value) != "Event loop is closed":

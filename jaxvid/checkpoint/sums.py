@@ -36,9 +36,9 @@ def of(arrays: dict[str, Any], needed: bool = True) -> dict[str, str]:
     All processes take part, as some arrays may have to be gathered.
     """
 
-    def sum_of(leaf: Any) -> str | None:
+    def sum_of(leaf: Any) -> str:
         array = _gathered(leaf)
-        return checksum(array) if needed else None
+        return checksum(array) if needed else ""
 
     local = {name: leaf for name, leaf in arrays.items() if _is_here(leaf)}
     # What is gathered is gathered by all processes in the same order.

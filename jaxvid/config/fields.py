@@ -317,9 +317,9 @@ def names(config: ml_collections.ConfigDict) -> list[str]:
     return list(flat(config))
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
     """All fields by their full names; the overrides of the network are one field."""
-    fields = {}
+    fields: dict[str, Any] = {}
     for name, value in config.items():
         if hasattr(value, "items") and prefix + name != "model.overrides":
             fields |= flat(value, f"{prefix}{name}.")

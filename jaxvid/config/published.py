@@ -208,7 +208,7 @@ def shrink(row: Row) -> Row:
     )
 
 
-def _fewer_frames(sampling):
+def _fewer_frames(sampling: Sampling) -> Sampling:
     """At most 8 frames, and one view of them."""
     sampling = dataclasses.replace(sampling, twice_sample=False, num_sample_positions=1)
     if sampling.clip_len == 1:

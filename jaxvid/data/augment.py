@@ -61,7 +61,7 @@ class Augmentation:
     rand_augment_after_crop: bool = False
     random_erasing: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.crop_mode not in CROP_MODES:
             raise JaxvidError(
                 f"crop_mode is {self.crop_mode!r}: choose one of {', '.join(CROP_MODES)}"
@@ -123,7 +123,8 @@ def draw(augmentation: Augmentation, height: int, width: int, rng: np.random.Gen
     if augmentation.hue_bytes:
         jitter[3] = np.trunc(jitter[3] * 255) / 180
     order = rng.permutation(4)
-    operations, erased, noise = (), (0, 0, 0, 0), (0, 0)
+    operations: tuple[tuple[int, float], ...] = ()
+    erased, noise = (0, 0, 0, 0), (0, 0)
     if augmentation.rand_augment:
         operations = rand_augment.parse(augmentation.rand_augment).draw(rng)
     if rng.random() < augmentation.random_erasing:
@@ -145,7 +146,8 @@ def _find_box(
 ) -> tuple[int, int, int, int] | None:
     """The first of 10 boxes of random area, aspect and place that fits into the picture."""
     area = rng.uniform(*augmentation.area, size=10) * height * width
-    aspect = np.exp(rng.uniform(*np.log(augmentation.aspect), size=10))
+    low, high = np.log(augmentation.aspect)
+    aspect = np.exp(rng.uniform(low, high, size=10))
     widths = np.round(np.sqrt(area * aspect)).astype(int)
     heights = np.round(np.sqrt(area / aspect)).astype(int)
     for h, w in zip(heights, widths, strict=True):

@@ -67,19 +67,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             config.data.workers = args.workers
         if args.batch_size is not None:
             part.batch_size = args.batch_size
-        config = fields.freeze(config)
-        data, loss = config.data, config.train.loss
+        frozen = fields.freeze(config)
+        data, loss = frozen.data, frozen.train.loss
         name = data.test_split if args.test else data.train_split
         split = datasets.open_split(data, name)
         if args.test:
-            batches = pipeline.test_batches(split, config.test, loss=loss, workers=data.workers)
+            batches = pipeline.test_batches(split, frozen.test, loss=loss, workers=data.workers)
         else:
             batches = pipeline.train_batches(
-                split, data, batch_size=config.train.batch_size, loss=loss, seed=config.seed
+                split, data, batch_size=frozen.train.batch_size, loss=loss, seed=frozen.seed
             )
         speed = measure(batches, args.batches)
         say(
-            f"{config.data.dataset} {name}: {speed.clips:.1f} clips/s, {speed.frames:.0f} frames/s,"
+            f"{data.dataset} {name}: {speed.clips:.1f} clips/s, {speed.frames:.0f} frames/s,"
             f" {speed.megabytes:.0f} MB/s out; the first batch took {speed.first_batch:.1f} s"
         )
 

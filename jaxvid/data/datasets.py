@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,11 +24,11 @@ class Source(Protocol):
     encoded: bool
     num_frames: np.ndarray
     fps: np.ndarray
-    labels: Sequence[tuple[int, ...]]
+    labels: list[tuple[int, ...]]
     height: np.ndarray
     width: np.ndarray
     path: np.ndarray
-    classes: Sequence[str]
+    classes: tuple[str, ...]
 
     def __len__(self) -> int: ...
 

@@ -392,7 +392,7 @@ def _shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:
     return max(short_side, round(height * scale)), max(short_side, round(width * scale))
 
 
-def _display_matrix(frame) -> np.ndarray | None:
+def _display_matrix(frame: Any) -> np.ndarray | None:
     """The 2x2 part of a frame's display matrix, [[a, b], [c, d]]: x' = ax + cy, y' = bx + dy."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:

@@ -13,6 +13,7 @@ import pathlib
 import re
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def write(
 
     `origin` is kept for `Records.origin`: a digest of what the records were made from.
     """
-    columns = {
+    columns: dict[str, Any] = {
         name: np.array([getattr(entry, name) for entry in entries], kind)
         for name, kind in _COLUMNS.items()
     }
@@ -134,15 +135,15 @@ def load(folder: pathlib.Path, split: str) -> Index:
 
 def _column(array: np.ndarray, kind: type) -> np.ndarray:
     """A column of an index as its own kind, if that holds it."""
-    kind = np.dtype(kind)
-    if array.dtype.kind not in ("f" if kind.kind == "f" else "iu"):
-        raise ValueError(f"it has {array.dtype} where {kind} is expected")
-    if kind.kind == "i" and array.size:
-        info = np.iinfo(kind)
+    dtype: np.dtype = np.dtype(kind)
+    if array.dtype.kind not in ("f" if dtype.kind == "f" else "iu"):
+        raise ValueError(f"it has {array.dtype} where {dtype} is expected")
+    if dtype.kind == "i" and array.size:
+        info = np.iinfo(dtype)
         if array.min() < info.min or array.max() > info.max:
-            raise ValueError(f"it has numbers that {kind} does not hold")
+            raise ValueError(f"it has numbers that {dtype} does not hold")
     with np.errstate(over="ignore"):
-        return array.astype(kind)
+        return array.astype(dtype)
 
 
 def _paths(file: dict[str, np.ndarray]) -> np.ndarray:

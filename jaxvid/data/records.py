@@ -66,7 +66,7 @@ class Records:
         return {"folder": self.folder, "split": self.split}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["folder"], state["split"])
+        Records.__init__(self, state["folder"], state["split"])
 
     def name(self, number: int) -> str:
         """Says where a record lies, for messages: shard, record within it, and video."""

@@ -112,7 +112,7 @@ def _timed(
     room = max(total - span, 0.0)
     clips = sampling.num_clips
     if rng is not None:
-        starts = rng.uniform(0, room, clips)
+        starts: np.ndarray = rng.uniform(0, room, clips)
     else:
         starts = np.arange(clips) * (room / clips) if clips > 1 else np.array([room / 2])
     steps = np.linspace(0, max(span - 1, 0.0), sampling.clip_len)

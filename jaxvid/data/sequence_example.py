@@ -8,6 +8,7 @@ long video cost little. The feature names are DMVR's, with MediaPipe's for rate 
 import dataclasses
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, overload
 
 import numpy as np
 
@@ -44,6 +45,18 @@ class Example:
     frames: np.ndarray
 
 
+class Sliced(Protocol):
+    """Bytes, in memory or elsewhere, of which a slice is read at a time."""
+
+    def __len__(self) -> int: ...
+
+    @overload
+    def __getitem__(self, place: int, /) -> int: ...
+
+    @overload
+    def __getitem__(self, place: slice, /) -> bytes | bytearray | memoryview: ...
+
+
 def encode(context: dict[str, Value | Sequence[Value]], frames: Sequence[bytes]) -> bytes:
     """Writes a SequenceExample of `context`, names with a value or several, and JPEG `frames`."""
     features = b"".join(
@@ -55,7 +68,7 @@ def encode(context: dict[str, Value | Sequence[Value]], frames: Sequence[bytes])
     return _field(1, features) + _field(2, _field(1, entry))
 
 
-def decode(record: bytes) -> Example:
+def decode(record: Sliced) -> Example:
     """Reads context and places of the frames.
 
     `record` may be anything that has a length and gives bytes for a slice. What no reader asks for
@@ -80,7 +93,7 @@ def _field(number: int, payload: bytes) -> bytes:
 
 
 def _feature(value: Value | Sequence[Value]) -> bytes:
-    values = value if isinstance(value, list | tuple) else [value]
+    values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
     if not values:
         return b""
     if isinstance(values[0], bytes):
@@ -90,7 +103,7 @@ def _feature(value: Value | Sequence[Value]) -> bytes:
     return _field(3, _field(1, b"".join(map(_varint, values))))
 
 
-def _read_varint(view: memoryview, at: int, stop: int) -> tuple[int, int]:
+def _read_varint(view: Sliced, at: int, stop: int) -> tuple[int, int]:
     value = shift = 0
     while at < stop and shift < 64:
         byte = view[at]
@@ -105,7 +118,7 @@ def _read_varint(view: memoryview, at: int, stop: int) -> tuple[int, int]:
 class _Reader:
     """Walks through a message; what it meets of it is counted, so that it ends soon."""
 
-    def __init__(self, record: bytes):
+    def __init__(self, record: Sliced):
         self._view = memoryview(record) if isinstance(record, bytes | bytearray) else record
         self._left = _MAX_FIELDS
 

@@ -9,7 +9,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar, overload
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from jaxvid.data.crc32c import crc32c, mask, masked
 
 HEAD, FOOT = 12, 4
 """Bytes of a TFRecord around its data: their length and its checksum before, theirs after."""
+_V = TypeVar("_V", bound=sequence_example.Value)
 _LONG = 64 << 20  # bytes of a record that is not read as a whole
 
 
@@ -98,6 +99,7 @@ def scan(path: pathlib.Path, shard: int) -> Iterator[Entry]:
     """Yields the index lines of a shard, all checksums checked, from its bytes alone."""
     with open(path, "rb") as file:
         for place, (offset, length) in enumerate(places(file, path)):
+            data: bytes | _Pages
             if length <= _LONG:
                 data = read_at(file, offset, length)
                 checksum = masked(data)
@@ -145,6 +147,12 @@ class _Pages:
     def __len__(self) -> int:
         return self._length
 
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> bytes: ...
+
     def __getitem__(self, place: int | slice) -> int | bytes:
         if isinstance(place, slice):
             start, stop, _ = place.indices(self._length)
@@ -168,7 +176,7 @@ def _entry(shard: int, offset: int, data: bytes | _Pages) -> Entry:
     places = example.frames.tolist()
     frames[:, 2] = [zlib.crc32(view[start : start + size]) for start, size in places]
 
-    def first(name: str, kind: type | tuple[type, ...]) -> sequence_example.Value | None:
+    def first(name: str, kind: type[_V] | tuple[type[_V], ...]) -> _V | None:
         value = next(iter(example.context.get(name, ())), None)
         return value if isinstance(value, kind) else None
 

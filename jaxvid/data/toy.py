@@ -179,4 +179,4 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     from PIL import Image
 
     patches = rng.uniform(20, 140, (6, 7, 3)).astype(np.uint8)
-    return np.asarray(Image.fromarray(patches).resize((width, height), Image.BICUBIC))
+    return np.asarray(Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC))

@@ -8,6 +8,7 @@ import secrets
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -113,7 +114,7 @@ def check_shared(folder: pathlib.Path) -> None:
         )
 
 
-def _explicit_processes(environment: Mapping[str, str]) -> dict[str, str | int]:
+def _explicit_processes(environment: Mapping[str, str]) -> dict[str, Any]:
     """What `JAXVID_*` say to `jax.distributed.initialize`; nothing if they are not set."""
     given = {name: environment[name] for name in _EXPLICIT if environment.get(name)}
     if not given:

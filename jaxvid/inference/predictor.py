@@ -185,15 +185,13 @@ class Predictor:
           Heat float32 [T, H, W] in 0..1, the view's own size, and the name of the intermediate
           that it was computed at; see `jaxvid.inference.explain`.
         """
-        video = jnp.asarray(prediction.view[None])
-        clip = self._prepare(video)
-        heat, name = explain.grad_cam(
-            lambda variables, clip: self._network.apply(variables, clip, train=False),
-            self._variables,
-            clip,
-            int(prediction.scores.argmax()),
-            at,
-        )
+
+        def apply(variables: Any, clip: jax.Array) -> Any:
+            return self._network.apply(variables, clip, train=False)
+
+        clip = self._prepare(jnp.asarray(prediction.view[None]))
+        label = int(prediction.scores.argmax())
+        heat, name = explain.grad_cam(apply, self._variables, clip, label, at)
         _check_answer("the view", np.asarray(heat))
         return explain.enlarge(heat, prediction.view.shape[:3]), name
 
@@ -251,7 +249,8 @@ def make_config(meta: dict[str, Any], model: str | None, path: str | os.PathLike
       JaxvidError: `model` and the checkpoint contradict each other, or neither names a row.
     """
     said = meta.get("row") or meta.get("variant")
-    if not said and not model:
+    name = said or model
+    if not name:
         raise JaxvidError(f"{path} does not say of which model it is: add --model=NAME")
     if said and model and model not in (said, meta.get("variant")):
         row = zoo.starting_row(model)
@@ -260,7 +259,6 @@ def make_config(meta: dict[str, Any], model: str | None, path: str | os.PathLike
                 f"--model={model} contradicts {path}, which is a checkpoint of {said}: leave "
                 "--model out, or give another --checkpoint"
             )
-    name = said or model
     if zoo.pretrains(name):
         raise JaxvidError(
             f"{path} is a checkpoint of {name}, which has no classes: fine-tune from it, with init="

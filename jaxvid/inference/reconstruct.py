@@ -74,7 +74,9 @@ def _make_answer(
 ) -> Callable[..., tuple[jax.Array, masking.Masks]]:
     """(variables, clips uint8 [B, T, H, W, C], numbers [B], view) -> what is answered to masks."""
 
-    def answer(variables: Any, clips: jax.Array, numbers: jax.Array, view: jax.Array | int):
+    def answer(
+        variables: Any, clips: jax.Array, numbers: jax.Array, view: jax.Array | int
+    ) -> tuple[jax.Array, masking.Masks]:
         key = jax.random.fold_in(jax.random.key(seed), view)
         keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
         grid = masking.grid_of(clips.shape[1:], task.cube)

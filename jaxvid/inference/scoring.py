@@ -58,10 +58,10 @@ def make_scorer(
 
 def check_scores(scores: np.ndarray, paths: Sequence[str], what: str = "test") -> None:
     """Refuses scores [N, classes] that are not finite, by the paths [N] of their videos."""
-    bad = np.flatnonzero(~np.isfinite(scores).all(1))
-    if bad.size:
+    bad = np.flatnonzero(~np.isfinite(scores).all(1)).tolist()
+    if bad:
         raise JaxvidError(
-            f"{what}: the network's answers for {bad.size} of {len(scores)} videos are not finite "
+            f"{what}: the network's answers for {len(bad)} of {len(scores)} videos are not finite "
             f"({listed(text.quoted(paths[number]) for number in bad)}): its weights are those of a "
             "training that diverged, or too large for config.model.dtype"
         )

@@ -59,11 +59,15 @@ def _pairwise(x_BTHWC: jax.Array, window: Triple, stride: Triple, padding: Tripl
     return x_BTHWC
 
 
-def _forward(x_BTHWC, window, stride, padding):
+def _forward(
+    x_BTHWC: jax.Array, window: Triple, stride: Triple, padding: Triple
+) -> tuple[jax.Array, jax.Array]:
     return _reduce_windows(x_BTHWC, window, stride, padding), x_BTHWC
 
 
-def _backward(window, stride, padding, x_BTHWC, dy_BTHWC):
+def _backward(
+    window: Triple, stride: Triple, padding: Triple, x_BTHWC: jax.Array, dy_BTHWC: jax.Array
+) -> tuple[jax.Array]:
     _, backward = jax.vjp(lambda x_BTHWC: _pairwise(x_BTHWC, window, stride, padding), x_BTHWC)
     return backward(dy_BTHWC)
 

@@ -5,6 +5,7 @@ time; what is learnt (the tables) is JAX.
 """
 
 import logging
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def resize_table(table: jax.Array, length: int) -> jax.Array:
     return table[low] * (1 - weight) + table[high] * weight
 
 
-def resize_grid(table: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize_grid(table: jax.Array, size: Sequence[int]) -> jax.Array:
     """Interpolates a table [..., H, W, C] bicubically to [..., *size, C], as PyTorch does.
 
     The case meant is PyTorch's with align_corners=False: cells keep their relative places, what

@@ -12,9 +12,14 @@ from jaxvid.base.errors import JaxvidError
 class Pixels(Protocol):
     """What says how pixels enter a network, such as `config.data`."""
 
-    mean: Sequence[float]
-    std: Sequence[float]
-    channel_order: str
+    @property
+    def mean(self) -> Sequence[float]: ...
+
+    @property
+    def std(self) -> Sequence[float]: ...
+
+    @property
+    def channel_order(self) -> str: ...
 
 
 def normalizer(data: Pixels, dtype: jnp.dtype = jnp.float32) -> Callable[[jax.Array], jax.Array]:
@@ -42,6 +47,6 @@ def normalize(
     `mean` and `std` repeat over C where it is a multiple of their length (stacked optical flow).
     """
     repeats = video.shape[-1] // len(mean)
-    mean = jnp.tile(jnp.asarray(mean, jnp.float32), repeats)
-    scale = 1 / jnp.tile(jnp.asarray(std, jnp.float32), repeats)
-    return ((video.astype(jnp.float32) - mean) * scale).astype(dtype)
+    mean_C = jnp.tile(jnp.asarray(mean, jnp.float32), repeats)
+    scale_C = 1 / jnp.tile(jnp.asarray(std, jnp.float32), repeats)
+    return ((video.astype(jnp.float32) - mean_C) * scale_C).astype(dtype)

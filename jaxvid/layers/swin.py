@@ -62,7 +62,7 @@ class WindowAttention(nn.Module):
     def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
         """Maps x [B, T, H, W, C] to the same shape."""
         batch, *size, channels = x_BTHWC.shape
-        window, shift = fit_window(tuple(size), self.window)
+        window, shift = fit_window(size, self.window)
         rolled = self.shifted and any(shift)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=dense_init)
         table_RN = self.param(

@@ -1,5 +1,7 @@
 """Parameter-free operations along time."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
@@ -26,7 +28,8 @@ def temporal_conv_per_sample(x: jax.Array, kernel: jax.Array) -> jax.Array:
     taps, frames = kernel.shape[1], x.shape[1]
     x = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), (0, 0), (0, 0), (0, 0)))
     kernel = kernel[:, :, None, None, None, :]
-    return sum(x[:, tap : tap + frames] * kernel[:, tap] for tap in range(taps))
+    total = sum(x[:, tap : tap + frames] * kernel[:, tap] for tap in range(taps))
+    return cast(jax.Array, total)
 
 
 def motion_of(video: jax.Array) -> jax.Array:

@@ -186,16 +186,16 @@ def _loop(
         name: jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(params.get, names[i::unit]))
         for i, name in enumerate(repeated)
     }
-    rates = [float(block.drop_path) for block in blocks.values()]
+    given = [float(block.drop_path) for block in blocks.values()]
     count = len(names) // unit
-    draws = train and any(rates)
+    draws = train and any(given)
     keys = jax.random.split(trunk.make_rng("dropout"), count) if draws else None
-    rates = jnp.asarray(rates, jnp.float32).reshape(count, unit) if draws else None
+    rates = jnp.asarray(given, jnp.float32).reshape(count, unit) if draws else None
 
-    def step(x, one):
+    def step(x: jax.Array, one: Any) -> tuple[Any, None]:
         params, rates, key = one
 
-        def call(parent):
+        def call(parent: nn.Module) -> jax.Array:
             y = x
             for i, name in enumerate(repeated):
                 block = blocks[name].clone(

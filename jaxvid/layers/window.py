@@ -18,6 +18,7 @@ on pictures has windows of one frame. See Liu et al., "Swin Transformer", ICCV 2
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ import numpy as np
 Triple = tuple[int, int, int]
 
 
-def fit_window(size: Triple, window: Triple) -> tuple[Triple, Triple]:
+def fit_window(size: Sequence[int], window: Triple) -> tuple[Triple, Triple]:
     """The window to use on a grid of `size`, and by how much every second block shifts it.
 
     Along an axis that one window covers it shrinks to the grid and does not shift; elsewhere it
@@ -34,7 +35,7 @@ def fit_window(size: Triple, window: Triple) -> tuple[Triple, Triple]:
     """
     fitted = tuple(min(n, w) for n, w in zip(size, window, strict=True))
     shift = tuple(0 if n <= w else w // 2 for n, w in zip(size, window, strict=True))
-    return fitted, shift
+    return cast(Triple, fitted), cast(Triple, shift)
 
 
 def pad_to_multiples(x_BTHWC: jax.Array, window: Triple) -> jax.Array:
@@ -54,7 +55,7 @@ def partition(x_BTHWC: jax.Array, window: Triple) -> jax.Array:
     return x_BTHWthwC.reshape(-1, math.prod(window), channels)
 
 
-def join(x_MLC: jax.Array, window: Triple, size: Triple) -> jax.Array:
+def join(x_MLC: jax.Array, window: Triple, size: Sequence[int]) -> jax.Array:
     """Undoes `partition`: [B * windows, tokens, C] becomes the grid [B, T, H, W, C] of `size`."""
     channels = x_MLC.shape[-1]
     counts = _spans(size, window)[::2]
@@ -68,7 +69,7 @@ def _spans(size: Sequence[int], window: Triple) -> list[int]:
     return [k for n, w in zip(size, window, strict=True) for k in (n // w, w)]
 
 
-def regions(size: Triple, window: Triple, shift: Triple) -> np.ndarray:
+def regions(size: Sequence[int], window: Triple, shift: Triple) -> np.ndarray:
     """Numbers what lay together before a grid of `size` was rolled by -`shift`.
 
     Tokens of one window with different numbers come from opposite ends of the grid, and must not
@@ -87,7 +88,7 @@ def regions(size: Triple, window: Triple, shift: Triple) -> np.ndarray:
     return number_TtHhWw.transpose(0, 2, 4, 1, 3, 5).reshape(-1, math.prod(window))
 
 
-def shift_mask(size: Triple, window: Triple, shift: Triple) -> jax.Array:
+def shift_mask(size: Sequence[int], window: Triple, shift: Triple) -> jax.Array:
     """Which tokens of a rolled grid may look at each other: bool [windows, tokens, tokens]."""
     # Compared at run time: as a constant this would be the largest part of a compiled program.
     region_ML = jnp.asarray(regions(size, window, shift))

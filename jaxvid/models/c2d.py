@@ -54,7 +54,7 @@ class C2D(nn.Module):
 Model = C2D
 
 FAMILY = "C2D"
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "c2d_r50_nopool": {"depth": 50, "pool": False, "dropout": 0.4},
     "c2d_r101_nopool": {"depth": 101, "pool": False, "dropout": 0.4},
     "c2d_r50_pool": {"depth": 50},

@@ -8,7 +8,7 @@ clips has norms, no hidden layers, and sees what moves instead of the frames.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -83,7 +83,7 @@ class C3D(nn.Module):
         """Maps the last map [B, T, H, W, C] of clips of `size` to features [B, hidden]."""
         # The reference flattens channels first.
         x = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
-        made = self.get_variable("params", "fc6")
+        made: Any = self.get_variable("params", "fc6")
         if made is not None and made["kernel"].shape[0] != x.shape[-1]:
             raise JaxvidError(
                 f"C3D's first linear layer has {made['kernel'].shape[0]} inputs, but a clip of "
@@ -91,7 +91,7 @@ class C3D(nn.Module):
                 "of the size it was trained on (16x112x112 as published)"
             )
         init = nn.initializers.normal(0.005)
-        hidden = partial(nn.Dense, self.hidden, dtype=self.dtype, kernel_init=init)
+        hidden = partial(nn.Dense, cast(int, self.hidden), dtype=self.dtype, kernel_init=init)
         x = nn.relu(hidden(name="fc6")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.relu(hidden(name="fc7")(x))

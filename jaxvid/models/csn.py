@@ -99,7 +99,7 @@ Model = CSN
 _TINY = {"blocks": (1, 1), "width": 8}
 
 FAMILY = "CSN"
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "csn_ir_r152": {"depth": 152},
     "csn_ir_r50": {"depth": 50},
     "csn_ip_r152": {"depth": 152, "preserve": True},

@@ -9,7 +9,7 @@ depthwise convolution in each stage; attention itself knows none.
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -85,7 +85,7 @@ class LocalAttention(nn.Module):
         return dense(width, self.dtype, "proj")(y[:, : size[0], : size[1], : size[2]])
 
 
-def _real_keys(x, fitted):
+def _real_keys(x: jax.Array, fitted: Triple) -> jax.Array:
     """Which keys of each window lie on the grid of x: bool [B * windows, 1, tokens, tokens]."""
     real = jnp.ones((*x.shape[:4], 1), jnp.float32)
     keys = window.partition(window.pad_to_multiples(real, fitted), fitted)[:, None, None, :, 0]
@@ -268,16 +268,16 @@ class DualFormer(nn.Module):
             out[f"stage{stage + 1}"] = x
 
         if self.token_labels and (train or self.is_initializing()):
-            head = TokenHead(self.num_classes, self.dropout, self.dtype, name="token_head")
-            out["token_logits"] = head(x, train)
+            labeller = TokenHead(self.num_classes, self.dropout, self.dtype, name="token_head")
+            out["token_logits"] = labeller(x, train)
         head = MeanHead(self.num_classes, self.dropout, dtype=self.dtype, name="head")
         logits, out["pre_logits"] = head(x, train)
         return logits, out
 
 
-def _divided(size, counts):
+def _divided(size: Triple, counts: Triple) -> Triple:
     """Cells of which `counts` make up `size`, one token at least."""
-    return tuple(max(n // c, 1) for n, c in zip(size, counts, strict=True))
+    return cast(Triple, tuple(max(n // c, 1) for n, c in zip(size, counts, strict=True)))
 
 
 Model = DualFormer

@@ -11,7 +11,7 @@ its channels in the MLP of the block before a stage rather than in the attention
 import itertools
 import logging
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -59,7 +59,7 @@ def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
 
 def pooled(size: Triple, stride: Triple) -> Triple:
     """The token grid that any pooling of this family makes of a grid `size` (T, H, W)."""
-    return tuple(-(-n // s) for n, s in zip(size, stride, strict=True))
+    return cast(Triple, tuple(-(-n // s) for n, s in zip(size, stride, strict=True)))
 
 
 class HeadPool(nn.Module):
@@ -119,10 +119,10 @@ class RelativePositions(nn.Module):
             )
             table = relative_embeddings(table, q_size[axis], k_size[axis])
             terms.append(jnp.einsum(formula, grid, table.astype(q.dtype)))
-        terms = jnp.concatenate(terms, axis=-1).reshape(*q.shape[:3], -1)
+        channels = jnp.concatenate(terms, axis=-1).reshape(*q.shape[:3], -1)
         places = jnp.asarray(axis_one_hots(k_size), q.dtype)[None, :, None]
         class_token = ((0, 0), (1, 0), (0, 0), (0, 0))
-        return jnp.pad(terms, class_token), jnp.pad(places, class_token)
+        return jnp.pad(channels, class_token), jnp.pad(places, class_token)
 
 
 class Attention(nn.Module):
@@ -161,7 +161,7 @@ class Attention(nn.Module):
             n // min(strides)
             for n, *strides in zip(self.table_size, self.stride_q, self.stride_kv, strict=True)
         )
-        positions, places = RelativePositions(rows, name="positions")(
+        positions, places = RelativePositions(cast(Triple, rows), name="positions")(
             q[:, 1:], pooled(size, self.stride_q), pooled(size, self.stride_kv)
         )
         # The positional term is a dot product too, of what each query makes of the tables with the
@@ -230,11 +230,11 @@ class Block(nn.Module):
         return add(shortcut, drop_path(y, train), train)
 
 
-def _pool_shortcut(x, size, stride):
+def _pool_shortcut(x: jax.Array, size: Triple, stride: Triple) -> jax.Array:
     """Max-pools the tokens of x [B, 1 + T H W, C]; the class token passes."""
-    window = tuple(s + 1 if s > 1 else 1 for s in stride)
+    window = cast(Triple, tuple(s + 1 if s > 1 else 1 for s in stride))
     grid = x[:, 1:].reshape(x.shape[0], *size, x.shape[-1])
-    grid = max_pool(grid, window, stride, tuple(w // 2 for w in window))
+    grid = max_pool(grid, window, stride, cast(Triple, tuple(w // 2 for w in window)))
     return jnp.concatenate([x[:, :1], grid.reshape(x.shape[0], -1, x.shape[-1])], axis=1)
 
 
@@ -288,7 +288,7 @@ class MViT(nn.Module):
             stride_q = (1, 1, 1)
             if i in self.downscale:
                 heads, stride_q = heads * 2, (1, 2, 2)
-                stride_kv = tuple(max(s // 2, 1) for s in stride_kv)
+                stride_kv = cast(Triple, tuple(max(s // 2, 1) for s in stride_kv))
             grows = (i if self.grow_in_attention else i + 1) in self.downscale
             dim_out = dim * 2 if grows else dim
             dim_attention = dim_out if self.grow_in_attention else dim
@@ -296,7 +296,8 @@ class MViT(nn.Module):
                 BlockPlan(dim, dim_attention, dim_out, heads, stride_q, stride_kv, table_size)
             )
             # Rounded down, unlike the grid itself: published tables have these lengths.
-            table_size = tuple(n // s for n, s in zip(table_size, stride_q, strict=True))
+            sides = zip(table_size, stride_q, strict=True)
+            table_size = cast(Triple, tuple(n // s for n, s in sides))
             dim = dim_out
         return plans
 
@@ -320,8 +321,7 @@ class MViT(nn.Module):
             name="patch_embed",
         )(video)
         out = {"stem": grid}
-        batch, *size, _ = grid.shape
-        size = tuple(size)
+        batch, size = grid.shape[0], cast(Triple, grid.shape[1:4])
         token = self.param("cls_token", nn.initializers.zeros, (1, 1, self.dim), jnp.float32)
         token = jnp.broadcast_to(token.astype(grid.dtype), (batch, 1, self.dim))
         x = jnp.concatenate([token, grid.reshape(batch, -1, self.dim)], axis=1)

@@ -138,6 +138,7 @@ class SlowFast(nn.Module):
             **shared,
         )(slow_video, train)
         out.update({f"fast_{name}": value for name, value in fast_out.items()})
+        kind: type[PositionHead] | type[MeanHead]
         if self.pyslowfast:
             kind = PositionHead
             pooled = [mean_windows(x, self.window) for x in (slow, fast)]
@@ -156,7 +157,7 @@ _PYSLOWFAST = {**_8X8, "lateral_norm": True, "pyslowfast": True}
 _TINY = {"blocks": (1, 1), "width": 16, "alpha": 2, "lateral_kernel": 5}
 
 FAMILY = "SlowFast"
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "slowfast_r50_4x16": {},
     "slowfast_r50_8x8": _8X8,
     "slowfast_r50_8x8_lateralnorm": {**_8X8, "lateral_norm": True},

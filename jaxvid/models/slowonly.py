@@ -14,7 +14,7 @@ import jax
 from jaxvid.layers import names
 from jaxvid.layers.heads import MeanHead
 from jaxvid.layers.non_local import non_local_hook, non_local_names
-from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, no_hook, resnet_names
+from jaxvid.layers.resnet import DEPTHS, BasicBlock, Bottleneck, Hook, ResNet, no_hook, resnet_names
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
 
 
@@ -38,7 +38,7 @@ class SlowOnly(nn.Module):
         self, video: jax.Array, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Maps video [B, T, H, W, C] to logits [B, classes] and the intermediates by name."""
-        hook = no_hook
+        hook: Hook = no_hook
         if self.non_local:
             hook = non_local_hook(self.non_local, scale=True, dtype=self.dtype)
         x, out = ResNet(

@@ -92,7 +92,7 @@ class AggregationBlock(ResidualBlock):
         y = ConvNorm(GROUPS * width, (1, 1, 1), name="conv1", **shared)(x, train)
         y = MotionExcitation(self.dtype, name="me")(y, train)
         *groups, last = jnp.split(y, GROUPS, axis=-1)
-        parts = []
+        parts: list[jax.Array] = []
         for i, group in enumerate(groups):
             y = group if first or not parts else group + parts[-1]
             y = self.along_time(width, stay, f"shift{i}")(y)

@@ -122,6 +122,7 @@ class TimeSformer(nn.Module):
         token, grid = self.embed(grid)
 
         hidden = self.mlp_ratio * self.dim
+        block: DividedBlock | Block
         if self.attention == "divided":
             block = DividedBlock(self.heads, hidden, frames, dtype=self.dtype, parent=None)
         else:
@@ -173,7 +174,7 @@ class TimeSformer(nn.Module):
 Model = TimeSformer
 
 FAMILY = "TimeSformer"
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "timesformer_divst": {},
     "timesformer_jointst": {"attention": "joint"},
     "timesformer_spaceonly": {"attention": "space"},

@@ -52,7 +52,7 @@ def draw_relations(frames: int, seed: int) -> Relations:
     The first length is that of the whole clip, which has one subset and needs no draw.
     """
     rng = np.random.RandomState(seed)
-    relations = [(tuple(range(frames)),)]
+    relations: list[tuple[tuple[int, ...], ...]] = [(tuple(range(frames)),)]
     for length in range(frames - 1, 1, -1):
         every = subsets(frames, length)
         chosen = rng.choice(len(every), min(SUBSETS, len(every)), replace=False)
@@ -69,7 +69,7 @@ class RelationHead(nn.Module):
     @nn.compact
     def __call__(self, related: Sequence[jax.Array]) -> jax.Array:
         """Maps features [B, N, F] of each length's subsets to logits, float32 or wider."""
-        logits = 0
+        logits: Any = 0
         for i, x in enumerate(related):
             fc = nn.Dense(self.num_classes, kernel_init=_INIT, dtype=self.dtype, name=f"fc{i}")
             scores = fc(x)

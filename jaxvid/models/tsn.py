@@ -178,7 +178,7 @@ _STH_8 = replace(_SGD_50, batch_size=128, lr=0.02, flip=0.0)
 _STH_16 = replace(_SGD_50, batch_size=32, lr=0.005, weight_decay=5e-4, clip_norm=20.0, flip=0.0)
 _RESIZED = replace(_SGD, crop_mode="random_resized")
 _RESIZED_96 = replace(_RESIZED, batch_size=96, lr=0.00375)
-_EVAL_NORM = {"freeze_norm": "statistics", "norm_groups": 1}
+_EVAL_NORM: dict[str, Any] = {"freeze_norm": "statistics", "norm_groups": 1}
 _UCF = replace(_RESIZED, epochs=75, lr=0.00128, weight_decay=5e-4, milestones=())
 _HMDB = replace(_RESIZED, epochs=50, lr=0.025, milestones=(20, 40))
 _ACTIVITYNET = replace(_HMDB, batch_size=64, lr=0.001, initial_weights="tsn_r50_1x1x8_k400_320p")

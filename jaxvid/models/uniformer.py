@@ -9,6 +9,7 @@ shortens time; a stage begins by cutting its maps into patches of 2 x 2.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -169,7 +170,7 @@ class UniFormer(nn.Module):
             x = PatchEmbed(dim, cut, self.dtype, name=f"patch_embed{stage}")(x)
             if stage == 1:
                 out["stem"] = x
-            kind = LocalBlock
+            kind: Callable[..., nn.Module] = LocalBlock
             if stage > 2:
                 kind = functools.partial(GlobalBlock, dim // self.head_dim)
             blocks = {

@@ -10,7 +10,7 @@ The zoo's networks have no relations between neighbouring frames inside the imag
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -157,8 +157,7 @@ class UniFormerV2(nn.Module):
             name="patch_embed",
         )(video)
         out = {"stem": grid}
-        batch, *size, _ = grid.shape
-        size = tuple(size)
+        batch, size = grid.shape[0], cast(tuple[int, int, int], grid.shape[1:4])
         x = self._tokens(grid)
         token = self.param("video_token", zeros, (1, 1, self.dim), jnp.float32)
         token = jnp.broadcast_to(token.astype(x.dtype), (batch, 1, self.dim))

@@ -9,6 +9,7 @@ the few visible ones only, and a narrow decoder, which is dropped afterwards, an
 others. V1 and V2 are one network: V2 is about how to pretrain it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +80,7 @@ class Encoder(nn.Module):
         out["stage1"] = x.reshape(grid.shape) if visible is None else x
         return x, out
 
-    def positions(self, size: tuple[int, int, int]) -> jax.Array:
+    def positions(self, size: Sequence[int]) -> jax.Array:
         """Makes the embedding of each cube of a grid `size` (T, H, W): [T, H, W, C]."""
         return grid_positions(self.img_size // self.patch, size, self.dim)
 
@@ -220,7 +221,7 @@ def transform(
     return apply_blocks(trunk, blocks, x, train, trunk.scan_blocks)
 
 
-def grid_positions(side: int, size: tuple[int, int, int], dim: int) -> jax.Array:
+def grid_positions(side: int, size: Sequence[int], dim: int) -> jax.Array:
     """The fixed embeddings [T, H, W, dim] of a grid `size` (T, H, W).
 
     They are those of a grid whose height and width are `side`, and interpolated where it differs.
@@ -248,7 +249,7 @@ Model = VideoMAE
 PretrainingModel = MaskedAutoencoder
 
 FAMILY = {"videomae": "VideoMAE", "videomaev2": "VideoMAE V2"}
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "videomae_vit_b": {},
     "videomae_vit_l": {"dim": 1024, "depth": 24, "heads": 16},
     "videomaev2_vit_s": {"dim": 384, "heads": 6},

@@ -117,7 +117,7 @@ _LARGE = (5, 10, 25, 15)
 _TINY = {"width": 8, "hidden": 16}
 
 FAMILY = "X3D"
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "x3d_s": {},
     "x3d_m": {},
     "pyslowfast_x3d_m": {"window": 7},

@@ -90,11 +90,11 @@ def draw(keys: jax.Array, grid: Cube, ratio: float, decoder_ratio: float = 0.0) 
         tubes, cell = jax.random.split(key)
         order = jax.random.permutation(tubes, area)
         seen = jnp.zeros(area, bool).at[order[hidden:]].set(True)
-        visible = (times + jnp.sort(order[hidden:])).reshape(-1)
+        visible = (jnp.sort(order[hidden:]) + times).reshape(-1)
         if decoder_ratio:
             decoded = jnp.asarray(cells)[jax.random.randint(cell, (), 0, len(cells))]
         else:
-            decoded = (times + jnp.sort(order[:hidden])).reshape(-1)
+            decoded = (jnp.sort(order[:hidden]) + times).reshape(-1)
         return Masks(visible, decoded, ~seen[decoded % area])
 
     return jax.vmap(one)(keys)
@@ -123,7 +123,8 @@ def grid_of(clip: tuple[int, ...], cube: Cube) -> Cube:
             f"cubes of {cube[0]} x {cube[1]} x {cube[2]}: choose data.crop and test.crop, and the "
             "clip_len of both samplings, as multiples of those"
         )
-    return tuple(size // side for size, side in zip(clip, cube, strict=False))
+    length, height, width = (size // side for size, side in zip(clip, cube, strict=False))
+    return length, height, width
 
 
 def cut(video: jax.Array, cube: Cube) -> jax.Array:

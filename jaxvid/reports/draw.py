@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -236,7 +236,7 @@ def _thermal(heat: np.ndarray) -> np.ndarray:
     return 255 * matplotlib.colormaps["turbo"](np.clip(heat, 0, 1))[..., :3]
 
 
-def _font(size: int, bold: bool = False):
+def _font(size: int, bold: bool = False) -> Any:
     # matplotlib brings a typeface that has far more than Latin letters; Pillow's own has not.
     import matplotlib
     from PIL import ImageFont
@@ -247,7 +247,7 @@ def _font(size: int, bold: bool = False):
     )
 
 
-def _fitted(text: str, room: float, font) -> str:
+def _fitted(text: str, room: float, font: Any) -> str:
     """Returns the text, or as much of its beginning as fits into `room` pixels with an ellipsis."""
     text = shown(" ".join(text.split()))
     if font.getlength(text) <= room:
@@ -258,7 +258,7 @@ def _fitted(text: str, room: float, font) -> str:
     return text[:kept].rstrip() + "…"
 
 
-def _figure(classes: int, label: float):
+def _figure(classes: int, label: float) -> tuple[Any, Any]:
     """A square for so many classes, and room beside it for their labels of so many pixels."""
     # The object interface, not pyplot: no global state and no display needed.
     from matplotlib.figure import Figure

@@ -183,7 +183,7 @@ def reconstruction(losses: np.ndarray) -> Reconstruction:
     )
 
 
-def measure(scores: np.ndarray, labels: np.ndarray) -> Result:
+def measure(scores: np.ndarray, labels: np.ndarray) -> Accuracy | MultiLabel:
     """What there is to say of scores [N, classes] against labels [N] or targets [N, classes]."""
     return accuracy(scores, labels) if labels.ndim == 1 else multi_label(scores, labels)
 

@@ -193,7 +193,7 @@ class Run:
         to_save = moved and (to_test or self.step % train.checkpoint_steps == 0)
         return to_test, to_save
 
-    def clips(self) -> Iterator[dict[str, np.ndarray]]:
+    def clips(self) -> pipeline.Batches:
         """Training batches from that of this step on."""
         return pipeline.train_batches(
             self.videos.train,

@@ -29,7 +29,7 @@ class Mixing:
     switch: float = 0.5
     repeats: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
             if getattr(self, name) < 0:
                 raise JaxvidError(

@@ -31,7 +31,7 @@ def make_schedule(config: Optim, steps: int, epochs: float) -> optax.Schedule:
     warmup = min(round(config.warmup_epochs * per_epoch), steps)
     starts = np.round(np.arange(math.ceil(epochs)) * per_epoch).astype(np.int32)
 
-    def held(step):
+    def held(step: Any) -> jax.Array:
         """The first step of the epoch of a step."""
         return jnp.asarray(starts)[jnp.searchsorted(starts, step, side="right") - 1]
 
@@ -52,16 +52,18 @@ def make_schedule(config: Optim, steps: int, epochs: float) -> optax.Schedule:
             f"config.optim.schedule={config.schedule!r} is unknown: take cosine, step or constant"
         )
 
-    def base(step):
+    def base(step: Any) -> Any:
         return moving(held(step) if config.schedule_every == "epoch" else step)
 
     if not warmup:
         return base
     if config.warmup == "line":
         low, high = config.warmup_factor * config.lr, base(warmup)
-        return lambda step: jnp.where(
-            step < warmup, low + (high - low) * (step / warmup), base(step)
-        )
+
+        def line(step: Any) -> jax.Array:
+            return jnp.where(step < warmup, low + (high - low) * (step / warmup), base(step))
+
+        return line
     rise = round((config.warmup_epochs - 1) * per_epoch)
     if config.warmup_every == "epoch" and rise > 0:
         ramp = optax.linear_schedule(config.warmup_factor, 1.0, rise)
@@ -73,7 +75,7 @@ def make_schedule(config: Optim, steps: int, epochs: float) -> optax.Schedule:
 def _cosine(first: float, last: float, begin: int, length: int) -> optax.Schedule:
     """Half a cosine from `first` at step `begin` to `last` at `length` steps later."""
 
-    def rate(step):
+    def rate(step: Any) -> jax.Array:
         left = jnp.clip((begin + length - step) / length, 0, 1)
         # (1 + cos(x)) / 2, which cancels where little is left.
         return last + (first - last) * jnp.square(jnp.sin(jnp.pi / 2 * left))
@@ -93,7 +95,7 @@ def decay_mask(params: Any, no_decay: Sequence[str]) -> Any:
     (norm scales and biases).
     """
 
-    def decays(key_path, value):
+    def decays(key_path: Any, value: Any) -> bool:
         path = path_of(key_path)
         return not any(
             np.ndim(value) < 2 if pattern == "ndim<2" else fnmatch.fnmatch(path, pattern)
@@ -109,7 +111,7 @@ def scale_rates(scales: Sequence[tuple[str, float]]) -> optax.GradientTransforma
     `scales` are (pattern, scale) pairs; where several match, all of them multiply.
     """
 
-    def scale(key_path, update):
+    def scale(key_path: Any, update: jax.Array) -> jax.Array:
         path = path_of(key_path)
         for pattern, factor in scales:
             if fnmatch.fnmatch(path, pattern):
@@ -126,7 +128,7 @@ def scale_layers(layer_of: Mapping[str, int], decay: float) -> optax.GradientTra
     """
     top = max(layer_of.values())
 
-    def scale(key_path, update):
+    def scale(key_path: Any, update: jax.Array) -> jax.Array:
         return update * decay ** (top - layer_of[path_of(key_path)])
 
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
@@ -145,7 +147,7 @@ def make_optimizer(
     `layer_decay` and `layer_of`, where given, for `scale_layers`.
     """
 
-    def mask(params):
+    def mask(params: Any) -> Any:
         return decay_mask(params, config.no_decay)
 
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []

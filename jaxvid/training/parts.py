@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import flax.linen as nn
@@ -36,12 +36,12 @@ def find(model: nn.Module, clip_shape: Sequence[int]) -> Parts:
     params: list[str] = []
     norms: list[str] = []
 
-    def note(call, args, kwargs, context):
+    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
             norms.append("/".join(context.module.path))
         return call(*args, **kwargs)
 
-    def run(key, clip):
+    def run(key: jax.Array, clip: jax.Array) -> None:
         with nn.intercept_methods(note):
             variables = model.init(key, clip, train=False)
         # Here the dicts are still in the order in which the network filled them.
@@ -165,7 +165,7 @@ def holding_norms(paths: Set[str], every: bool = False) -> Iterator[None]:
     changes nothing at all.
     """
 
-    def hold(call, args, kwargs, context):
+    def hold(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
         if isinstance(module, BatchNorm) and context.method_name == "__call__":
             path = "/".join(module.path)
@@ -184,7 +184,7 @@ def grouping_norms(groups: int, measure: bool = False) -> Iterator[None]:
     With `measure` their running statistics become the batch's; see `BatchNorm`.
     """
 
-    def group(call, args, kwargs, context):
+    def group(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
             return call(*args, **kwargs, groups=groups, measure=measure)
         return call(*args, **kwargs)
@@ -201,7 +201,7 @@ def recomputing(paths: Set[str]) -> Iterator[None]:
     """
     inside: list[str] = []
 
-    def wrap(call, args, kwargs, context):
+    def wrap(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         path = "/".join(context.module.path)
         if path not in paths or context.method_name != "__call__" or path in inside:
             return call(*args, **kwargs)

@@ -31,7 +31,7 @@ class Length(NamedTuple):
 
     per_epoch: int
     steps: int
-    rate: Callable[[int], Any]
+    rate: Callable[[Any], Any]
 
 
 class Knobs(NamedTuple):

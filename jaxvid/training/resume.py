@@ -169,7 +169,7 @@ def _plain(config: Config) -> dict[str, Any]:
 def _read(workdir: pathlib.Path, step: int) -> dict[str, Any] | None:
     """The values that `step` was made with, or None where they cannot be read."""
     later = {path: first for path, first in _later(workdir).items() if first < step}
-    path = max(later, key=later.get, default=workdir / CONFIG)
+    path = max(later, key=later.__getitem__, default=workdir / CONFIG)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -45,7 +45,7 @@ def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     decoder = [name for name in loaded if name.startswith("params/decoder/") and name not in own]
     for name in decoder:
         del loaded[name]
-    other_classes = bool(known) and list(known) != classes
+    other_classes = bool(known and list(known) != classes)
 
     def is_new(name: str) -> bool:
         if name in missing:

@@ -23,10 +23,10 @@ class Window:
     first: int
     waited: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._start = time.monotonic()
-        self._measured = []
-        self._videos = []
+        self._measured: list[dict[str, jax.Array]] = []
+        self._videos: list[np.ndarray] = []
 
     def add(self, measured: dict[str, jax.Array], videos: np.ndarray) -> None:
         """Keeps a step's measurements on the device, so that logging never stalls it.

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+from collections.abc import Hashable, Sequence
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import read_names
@@ -62,7 +63,7 @@ def channel_map(source: str, target: str) -> list[int | None]:
     return found
 
 
-def _kinetics_channels(name: str) -> list[int] | None:
+def _kinetics_channels(name: str) -> Sequence[Hashable] | None:
     """For each class of a Kinetics dataset that of Kinetics-710; None for other datasets."""
     if name == "kinetics710":
         return list(range(CLASS_COUNTS[name]))

@@ -108,7 +108,8 @@ class _Plan:
 
     def wrong(self, results: Sequence[Result]) -> tuple[dict[str, str], dict[str, str]]:
         """The paths of videos that were left out, and of those kept though damaged, and why."""
-        bad, damaged = dict(self.repeated), {}
+        bad = dict(self.repeated)
+        damaged: dict[str, str] = {}
         for result in results:
             bad |= {self.jobs[number].path: reason for number, reason in result.bad.items()}
             damaged |= {self.jobs[number].path: why for number, why in result.damaged.items()}

@@ -8,6 +8,7 @@ import pathlib
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from typing import cast
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
@@ -33,7 +34,7 @@ def in_processes(
         while waiting and len(busy) < workers:
             begin(_Worker(workplace), waiting.popleft())
         while busy:
-            for pipe in wait(list(busy)):
+            for pipe in cast(list[Connection], wait(list(busy))):
                 worker = busy.pop(pipe)
                 try:
                     message = pipe.recv()
@@ -102,6 +103,7 @@ def _work(pipe: Connection, workplace: pathlib.Path) -> None:
         pipe.send(None)  # it has started: from now on, what ends it is a video
         while True:
             task = pipe.recv()
+            answer: Result | OSError | str
             try:
                 answer = write_shard(task, workplace, pipe.send)
             except ConnectionError:
