@@ -37,7 +37,7 @@ def convert(
     num_classes: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     ema: bool = False,
-) -> dict:
+) -> dict[str, Any]:
     """Returns `{"params", "batch_stats"}` of model `name`, nested dicts of float32 numpy arrays.
 
     `source` is a file that `files.read` reads, with `ema` its averaged copy, or a dict of arrays by

@@ -75,7 +75,7 @@ def inflate(
     *,
     overrides: Mapping[str, Any] | None = None,
     ema: bool = False,
-) -> dict:
+) -> dict[str, Any]:
     """Returns the variables of model `name` that an image classifier has: its trunk's.
 
     `source` is a file or a dict of arrays in the style of torchvision, timm, mmpretrain or CLIP. A

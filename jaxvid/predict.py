@@ -29,7 +29,10 @@ from jaxvid.base.text import say, say_json, shown
 from jaxvid.reports import draw
 
 if TYPE_CHECKING:
-    from jaxvid.inference.predictor import Prediction, Predictor
+    from jaxvid.inference.predictor import Prediction as Prediction
+    from jaxvid.inference.predictor import Predictor as Predictor
+    from jaxvid.inference.predictor import class_names as class_names
+    from jaxvid.inference.predictor import make_config as make_config
 
 # fmt: off
 EXTENSIONS = (

@@ -1,5 +1,6 @@
 """Imports go one way: who may import whom, as tables, against what the source really says."""
 
+import configparser
 import re
 import subprocess
 import sys
@@ -124,6 +125,20 @@ def test_every_folder_of_code_is_installed():
     named = re.search(r"^packages =\n((?: {4}[\w.]+\n)+)", setup, re.M)[1].split()
     folders = {module_name(path.parent / "__init__.py") for path in SOURCES.values()}
     assert set(named) == folders - {"configs"} | {"jaxvid.configs"}
+
+
+def test_every_other_file_is_installed():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    data = setup["options.package_data"]
+    for package in data:
+        files = [path for path in (ROOT / package).rglob("*") if path.is_file()]
+        others = {path for path in files if path.suffix not in (".py", ".pyc")}
+        patterns = data[package].replace("\n", ",").split(",")
+        listed = {path for pattern in patterns for path in (ROOT / package).glob(pattern.strip())}
+        assert others == listed & others
+        assert ROOT / package / "py.typed" in listed  # Which says to type checkers to look inside.
+    assert set(data) == {"jaxvid", "converters"}
 
 
 HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "av", "PIL", "matplotlib", "orbax"}

@@ -145,7 +145,7 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"ffmpeg ", check_ffmpeg),
     (r"python -m pytest", check_pytest),
     (r"python -m tests\.", check_module),
-    (r"ruff ", check_ruff),
+    (r"ruff |mypy$", check_ruff),
     (r"sphinx-build ", check_site),
     (r"python -m jaxvid\.main .*--mode=eval", "--config.test.batch_size=4"),
     (r"python -m jaxvid\.main ", FEW_STEPS),

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 from jaxvid.base import finite, locks
 from jaxvid.base.errors import JaxvidError
@@ -29,7 +30,7 @@ def save(path: str | Path, variables: dict, meta: dict, *, overwrite: bool = Fal
         peers.wait_for_all("written")
 
 
-def load(path: str | os.PathLike, weights: str | None = None) -> dict:
+def load(path: str | os.PathLike, weights: str | None = None) -> dict[str, Any]:
     """Reads `{"params", "batch_stats"}`: nested dicts of numpy arrays, whatever devices wrote them.
 
     `path` is a checkpoint's folder or a training run's, which means its best checkpoint, or its
@@ -54,7 +55,7 @@ def load(path: str | os.PathLike, weights: str | None = None) -> dict:
     return {"params": {}, "batch_stats": {}} | (read["ema"] if inside else read)
 
 
-def load_finite(path: str | os.PathLike, weights: str | None = None) -> dict:
+def load_finite(path: str | os.PathLike, weights: str | None = None) -> dict[str, Any]:
     """Reads as `load` does what is to be computed with: no array may hold NaN or infinity."""
     variables = load(path, weights)
     names, arrays, _ = leaves.flatten(variables)
@@ -62,7 +63,7 @@ def load_finite(path: str | os.PathLike, weights: str | None = None) -> dict:
     return variables
 
 
-def load_meta(path: str | os.PathLike) -> dict:
+def load_meta(path: str | os.PathLike) -> dict[str, Any]:
     """Reads what the checkpoint at `path` says of itself, with `step` and `metric` in training."""
     folder = find(path)
     record = record_of(folder)

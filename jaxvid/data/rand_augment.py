@@ -88,9 +88,7 @@ def apply(frames: Any, kinds: Any, values: Any, fill: int = 128) -> Any:
 
     def one(i, frames):
         branches = [lambda f=f: f(frames, values[i]) for f in _OPERATIONS.values()]
-        branches += [
-            lambda f=f: _move(frames, *f(frames, values[i]), fill) for f in _MOVES.values()
-        ]
+        branches += [lambda f=f: _move(frames, f(frames, values[i]), fill) for f in _MOVES.values()]
         return i + 1, tf.ensure_shape(tf.switch_case(kinds[i], branches), shape)
 
     return tf.while_loop(lambda i, _: i < tf.size(kinds), one, (0, frames))[1]
@@ -214,8 +212,9 @@ def _translate_y(frames, share):
     return [1.0, 0.0, 0.0], [0.0, 1.0, share * height]
 
 
-def _move(frames, x, y, fill):
+def _move(frames, rows, fill):
     """Takes pixel (x, y) from where the two rows, times (x, y, 1), say; `fill` from outside."""
+    x, y = rows
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=_float(frames),
         transforms=tf.stack([*x, *y, 0.0, 0.0])[None],

@@ -16,6 +16,8 @@ import numpy as np
 from jaxvid.base.errors import JaxvidError
 
 Apply = Callable[[Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Program = Any
+"""What `jax.make_jaxpr` gives: a `ClosedJaxpr`, which JAX's newest releases call otherwise."""
 # What only chooses and arranges numbers, as between the tokens of a stage and their grid.
 _ARRANGE = ("convert_element_type", "copy", "reshape", "slice", "squeeze", "transpose")
 
@@ -42,6 +44,7 @@ def grad_cam(
     Raises:
       JaxvidError: the logit depends on no intermediate [1, T', H', W', C'], or not on that one.
     """
+    program: Program
     program, shapes = jax.make_jaxpr(apply, return_shape=True)(variables, clip)
     arguments = jax.tree.leaves((variables, clip))
     # Flattened as the outputs of the program are, which orders names by their letters.
@@ -101,7 +104,7 @@ def _needed(eqns: list[jex.JaxprEqn], outvar: jex.Var) -> tuple[set[jex.Var], li
 
 
 def _heat(
-    program: jex.ClosedJaxpr, source: jex.Var, var: jex.Var, label: int
+    program: Program, source: jex.Var, var: jex.Var, label: int
 ) -> Callable[[list[jax.Array]], tuple[jax.Array, jax.Array]]:
     """A function of the program's arguments to the heat at `var`, and whether it has a gradient."""
     jaxpr = program.jaxpr
@@ -127,7 +130,7 @@ def _heat(
 
 
 def _function(
-    program: jex.ClosedJaxpr, invars: list[jex.Var], eqns: list[jex.JaxprEqn], outvar: jex.Var
+    program: Program, invars: list[jex.Var], eqns: list[jex.JaxprEqn], outvar: jex.Var
 ) -> Callable[..., jax.Array]:
     """The part of a program that computes `outvar` from `invars`."""
     part = jex.Jaxpr(
@@ -138,5 +141,5 @@ def _function(
         program.jaxpr.effects,
         program.jaxpr.debug_info._replace(arg_names=("",) * len(invars), result_paths=("",)),
     )
-    function = jex.jaxpr_as_fun(jex.ClosedJaxpr(part, program.consts))
+    function = jex.jaxpr_as_fun(type(program)(part, program.consts))
     return lambda *arguments: function(*arguments)[0]

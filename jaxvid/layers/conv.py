@@ -326,7 +326,8 @@ def _depthwise_forward(x_BTHWC, kernel_thwC, geometry):
 
 
 def _depthwise_backward(geometry, saved, dy_BTHWC):
-    return _depthwise_dx(*saved, dy_BTHWC, geometry), _depthwise_dkernel(*saved, dy_BTHWC, geometry)
+    given = (*saved, dy_BTHWC, geometry)
+    return _depthwise_dx(*given), _depthwise_dkernel(*given)
 
 
 def _depthwise_dx(x_BTHWC, kernel_thwC, dy_BTHWC, geometry):
@@ -338,7 +339,7 @@ def _depthwise_dx(x_BTHWC, kernel_thwC, dy_BTHWC, geometry):
         flipped = dataclasses.replace(geometry, padding=(0, 0, 0))
         return _sum_of_shifts(dy_BTHWC, kernel_THWthwC[:, :, :, 0, 0, 0], flipped)
     unit = dataclasses.replace(geometry, kernel=phases.kernel, stride=(1, 1, 1))
-    dx_BTtHhWwC = 0
+    dx_BTtHhWwC: Any = 0
     for tap, part_BTHWC in _slices(dy_BTHWC, unit):
         part_BT1H1W1C = jnp.expand_dims(part_BTHWC.astype(_sum_dtype(x_BTHWC)), (2, 4, 6))
         tap_1t1h1wC = jnp.expand_dims(kernel_THWthwC[tap], (0, 2, 4))

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxvid.base.errors import JaxvidError
 
@@ -22,7 +23,7 @@ class Pixels(Protocol):
     def channel_order(self) -> str: ...
 
 
-def normalizer(data: Pixels, dtype: jnp.dtype = jnp.float32) -> Callable[[jax.Array], jax.Array]:
+def normalizer(data: Pixels, dtype: DTypeLike = jnp.float32) -> Callable[[jax.Array], jax.Array]:
     """`normalize` as `data` says, for video of pixels [..., C].
 
     Raises:
@@ -40,7 +41,7 @@ def normalizer(data: Pixels, dtype: jnp.dtype = jnp.float32) -> Callable[[jax.Ar
 
 
 def normalize(
-    video: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: jnp.dtype = jnp.float32
+    video: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
     """(video - mean) / std by channel of video [..., C] with pixels of 0..255, in float32.
 
