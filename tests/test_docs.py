@@ -100,12 +100,12 @@ def check_site(command: str) -> None:
 
 def check_ffmpeg(command: str) -> None:
     """Not run, as FFmpeg's program may be absent: what it pipes into must read the flags."""
-    from jaxvid import predict
+    from jaxvid.predict import flags
 
     _, _, ours = command.partition(" | python -m jaxvid.predict ")
-    args = predict._parser().parse_args(shlex.split(ours))
-    predict._check(args)
-    assert predict._is_live(args.video)
+    args = flags.parser().parse_args(shlex.split(ours))
+    flags.check(args)
+    assert flags.is_live(args.video)
 
 
 def check_launch(command: str) -> None:

@@ -24,6 +24,7 @@ from jaxvid.data import build, datasets, decode, pipeline
 from jaxvid.devices import placement
 from jaxvid.inference import predictor as predictor_room
 from jaxvid.inference import scoring
+from jaxvid.predict import files
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE, Protocol, Sampling
 from jaxvid.training import resume
 from tests import handed
@@ -537,7 +538,7 @@ def test_bad_arguments_are_one_sentence(trained, videos, tmp_path, capsys, argum
 
 def test_pictures_of_videos_with_the_same_stem_stay_apart(tmp_path):
     names = ["x.avi", "x.mp4", "y.mp4", "in/x.mp4"]
-    paths = predict._picture_paths(tmp_path, [tmp_path / name for name in names])
+    paths = files.inner_places(tmp_path, [tmp_path / name for name in names], ".png")
     assert [str(path) for path in paths] == ["x.avi.png", "x.mp4.png", "y.png", "in/x.png"]
 
 
@@ -547,10 +548,10 @@ def test_pictures_show_at_most_eight_frames_with_their_times(monkeypatch, tmp_pa
     def strip(frames, answers, path, title, captions):
         shown.update(frames=frames, captions=captions, title=title, path=path)
 
-    monkeypatch.setattr(predict.draw, "strip", strip)
+    monkeypatch.setattr(files.draw, "strip", strip)
     view = np.arange(32, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
     prediction = predict.Prediction(64, 10.0, np.ones(1), ("a",), view, np.arange(32) * 2)
-    predict._write_picture(prediction, "clip.mp4", 5, tmp_path / "deep" / "clip.png")
+    files.write_picture(prediction, "clip.mp4", 5, tmp_path / "deep" / "clip.png")
     np.testing.assert_array_equal(shown["frames"][:, 0, 0, 0], [0, 4, 9, 13, 18, 22, 27, 31])
     assert shown["captions"][1] == "0.80 s" and shown["captions"][-1] == "6.20 s"
     assert shown["title"] == "clip.mp4: 64 frames, 10 fps, 6.4 s"
