@@ -460,7 +460,7 @@ def test_json_is_one_line_a_video_and_nothing_else(trained, mixed, capsys, tmp_p
         assert line["milliseconds"] > 0 and line["damaged"] == 0 and "picture" not in line
     assert "1 of 4 videos have no answer" in err and "aa_broken.MP4" in err
     assert "files left out as no videos: 2" in err
-    assert "predict 4/4" in err
+    assert "predict: 100% 4/4" in err
     assert not (tmp_path / "predictions").exists()
 
 
