@@ -15,9 +15,13 @@ THROUGH = {
     "jaxvid/base/secrets.py": "tests/base/test_text.py",
     "jaxvid/checkpoint": "tests/checkpoint/test_checkpoint.py",
     "jaxvid/config": "tests/config/test_config.py",
+    "jaxvid/data/batches.py": "tests/data/test_pipeline.py",
+    "jaxvid/data/examples.py": "tests/data/test_pipeline.py",
+    "jaxvid/data/views.py": "tests/data/test_pipeline.py",
     "jaxvid/inference/reconstruct.py": "tests/training/test_pretrain.py",
     "jaxvid/layers/names.py": "tests/models/test_arch.py",
     "jaxvid/models": "tests/models/test_families.py",
+    "jaxvid/predict": "tests/test_predict.py",
     "jaxvid/training/window.py": "tests/training/test_loop.py",
     "jaxvid/zoo": "tests/zoo/test_zoo.py",
 }
