@@ -43,9 +43,9 @@ def index(names: list[str]) -> str:
     """The page that lists the others."""
     about = (
         "What each room of the house offers, from the docstrings of its modules. Names that begin\n"
-        "with an underscore are nobody else's business. The public surface, which is kept, is\n"
-        "that of :doc:`jaxvid`, :doc:`jaxvid.predict <jaxvid-predict>` and :doc:`converters`;\n"
-        "other rooms may change with the library.\n"
+        "with an underscore are private to their module. The public surface, which is kept, is\n"
+        "that of :doc:`jaxvid <jaxvid>`, :doc:`jaxvid.predict <jaxvid-predict>` and\n"
+        ":doc:`converters <converters>`; other rooms may change with the library.\n"
     )
     lines = [*heading("Python interface", "="), about, ".. toctree::", "   :maxdepth: 1", ""]
     return "\n".join([*lines, *(f"   {name}" for name in names), ""])
