@@ -1,11 +1,10 @@
 """Shared by all tests: options, and a compilation cache that lasts one run."""
 
 import pathlib
-import sys
 
 import pytest
 
-from tests import costs, slow
+from tests import costs, forgetting, slow
 
 HERE = pathlib.Path(__file__).parent
 
@@ -32,6 +31,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.pluginmanager.register(slow.Slow(config), "slow parts")
+    config.pluginmanager.register(forgetting.Forgetting(), "forgetting")
     if config.getoption("--costs"):
         config.pluginmanager.register(costs.Costs(), "costs")
 
@@ -53,18 +53,15 @@ def compilation_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forgotten_programs():
-    """Frees the memory of a module's compiled programs; others find theirs in the cache on disk."""
-    yield
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+def quick_compiler(request):
+    """Compiles with few optimizations: most of the time that tests take is compiling.
 
+    A module that is marked `users_compiler` asks what users' programs answer or take.
+    """
+    from tests import compiling
 
-@pytest.fixture(scope="module")
-def quick_compiler():
-    """Compiles with few optimizations, for tests whose time is nearly all compiling."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    if request.node.get_closest_marker("users_compiler"):
+        yield
+    else:
+        with compiling.quickly():
+            yield

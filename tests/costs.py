@@ -9,7 +9,6 @@ import collections
 import gc
 import os
 import pathlib
-import resource
 import time
 
 import pytest
@@ -100,6 +99,3 @@ class Costs:
             f"{sum(cost.processor for cost in self.costs):11.1f} s of processor in all;"
             f" peak MiB: {sum(workers.values()):.0f} ({peaks})"
         )
-        children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        if not self.workers and children:
-            write(f"{children:11.0f} MiB: the largest program that a test started")

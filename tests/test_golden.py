@@ -20,7 +20,7 @@ from jaxvid.training import optim
 from jaxvid.training.state import TrainState
 from jaxvid.training.step import make_update
 
-pytestmark = pytest.mark.golden
+pytestmark = [pytest.mark.golden, pytest.mark.users_compiler]
 
 HERE = pathlib.Path(__file__).parent
 

@@ -22,8 +22,6 @@ from jaxvid.data import toy
 from jaxvid.inference import scoring
 from jaxvid.training import loop as training
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 ROOT = pathlib.Path(__file__).parent.parent
 FIELDS = {
     "data.crop": 32,

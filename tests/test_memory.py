@@ -2,14 +2,11 @@
 
 import jax
 import numpy as np
-import pytest
 
 from jaxvid import config, zoo
 from jaxvid.training import optim, step
 from jaxvid.training.state import make_state
 from tests import handed
-
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 def peak(lowered):

@@ -26,8 +26,6 @@ LOOPS = {
 }
 VIDEO = np.random.default_rng(0).normal(size=(2, 4, 32, 32, 3))
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 def build(name, **overrides):
     return zoo.create_model(name, 5, dropout=0.0, **(LOOPS[name][0] | overrides))

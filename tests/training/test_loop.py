@@ -21,8 +21,6 @@ from jaxvid.training import loop, optim, plan, resume
 from jaxvid.training.norms import make_precise_norms
 from tests import handed
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):

@@ -14,8 +14,6 @@ from jaxvid.training.mixing import Mixing
 from jaxvid.training.state import TrainState
 from tests import handed
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 CLASSES = 50
 CLIPS = 48
 

@@ -22,7 +22,6 @@ from jaxvid.training import loop, parts, step
 from jaxvid.training.descent import Descent
 from jaxvid.training.state import make_state
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 CUBE = (2, 8, 8)
 
 

@@ -348,7 +348,6 @@ def precise(states, batches, config=None, frozen=frozenset()):
     return measure(states, [{"video": video} for video in batches])
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_precise_statistics_are_those_of_all_clips():
     config = configs.from_row("tsm_test", runlocal=True)
     config.train.update({"batch_size": 4, "norm_group": 2})
@@ -377,7 +376,6 @@ def test_precise_statistics_are_those_of_all_clips():
     assert not np.allclose(whole.batch_stats["bn2"]["mean"], state.batch_stats["bn2"]["mean"], 1e-3)
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_a_frozen_norm_keeps_its_statistics_where_others_are_measured():
     model, variables = start()
     frozen = frozenset({"bn1/scale", "bn1/bias"})

@@ -174,7 +174,6 @@ def test_the_token_head_answers_in_training_and_has_its_keys():
     assert shapes == [(32, 16), (64, 32), (CLASSES, 64)]
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_a_run_learns_what_its_teacher_says_of_tokens(taught, tmp_path):
     toy.make(tmp_path, toy.Settings(train=2, test=1, height=48, width=48, frames=(4, 6)))
     for split in ("train", "test"):

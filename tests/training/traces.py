@@ -8,8 +8,6 @@ all the time is compiling, so two programs a network are compiled, the first sta
 with few optimizations.
 """
 
-import contextlib
-import functools
 import json
 import pathlib
 import platform
@@ -23,7 +21,7 @@ from jaxvid.data import pipeline
 from jaxvid.training import optim
 from jaxvid.training.state import make_state
 from jaxvid.training.step import make_train_step
-from tests import handed
+from tests import compiling, handed
 
 FILE = pathlib.Path(__file__).parents[1] / "golden" / "traces.json"
 STEPS, BATCH, CLASSES = 3, 4, 5
@@ -36,12 +34,6 @@ SMALLER = {
     "dualformer_test": {"widths": (8, 16), "depths": (2, 2)},
     "mvit_test": {"depth": 2, "downscale": (1,)},
     "tanet_test": {"blocks": (1, 1)},
-}
-# The last makes one module of all kernels in place of one module each, in half the time.
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
 }
 
 
@@ -75,39 +67,18 @@ def trace(name: str) -> list[float]:
         return make_state(model.init(key, clip, train=False), optimizer)
 
     key = jax.random.key(config.seed)
-    state = quick(jax.jit(first), key)(key)
+    state = jax.jit(first)(key)
     rng = np.random.default_rng(1)
-    batches = [
-        {
+    step = jax.jit(make_train_step(model, optimizer, fields), donate_argnums=0)
+    losses = []
+    for _ in range(STEPS):
+        batch = {
             "video": rng.integers(0, 256, (BATCH, *shape), np.uint8),
             "label": rng.integers(0, CLASSES, BATCH),
         }
-        for _ in range(STEPS)
-    ]
-    step = jax.jit(make_train_step(model, optimizer, fields), donate_argnums=0)
-    step = quick(step, state, batches[0])
-    losses = []
-    for batch in batches:
         state, measured = step(state, batch)
         losses.append(float(measured["loss"]))
     return losses
-
-
-def quick(function, *args):
-    """`function`, made by `jax.jit`, compiled for `args` in the least time."""
-    return function.lower(*args).compile(compiler_options=quick_options())
-
-
-@functools.cache
-def quick_options() -> dict[str, object]:
-    """Those of `QUICK` that this compiler knows."""
-    known = {}
-    nothing = jax.jit(lambda x: x).lower(0.0)
-    for name, value in QUICK.items():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            nothing.compile(compiler_options={name: value})
-            known[name] = value
-    return known
 
 
 def machine() -> dict[str, str]:
@@ -122,7 +93,8 @@ def machine() -> dict[str, str]:
 
 
 def main() -> None:
-    losses = {name: [loss.hex() for loss in trace(name)] for name in subjects()}
+    with compiling.quickly():
+        losses = {name: [loss.hex() for loss in trace(name)] for name in subjects()}
     FILE.write_text(json.dumps({"made_with": machine(), "losses": losses}, indent=1) + "\n")
 
 
