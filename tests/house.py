@@ -58,6 +58,7 @@ ARROWS = {
     "jaxvid.main": {"jaxvid.config", "jaxvid.devices", "jaxvid.inference", "jaxvid.training"},
     "jaxvid.predict": {"jaxvid.predict", "jaxvid.data", "jaxvid.inference", "jaxvid.reports"},
     "jaxvid.export": {
+        "jaxvid.export",
         "jaxvid.checkpoint",
         "jaxvid.config",
         "jaxvid.data",

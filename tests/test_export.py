@@ -12,6 +12,7 @@ import pytest
 from jaxvid import checkpoint, export, zoo
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import pipeline
+from jaxvid.export import formats
 from jaxvid.inference.predictor import Predictor
 from jaxvid.layers.attention import which
 from jaxvid.layers.backend import backend, tracing_for
@@ -176,7 +177,7 @@ def test_what_is_wrong_with_the_flags_is_said(weights, tmp_path, flags, words):
 def test_nothing_is_overwritten_and_nothing_left_behind(weights, tmp_path, monkeypatch):
     with pytest.raises(JaxvidError, match="exists: choose a new folder"):
         export.export(weights, tmp_path)
-    monkeypatch.setattr(export, "_LARGEST", 1000)
+    monkeypatch.setattr(formats, "_LARGEST", 1000)
     with pytest.raises(JaxvidError, match="take --format=savedmodel"):
         export.export(weights, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ THROUGH = {
     "jaxvid/data/batches.py": "tests/data/test_pipeline.py",
     "jaxvid/data/examples.py": "tests/data/test_pipeline.py",
     "jaxvid/data/views.py": "tests/data/test_pipeline.py",
+    "jaxvid/export": "tests/test_export.py",
     "jaxvid/inference/reconstruct.py": "tests/training/test_pretrain.py",
     "jaxvid/layers/names.py": "tests/models/test_arch.py",
     "jaxvid/models": "tests/models/test_families.py",

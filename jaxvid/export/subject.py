@@ -1,0 +1,77 @@
+"""What is exported: the network of a checkpoint with its weights, and what its test lets enter."""
+
+import dataclasses
+import os
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxvid import checkpoint, zoo
+from jaxvid.base.errors import JaxvidError
+from jaxvid.config.parts import Config
+from jaxvid.data import pipeline
+from jaxvid.inference.predictor import (
+    check_variables,
+    class_names,
+    lacking,
+    make_config,
+    one_view,
+    refuse_trunk,
+)
+from jaxvid.rows import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A network with its weights.
+
+    Attributes:
+      row: the row that it is of.
+      config: how it was trained, and its test; of RGB, a single view of this.
+      classes: their names.
+      network: the module, in the type that it computes in.
+      variables: its weights.
+      clip_shape: the shape [T, H, W, C] of a normalised clip.
+    """
+
+    row: Row
+    config: Config
+    classes: tuple[str, ...]
+    network: nn.Module
+    variables: dict[str, Any]
+    clip_shape: tuple[int, int, int, int]
+
+
+def load_subject(
+    path: str | os.PathLike, model: str | None, dtype: str, from_frames: bool
+) -> Subject:
+    """Loads what a checkpoint holds; see `export`.
+
+    Raises:
+      JaxvidError: it cannot be exported, or not as a program that takes decoded frames.
+    """
+    meta = checkpoint.load_meta(path)
+    config = make_config(meta, model, path)
+    row = zoo.starting_row(config.model.name)
+    if row.modality != "rgb" and from_frames:
+        raise JaxvidError(f"{row.name} takes {row.modality}: leave --preprocess out")
+    if row.modality == "rgb":
+        config = one_view(config)
+    clip_shape = _clip_shape(row, config)
+    classes = class_names(meta, config)
+    network = zoo.create_model(row.name, len(classes), jnp.dtype(dtype), **config.model.overrides)
+    variables = checkpoint.load_finite(path)
+    refuse_trunk(path, lacking(meta, variables))
+    check_variables(network, variables, clip_shape, path)
+    return Subject(row, config, tuple(classes), network, variables, clip_shape)
+
+
+def _clip_shape(row: Row, config: Config) -> tuple[int, int, int, int]:
+    """The shape of a clip; of flow each frame is a stack of pairs of channels."""
+    protocol = pipeline.make_protocol(config.test)
+    if row.modality == "rgb":
+        frames, channels = pipeline.plan_test(protocol, 1, None)[1].shape[1], 3
+    else:
+        frames, channels = protocol.sampling.num_clips, 2 * protocol.sampling.clip_len
+    return (frames, protocol.crop, protocol.crop, channels)
