@@ -1,4 +1,4 @@
-"""Tests are compiled quickly, except where they ask for users' programs, and leave little behind."""
+"""Tests compile quickly, but where they ask for users' programs, and leave little behind."""
 
 import functools
 import types
