@@ -24,7 +24,7 @@ def test_missing_google_crc32c_names_the_extra():
 import sys
 sys.modules["google_crc32c"] = None
 from jaxvid.data import build, crc32c
-from jaxvid.base.errors import exit_on_error
+from jaxvid.base.exits import exit_on_error
 with exit_on_error():
     crc32c.masked(b"")
 """
