@@ -8,9 +8,11 @@ all the time is compiling, so two programs a network are compiled, the first sta
 with few optimizations.
 """
 
+import argparse
 import json
 import pathlib
 import platform
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -41,7 +43,7 @@ def subjects() -> list[str]:
     """A tiny variant of each family, and those that pretrain."""
     tiny = [name for name in zoo.variants() if name.endswith("_test")]
     families = {zoo.family(name).__name__: name for name in reversed(tiny)}
-    return [*sorted(families.values()), "videomae_pretrain_test"]
+    return sorted([*families.values(), "videomae_pretrain_test"])
 
 
 def trace(name: str) -> list[float]:
@@ -92,9 +94,19 @@ def machine() -> dict[str, str]:
     return {"jax": jax.__version__, "machine": platform.machine(), "vectors": flags}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.training.traces",
+        description=f"Writes losses of first steps into {FILE.name} anew.",
+    )
+    parser.add_argument("names", nargs="*", help="of tiny variants; others stay (default: all)")
+    names = parser.parse_args(argv).names
+    kept = json.loads(FILE.read_text("utf-8")) if names else {"losses": {}}
+    if names and kept["made_with"] != machine():
+        parser.error(f"{FILE.name} was made on another kind of machine: write all of it anew")
     with compiling.quickly():
-        losses = {name: [loss.hex() for loss in trace(name)] for name in subjects()}
+        losses = {name: [loss.hex() for loss in trace(name)] for name in names or subjects()}
+    losses = dict(sorted({**kept["losses"], **losses}.items()))
     FILE.write_text(json.dumps({"made_with": machine(), "losses": losses}, indent=1) + "\n")
 
 
