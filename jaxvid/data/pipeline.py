@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxvid.config.parts import Data, Test
-from jaxvid.data.batches import Batches, Part, filled
+from jaxvid.data.batches import Batches as Batches
+from jaxvid.data.batches import Part, filled
 from jaxvid.data.clips import Clips
 from jaxvid.data.clips import clip_shape as clip_shape
 from jaxvid.data.clips import epoch_order as epoch_order
