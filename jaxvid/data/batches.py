@@ -69,7 +69,7 @@ class Batches:
         self._examples, self._positions, self._size = examples, positions, size
         self._workers, self._ahead, self._max_bad = workers or usable_cores(), ahead, max_bad
         self._attempts: dict[int, int] = {}
-        self._running = []
+        self._running: list[Iterator[dict[str, np.ndarray]]] = []
         # Threads that call Python while it shuts down would hang the process: this also runs then.
         self._finalizer = weakref.finalize(self, self._running.clear)
         self._start()
@@ -158,7 +158,7 @@ def _maker(examples: Examples, attempts: dict[int, int]) -> Any:
     """
     specs = dict(examples.specs)
 
-    def plan(position: np.int64) -> list[Any]:
+    def plan(position: int) -> list[Any]:
         try:
             video = examples.pick(position, attempts.get(int(position), 0))
             loaded = examples.load(position, video)

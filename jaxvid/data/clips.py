@@ -13,7 +13,7 @@ A clip that cannot be read or decoded is replaced by that of another video, whic
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -199,7 +199,8 @@ def _arrays(drawn: augment.Draw) -> dict[str, np.ndarray]:
 
 def _jumped(rng: np.random.Generator, repeat: int) -> np.random.Generator:
     """Numbers of a repeat's own; of the first, those of the video."""
-    return np.random.Generator(rng.bit_generator.jumped(repeat)) if repeat else rng
+    bits = cast(np.random.Philox, rng.bit_generator)
+    return np.random.Generator(bits.jumped(repeat)) if repeat else rng
 
 
 def _trim(total: int, share: float, rng: np.random.Generator) -> tuple[int, int]:

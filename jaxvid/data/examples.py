@@ -23,8 +23,11 @@ class Examples(Protocol):
     `source` are the videos, and `specs` say by name what `load` gives, as TensorFlow takes it.
     """
 
-    source: Source
-    specs: Mapping[str, Any]
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def specs(self) -> Mapping[str, Any]: ...
 
     def pick(self, position: int, attempt: int) -> int:
         """The video of a position at which `attempt` others could not be used."""
@@ -87,8 +90,7 @@ def fetch(source: Source, video: int, frames: np.ndarray) -> dict[str, np.ndarra
     """Reads the frames of a video, each once: `images`, and the place in them of all `frames`."""
     needed, places = np.unique(frames, return_inverse=True)
     images = source.frames(int(video), needed)
-    if source.encoded:
-        images = np.array(images, object)
+    images = np.array(images, object) if source.encoded else np.asarray(images)
     return {"images": images, "frames": places.reshape(frames.shape)}
 
 

@@ -104,4 +104,5 @@ def test_batches(
     return filled(batches, steps, part.size, views.none())
 
 
-test_batches.__test__ = False  # pytest takes it for a test where it is imported
+# pytest takes it for a test where it is imported.
+test_batches.__test__ = False  # type: ignore[attr-defined]

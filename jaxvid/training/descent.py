@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvid.training.state import TrainState, join, split
+from jaxvid.training.state import Stepped, TrainState, join, split
 
 Loss = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
 """From (params, batch_stats, part of the batch, rng, beside) to (loss, (batch_stats, what else was
 measured))."""
+_Gradients = tuple[Any, Any, dict[str, jax.Array]]
+"""Gradients, batch_stats, and what was measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +38,16 @@ class Descent:
 
 def make_descent(
     loss_of: Loss, optimizer: optax.GradientTransformation, how: Descent
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[..., Stepped]:
     """One step down any loss: (state, batch, rng, beside) -> (state, {loss, grad_norm, ...}).
 
     `batch` is a pytree of arrays [B, ...], and `beside` what is not a batch's.
     """
 
-    def descend(state: TrainState, batch: Any, rng: jax.Array, beside: Any = None):
+    def descend(state: TrainState, batch: Any, rng: jax.Array, beside: Any = None) -> Stepped:
         trained, held = split(state.params, how.frozen)
 
-        def differentiate(stats: Any, part: Any, rng: jax.Array):
+        def differentiate(stats: Any, part: Any, rng: jax.Array) -> _Gradients:
             (loss, (stats, measured)), gradients = jax.value_and_grad(
                 lambda trained: loss_of(join(trained, held), stats, part, rng, beside),
                 has_aux=True,
@@ -63,25 +65,25 @@ def make_descent(
         measured["grad_norm"] = optax.tree.norm(gradients)
         new = TrainState(state.step + 1, params, stats, opt_state)
         if how.ema_decay:
-            new = new.replace(ema=_averaged(state, new, how.ema_decay))
+            new = dataclasses.replace(new, ema=_averaged(state, new, how.ema_decay))
         return new, measured
 
     return descend
 
 
 def _accumulate(
-    differentiate: Callable[..., tuple[Any, Any, dict[str, jax.Array]]],
+    differentiate: Callable[..., _Gradients],
     trained: Any,
     stats: Any,
     batch: Any,
     rng: jax.Array,
     count: int,
-) -> tuple[Any, Any, dict[str, jax.Array]]:
+) -> _Gradients:
     """Mean gradients and measurements of a batch in `count` parts, and the statistics after it."""
     pieces = jax.tree.map(lambda array: _cut(array, count), batch)
     rngs = jax.random.split(jax.random.fold_in(rng, 2), count)
 
-    def add(carried, piece):
+    def add(carried: Any, piece: Any) -> tuple[Any, dict[str, jax.Array]]:
         total, stats = carried
         gradients, stats, measured = differentiate(stats, *piece)
         return (jax.tree.map(jnp.add, total, gradients), stats), measured
@@ -99,9 +101,9 @@ def _cut(batch: jax.Array, count: int) -> jax.Array:
 
 def _averaged(old: TrainState, new: TrainState, decay: float) -> Any:
     """The averaged copy of `old`, moved towards the variables of `new`."""
-    decay = jnp.minimum(decay, (1 + old.step) / (10 + old.step))
+    kept = jnp.minimum(decay, (1 + old.step) / (10 + old.step))
     return jax.tree.map(
-        lambda average, x: average + ((1 - decay) * (x - average)).astype(average.dtype),
+        lambda average, x: average + ((1 - kept) * (x - average)).astype(average.dtype),
         old.ema,
         new.variables,
     )

@@ -55,7 +55,7 @@ def make_precise_norms(
     norms, accumulate = norms_of(config.train), config.train.accumulate_steps
     groups = accumulate * norms.groups(config.train.batch_size // accumulate)
 
-    def add(variables: Any, stats: Any, step: jax.Array, number: jax.Array, video: jax.Array):
+    def add(variables: Any, stats: Any, step: jax.Array, number: Any, video: jax.Array) -> Any:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         key = jax.random.fold_in(jax.random.fold_in(key, 4), number)
         with parts.grouping_norms(groups, measure=True), parts.holding_norms(frozen, norms.held):
@@ -79,7 +79,7 @@ def make_precise_norms(
                 for copy, each in zip(copies, stats, strict=True)
             ]
         ema = state.ema | {"batch_stats": stats[-1]} if state.ema else state.ema
-        return state.replace(batch_stats=stats[0], ema=ema)
+        return dataclasses.replace(state, batch_stats=stats[0], ema=ema)
 
     return measure
 

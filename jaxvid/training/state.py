@@ -1,6 +1,7 @@
 """What a step of training changes, and which of it an optimizer has to do with."""
 
-from collections.abc import Set
+import dataclasses
+from collections.abc import Mapping, Set
 from typing import Any
 
 import flax
@@ -32,17 +33,21 @@ class TrainState:
         """The variables that `config.test.weights` asks for: the averaged ones, if any, or not."""
         return self.ema if self.ema and weights == "ema" else self.variables
 
-    def started_from(self, variables: dict[str, Any]) -> "TrainState":
+    def started_from(self, variables: Mapping[str, Any]) -> "TrainState":
         """The state with other variables, from which the average starts too."""
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
         ema = {"params": params, "batch_stats": batch_stats} if self.ema else {}
         # A step takes the state's memory over: nothing may be in it twice.
         ema = jax.tree.map(jnp.copy, ema)
-        return self.replace(params=params, batch_stats=batch_stats, ema=ema)
+        return dataclasses.replace(self, params=params, batch_stats=batch_stats, ema=ema)
+
+
+Stepped = tuple[TrainState, dict[str, jax.Array]]
+"""The state after a step, and what the step measured."""
 
 
 def make_state(
-    variables: dict[str, Any],
+    variables: Mapping[str, Any],
     optimizer: optax.GradientTransformation,
     frozen: Set[str] = frozenset(),
     averaged: bool = False,

@@ -17,7 +17,7 @@ from jaxvid.objectives import losses, masking
 from jaxvid.training import mixing, parts
 from jaxvid.training.descent import Descent, make_descent
 from jaxvid.training.norms import Norms, norms_of
-from jaxvid.training.state import TrainState
+from jaxvid.training.state import Stepped, TrainState
 
 Teacher = Callable[[Any, jax.Array], jax.Array]
 """From its variables and a normalised clip to logits [B, T', H', W', classes] of the tokens."""
@@ -110,7 +110,7 @@ def make_update(
     norms: Norms = Norms(),
     recomputed: Set[str] = frozenset(),
     prepare: Callable[[jax.Array], jax.Array] = lambda video: video,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[..., Stepped]:
     """One step of training: (state, video, labels, rng) -> (state, {loss, top1, grad_norm}).
 
     `video` [B, T, H, W, C] is normalised, `labels` are integers [B] or probabilities [B, classes],
@@ -129,7 +129,9 @@ def make_update(
     """
     lesson_loss = _make_loss(lesson)
 
-    def loss_of(params: Any, stats: Any, part: dict[str, Any], rng: jax.Array, taught: Any):
+    def loss_of(
+        params: Any, stats: Any, part: dict[str, Any], rng: jax.Array, taught: Any
+    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         video, labels = prepare(part["video"]), part["label"]
         with (
             parts.grouping_norms(norms.groups(len(video))),
@@ -155,7 +157,7 @@ def make_update(
         labels: jax.Array,
         rng: jax.Array,
         taught: Any = None,
-    ):
+    ) -> Stepped:
         return descend(state, {"video": video, "label": labels}, rng, taught)
 
     return update
@@ -169,7 +171,7 @@ def make_reconstruction_update(
     recomputed: Set[str] = frozenset(),
     prepare: Callable[[jax.Array], jax.Array],
     scale: masking.Scale | None = None,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[..., Stepped]:
     """One step of filling in: (state, video, masks, rng) -> (state, {loss, grad_norm}).
 
     `video` is uint8 [B, T, H, W, C], which `prepare` normalises, `masks` a `masking.Masks`. The
@@ -178,7 +180,9 @@ def make_reconstruction_update(
     """
     cube = masking.cube_of(model)
 
-    def loss_of(params: Any, stats: Any, part: dict[str, Any], rng: jax.Array, _: Any):
+    def loss_of(
+        params: Any, stats: Any, part: dict[str, Any], rng: jax.Array, _: Any
+    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         masks = part["masks"]
         with parts.recomputing(recomputed):
             pixels, _ = model.apply(
@@ -194,7 +198,9 @@ def make_reconstruction_update(
 
     descend = make_descent(loss_of, optimizer, descent)
 
-    def update(state: TrainState, video: jax.Array, masks: masking.Masks, rng: jax.Array):
+    def update(
+        state: TrainState, video: jax.Array, masks: masking.Masks, rng: jax.Array
+    ) -> Stepped:
         return descend(state, {"video": video, "masks": masks}, rng)
 
     return update
@@ -207,13 +213,13 @@ def make_train_step(
     frozen: Set[str] = frozenset(),
     recomputed: Set[str] = frozenset(),
     teacher: Teacher | None = None,
-) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, dict[str, Any]], Stepped]:
     """The step on a batch of the pipeline, not compiled: (state, {video uint8, label}) -> as above.
 
     With a teacher its variables are in the batch too, as `teacher`.
     """
     train = config.train
-    shared = {
+    shared: dict[str, Any] = {
         "descent": Descent(frozen, train.accumulate_steps, train.ema_decay),
         "recomputed": recomputed,
         "prepare": normalizer(config.data, jnp.dtype(config.model.dtype)),
@@ -234,15 +240,15 @@ def make_train_step(
         update = make_update(model, optimizer, lesson, norms=norms_of(train), **shared)
         make = _make_classifying(update, model, config)
 
-    def step(state: TrainState, batch: dict[str, Any]):
+    def step(state: TrainState, batch: dict[str, Any]) -> Stepped:
         return make(state, batch, jax.random.fold_in(jax.random.key(config.seed), state.step))
 
     return step
 
 
 def _make_classifying(
-    update: Callable[..., Any], model: nn.Module, config: Config
-) -> Callable[..., Any]:
+    update: Callable[..., Stepped], model: nn.Module, config: Config
+) -> Callable[..., Stepped]:
     """A step of `make_update` on a batch, whose clips and labels are blended before."""
     blend = mixing.Mixing(
         config.train.mixup,
@@ -251,7 +257,7 @@ def _make_classifying(
         config.data.repeats,
     )
 
-    def make(state: TrainState, batch: dict[str, Any], rng: jax.Array):
+    def make(state: TrainState, batch: dict[str, Any], rng: jax.Array) -> Stepped:
         video, labels = batch["video"], batch["label"]
         if blend:
             key = jax.random.fold_in(rng, 1)
@@ -261,10 +267,10 @@ def _make_classifying(
     return make
 
 
-def _make_filling(update: Callable[..., Any], task: masking.Task) -> Callable[..., Any]:
+def _make_filling(update: Callable[..., Stepped], task: masking.Task) -> Callable[..., Stepped]:
     """A step of `make_reconstruction_update` on a batch, whose masks are drawn before."""
 
-    def make(state: TrainState, batch: dict[str, Any], rng: jax.Array):
+    def make(state: TrainState, batch: dict[str, Any], rng: jax.Array) -> Stepped:
         video = batch["video"]
         keys = jax.random.split(jax.random.fold_in(rng, 3), len(video))
         grid = masking.grid_of(video.shape[1:], task.cube)
