@@ -89,11 +89,12 @@ class Slow:
         if output is not None:
             output["processor"], output["parts"] = processor(), list(self.parts)
 
-    def pytest_terminal_summary(self, terminalreporter):
+    def pytest_terminal_summary(self, terminalreporter, exitstatus):
         if not self.config.option.record:
             return
-        if len(self.parts) != 1 or not self.parts <= PARTS.keys():
-            terminalreporter.write_line("nothing is recorded: it takes the tests of one part")
+        whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        if not whole or len(self.parts) != 1 or not self.parts <= PARTS.keys():
+            terminalreporter.write_line("nothing is recorded: it takes all tests of one part")
             return
         stats = terminalreporter.stats
         counts = {
