@@ -160,8 +160,8 @@ def _maker(examples: Examples, attempts: dict[int, int]) -> Any:
 
     def plan(position: int) -> list[Any]:
         try:
-            video = examples.pick(position, attempts.get(int(position), 0))
-            loaded = examples.load(position, video)
+            at = int(position)
+            loaded = examples.load(at, examples.pick(at, attempts.get(at, 0)))
             return [loaded[name] for name in specs]
         except JaxvidError:
             # TensorFlow would print a traceback. No frames fail too, and are explained.

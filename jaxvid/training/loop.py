@@ -22,6 +22,7 @@ from jaxvid.base.progress import duration
 from jaxvid.config import fields
 from jaxvid.config.parts import Config
 from jaxvid.data import datasets, pipeline
+from jaxvid.data.batches import Batches
 from jaxvid.devices import placement, processes
 from jaxvid.devices.processes import log
 from jaxvid.inference import evaluate
@@ -193,7 +194,7 @@ class Run:
         to_save = moved and (to_test or self.step % train.checkpoint_steps == 0)
         return to_test, to_save
 
-    def clips(self) -> pipeline.Batches:
+    def clips(self) -> Batches:
         """Training batches from that of this step on."""
         return pipeline.train_batches(
             self.videos.train,
