@@ -105,4 +105,4 @@ def test_batches(
 
 
 # pytest takes it for a test where it is imported.
-test_batches.__test__ = False  # type: ignore[attr-defined]
+test_batches.__test__ = False  # type: ignore[attr-defined]  # new to it

@@ -2,10 +2,10 @@
 
     python -m tests.training.traces
 
-writes them anew into `tests/golden/traces.json`: only where a change means to change them, with the
-reason in its message. Floats are written in hexadecimal, so that nothing of them is rounded. Nearly
-all the time is compiling, so two programs a network are compiled, the first state and the step, and
-with few optimizations.
+writes them anew into `traces.json` beside this file, or those of the networks that are named: only
+where a change means to change them, with the reason in its message. Floats are written in
+hexadecimal, so that nothing of them is rounded. Nearly all the time is compiling, so two programs a
+network are compiled, the first state and the step, and with few optimizations.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from jaxvid.training.state import make_state
 from jaxvid.training.step import make_train_step
 from tests import compiling, handed
 
-FILE = pathlib.Path(__file__).parents[1] / "golden" / "traces.json"
+FILE = pathlib.Path(__file__).with_suffix(".json")
 STEPS, BATCH, CLASSES = 3, 4, 5
 # Pixels and frames that enter the tiny networks; what the stem of a few halves needs more.
 SIDE, FRAMES = 32, 8
