@@ -25,6 +25,9 @@ ROOMS = {
     "converters": "converters: from PyTorch and back",
 }
 
+# Names that a room loads on first use; its own modules are of use to its command alone.
+LAZY = {"jaxvid.predict": ("Predictor", "Prediction")}
+
 
 def write(folder: pathlib.Path) -> None:
     """Writes the pages, and leaves alone those that would not change."""
@@ -52,15 +55,17 @@ def index(names: list[str]) -> str:
 
 
 def page(name: str, title: str) -> str:
-    """One room: its docstring and own names, and then each of its modules."""
+    """One room: its docstring and the names it offers, and then each of its modules."""
     room = importlib.import_module(name)
     lines = heading(title, "=")
     if name == "jaxvid":
         # Loaded on first use, each from the room that it stands in.
         lines += [f".. automodule:: {name}", "   :no-members:", ""]
         return "\n".join(lines + [f".. autofunction:: {name}.{each}\n" for each in room.__all__])
-    brought = reexports(room) if hasattr(room, "__path__") or name == "jaxvid.predict" else {}
+    brought = reexports(room) if hasattr(room, "__path__") else {}
     lines += automodule(name, list(brought))
+    if name in LAZY:
+        return "\n".join(lines)
     for inner in sorted(pkgutil.iter_modules(getattr(room, "__path__", ()))):
         if inner.name.startswith("__"):
             continue
@@ -94,9 +99,8 @@ def automodule(name: str, brought: list[str], left_out: list[str] = ()) -> list[
 
 def reexports(package: ModuleType) -> dict[str, object]:
     """What a package offers under its own name from the modules in it."""
-    if package.__name__ == "jaxvid.predict":
-        return {each: getattr(package, each) for each in ("Predictor", "Prediction")}
-    return {
+    lazy = {each: getattr(package, each) for each in LAZY.get(package.__name__, ())}
+    return lazy | {
         name: value
         for name, value in vars(package).items()
         if not name.startswith("_")
