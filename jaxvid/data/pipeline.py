@@ -104,5 +104,4 @@ def test_batches(
     return filled(batches, steps, part.size, views.none())
 
 
-# pytest takes it for a test where it is imported.
-test_batches.__test__ = False  # type: ignore[attr-defined]  # new to it
+test_batches.__test__ = False  # type: ignore[attr-defined]  # pytest takes it for a test
