@@ -13,13 +13,11 @@ import pathlib
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxvid import checkpoint, config, zoo
 from jaxvid.devices import placement
-from jaxvid.training import optim, step
-from jaxvid.training.state import make_state
+from jaxvid.training import plan as plans
 from tests import handed
 
 STEPS = 4
@@ -29,8 +27,13 @@ ROW, _, GROUP = sys.argv[1].partition("/")
 CONFIG = config.from_row(ROW, runlocal=True)
 CONFIG.train.norm_group = int(GROUP or 0)
 CONFIG.optim.warmup_epochs = 0.0
-MODEL = zoo.create_model(ROW, 0 if zoo.pretrains(ROW) else 8)
-OPTIMIZER = optim.make_optimizer(CONFIG.optim, optim.make_schedule(CONFIG.optim, STEPS, 1.0))
+CONFIG.train.update({"batch_size": 8, "epochs": float(STEPS)})
+CONFIG.test.batch_size = 8
+CONFIG.data.crop = CLIP[1]
+CONFIG.data.sampling.update(
+    {"clip_len": CLIP[0], "num_clips": 1} if zoo.pretrains(ROW) else {"num_clips": CLIP[0]}
+)
+CLASSES = [] if zoo.pretrains(ROW) else [str(number) for number in range(8)]
 
 
 def batch(number):
@@ -39,29 +42,14 @@ def batch(number):
     return {"video": video, "label": rng.permutation(8).astype(np.int32)}
 
 
-def init():
-    variables = MODEL.init(jax.random.key(0), jnp.zeros((1, *CLIP)), train=False)
-    return make_state(variables, OPTIMIZER)
-
-
 class Place:
     """A state and the step that changes it, on some devices and spread in some way."""
 
     def __init__(self, devices, how):
         self.mesh = placement.make_mesh(jax.devices()[:devices])
-        abstract = jax.eval_shape(init)
-        placed = placement.place_state(abstract, self.mesh, how)
-        self.init = jax.jit(init, out_shardings=placed)
-        self.step = jax.jit(
-            step.make_train_step(MODEL, OPTIMIZER, handed.frozen(CONFIG)),
-            donate_argnums=0,
-            out_shardings=(placed, placement.replicated(self.mesh)),
-        )
-        self.like = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            abstract,
-            placed,
-        )
+        CONFIG.train.sharding = how
+        plan = plans.plan(handed.frozen(CONFIG), self.mesh, CLASSES)
+        self.init, self.step, self.like = plan.init, plan.step, plan.state
 
     def go_on(self, state, numbers):
         losses = []

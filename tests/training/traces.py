@@ -19,10 +19,8 @@ import numpy as np
 
 from jaxvid import config as configs
 from jaxvid import zoo
-from jaxvid.data import pipeline
-from jaxvid.training import optim
-from jaxvid.training.state import make_state
-from jaxvid.training.step import make_train_step
+from jaxvid.devices import placement
+from jaxvid.training import plan as plans
 from tests import compiling, handed
 
 FILE = pathlib.Path(__file__).with_suffix(".json")
@@ -58,27 +56,21 @@ def trace(name: str) -> list[float]:
     config.data.crop = SIDES.get(family, SIDE)
     config.data.repeats = 1
     config.train.update({"batch_size": BATCH, "norm_group": 0, "freeze_norm": ""})
+    config.test.batch_size = BATCH
     config.optim.lr = 0.01 if config.optim.name == "sgd" else 1e-3
-    model = zoo.create_model(name, CLASSES, **{**config.model.overrides, **SMALLER.get(name, {})})
-    optimizer = optim.make_optimizer(config.optim, lambda step: config.optim.lr)
-    fields = handed.frozen(config)
-    shape = pipeline.clip_shape(fields.data)
-    clip = np.zeros((1, *shape), np.float32)
-
-    def first(key):
-        return make_state(model.init(key, clip, train=False), optimizer)
-
-    key = jax.random.key(config.seed)
-    state = jax.jit(first)(key)
+    config.optim.update({"schedule": "constant", "warmup_epochs": 0.0})
+    config.model.overrides.update(SMALLER.get(name, {}))
+    mesh = placement.make_mesh(jax.devices()[:1])
+    plan = plans.plan(handed.frozen(config), mesh, [str(number) for number in range(CLASSES)])
+    state = plan.init()
     rng = np.random.default_rng(1)
-    step = jax.jit(make_train_step(model, optimizer, fields), donate_argnums=0)
     losses = []
     for _ in range(STEPS):
         batch = {
-            "video": rng.integers(0, 256, (BATCH, *shape), np.uint8),
+            "video": rng.integers(0, 256, plan.batch["video"].shape, np.uint8),
             "label": rng.integers(0, CLASSES, BATCH),
         }
-        state, measured = step(state, batch)
+        state, measured = plan.step(state, batch)
         losses.append(float(measured["loss"]))
     return losses
 
