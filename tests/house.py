@@ -29,7 +29,7 @@ ARROWS = {
     "jaxvid.config": {"jaxvid.config", "jaxvid.zoo"},
     "jaxvid.objectives": {"jaxvid.objectives"},
     "jaxvid.reports": {"jaxvid.reports"},
-    "jaxvid.devices": {"jaxvid.devices"},
+    "jaxvid.devices": {"jaxvid.devices", "jaxvid.layers"},
     "jaxvid.checkpoint": {"jaxvid.checkpoint"},
     "jaxvid.data": {"jaxvid.data", "jaxvid.config"},
     "jaxvid.inference": {

@@ -89,10 +89,16 @@ class Train:
     precise_norm_batches: int
     remat: bool
     sharding: str
+    mesh: str
     log_steps: int
     eval_epochs: float
     checkpoint_steps: int
     stop_at_step: int
+
+    @property
+    def axes(self) -> str:
+        """The mesh, as `devices.placement.make_mesh` takes it: `sharding` is a word for some."""
+        return self.mesh or ("fsdp:-1" if self.sharding == "fsdp" else "")
 
 
 @dataclasses.dataclass(frozen=True)

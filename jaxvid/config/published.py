@@ -120,6 +120,7 @@ def _train(recipe: Recipe) -> dict[str, Any]:
         "precise_norm_batches": recipe.precise_norm_batches,
         "remat": False,
         "sharding": "replicated",
+        "mesh": "",
         "log_steps": 20,
         "eval_epochs": 5.0,
         "checkpoint_steps": 1000,

@@ -1,67 +1,98 @@
 """Devices of one or several processes, and how arrays lie over them.
 
-There is one mesh. The batch is split over it; parameters and optimizer state are on every device or
-split over it too.
+There is one mesh, of the axes that `layers.spread` speaks of: the batch is split over `data` and
+`fsdp`, parameters and optimizer state over `fsdp` and `model`.
 """
 
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvid.base.errors import JaxvidError
-
-BATCH_AXIS = "data"
-SMALL = 1024
-"""Arrays of fewer elements are not worth splitting: sending the parts takes longer than they do."""
+from jaxvid.layers import spread
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """A one-dimensional mesh over `devices` (default: all of all processes)."""
+def make_mesh(devices: Sequence[jax.Device] | None = None, axes: str = "") -> Mesh:
+    """A mesh over `devices` (default: all of all processes), by default all along `data`.
+
+    `axes` is what `config.train.mesh` says of it, such as `data:-1,fsdp:8,model:2`. Of several
+    slices of TPUs, between which the network of the data centre is, each holds whole rows of `fsdp`
+    and `model`, so that what they exchange stays within it.
+
+    Raises:
+      JaxvidError: the axes do not multiply to the devices, or do not lie within the slices.
+    """
     devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(axes, len(devices))
     # Auto, because with jax's default (Explicit) linen's dropout does not trace.
-    return jax.make_mesh((len(devices),), (BATCH_AXIS,), (AxisType.Auto,), devices=devices)
+    types = (AxisType.Auto,) * len(spread.AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, spread.AXES, types, devices=devices)
+    if shape[0] % slices:
+        raise JaxvidError(
+            f"config.train.mesh={axes!r} makes data:{shape[0]}, but there are {slices} slices: let "
+            f"data be a multiple of {slices}, so that parameters come together within a slice"
+        )
+    within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
+    grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+    return Mesh(grid, spread.AXES, axis_types=types)
 
 
-def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+def mesh_shape(axes: str, count: int) -> tuple[int, int, int]:
+    """How many of `count` devices stand along `data`, `fsdp` and `model`; see `make_mesh`."""
+    if not axes:
+        return count, 1, 1
+    way_out = "give axes such as data:-1,fsdp:8,model:2, one of them -1 for what is left"
+    sizes: dict[str, int] = {}
+    for word in axes.split(","):
+        name, _, size = word.strip().partition(":")
+        if name not in spread.AXES or name in sizes or not re.fullmatch(r"-1|[1-9]\d*", size):
+            raise JaxvidError(f"config.train.mesh={axes!r}: {word.strip()!r} is no axis: {way_out}")
+        sizes[name] = int(size)
+    left = [name for name, size in sizes.items() if size < 0]
+    given = math.prod(size for size in sizes.values() if size > 0)
+    if len(left) > 1:
+        raise JaxvidError(f"config.train.mesh={axes!r} leaves {' and '.join(left)} open: {way_out}")
+    if count % given or not left and given != count:
+        times = "a multiple of " if left else ""
+        raise JaxvidError(
+            f"config.train.mesh={axes!r} is for {times}{given} devices, but there are {count}: "
+            f"{way_out}"
+        )
+    sizes |= dict.fromkeys(left, count // given)
+    data, fsdp, model = (sizes.get(axis, 1) for axis in spread.AXES)
+    return data, fsdp, model
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The first axis divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+def split_batch(mesh: Mesh) -> NamedSharding:
+    """The first axis divided over the devices, but for those that share its heads and channels."""
+    return NamedSharding(mesh, PartitionSpec(spread.BATCH))
 
 
-def place_state(state: Any, mesh: jax.sharding.Mesh, how: str) -> Any:
-    """Where each array of a training state lies, as a tree of shardings.
-
-    With `how="replicated"` every device holds all. With `"fsdp"` (fully sharded data parallel, or
-    ZeRO: Rajbhandari et al., 2020) an array is split along its largest dimension that divides over
-    the devices; only small ones, and those of which none divides, are on every device.
-
-    Raises:
-      JaxvidError: `how` is neither.
-    """
-    if how not in ("replicated", "fsdp"):
-        raise JaxvidError(f"config.train.sharding={how!r} is unknown: take replicated or fsdp")
-    count = mesh.devices.size
-
-    def place(leaf: Any) -> NamedSharding:
-        axes = [axis for axis, size in enumerate(leaf.shape) if size and size % count == 0]
-        if how == "replicated" or leaf.size < SMALL or not axes:
-            return replicated(mesh)
-        # Of equals the last: in a kernel those are its channels.
-        split = max(axes, key=lambda axis: (leaf.shape[axis], axis))
-        return NamedSharding(mesh, PartitionSpec(*[None] * split, BATCH_AXIS))
-
-    return jax.tree.map(place, state)
+def shares(mesh: Mesh) -> int:
+    """How many parts the batch is split in."""
+    return spread.size_of(mesh, spread.BATCH)
 
 
-def largest(mesh: jax.sharding.Mesh) -> Callable[[int], jax.Array] | None:
+def place_state(state: Any, mesh: Mesh) -> Any:
+    """Where each array of a training state lies, as a tree of shardings; see `spread.kept_spec`."""
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, spread.kept_spec(leaf.shape, mesh)), state)
+
+
+def largest(mesh: Mesh) -> Callable[[int], jax.Array] | None:
     """What begins to look for the largest of a number that each process has; None for just one.
 
     The answer is an array that nothing waits for until it is read.
@@ -77,13 +108,13 @@ def largest(mesh: jax.sharding.Mesh) -> Callable[[int], jax.Array] | None:
     return begin
 
 
-def check_batch(name: str, size: int, mesh: jax.sharding.Mesh) -> None:
+def check_batch(name: str, size: int, mesh: Mesh) -> None:
     """Refuses a global batch that does not divide over the devices.
 
     Raises:
       JaxvidError: naming the config field `name` and the nearest sizes that do divide.
     """
-    count = mesh.devices.size
+    count = shares(mesh)
     if size < 1 or size % count:
         below = size // count * count
         nearest = f"{below} or {below + count}" if below > 0 else str(count)
@@ -93,7 +124,7 @@ def check_batch(name: str, size: int, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """Puts this process's part [local, ...] of every array onto its devices as a global array."""
     sharding = split_batch(mesh)
     return {

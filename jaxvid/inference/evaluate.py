@@ -23,6 +23,7 @@ from jaxvid.config.parts import Config, Model
 from jaxvid.data import datasets, pipeline
 from jaxvid.devices import placement, processes
 from jaxvid.inference import reconstruct, scoring
+from jaxvid.layers.backend import for_mesh
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.reports import metrics, results
 
@@ -62,7 +63,7 @@ def _class_test(
     mesh: jax.sharding.Mesh,
 ) -> Test:
     prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
-    scorer = scoring.make_scorer(model, config.test, config.train.loss, prepare)
+    scorer = scoring.make_scorer(model, config.test, config.train.loss, prepare, mesh)
     classes, paths = list(split.classes), list(split.paths)
 
     def test(variables: Any, batches: Iterable[dict[str, np.ndarray]], what: str) -> Outcome:
@@ -86,9 +87,9 @@ def _reconstruction_test(
 ) -> Test:
     task = reconstruct.task_of(model, config.train, config.data)
     prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
-    scorer = jax.jit(reconstruct.make_scorer(model, task, prepare, config.seed))
+    scorer = jax.jit(for_mesh(reconstruct.make_scorer(model, task, prepare, config.seed), mesh))
     fill_in = jax.jit(
-        reconstruct.make_filler(model, task, prepare, config.seed),
+        for_mesh(reconstruct.make_filler(model, task, prepare, config.seed), mesh),
         out_shardings=placement.replicated(mesh),
     )
 
@@ -183,7 +184,7 @@ def _evaluate(config: Config, workdir: pathlib.Path) -> metrics.Result:
             f"--config.train.loss={loss}"
         )
     check_count(config.data.dataset, len(split))
-    mesh = placement.make_mesh()
+    mesh = placement.make_mesh(axes=config.train.axes)
     placement.check_batch("test.batch_size", config.test.batch_size, mesh)
     model = make_network(config.model, len(classes))
     variables = checkpoint.load_finite(path, config.test.weights)

@@ -18,6 +18,7 @@ from jaxvid.base.errors import JaxvidError, listed
 from jaxvid.config import fields
 from jaxvid.config.parts import Config
 from jaxvid.data import decode, pipeline
+from jaxvid.devices import placement
 from jaxvid.inference import evaluate, explain, features, scoring
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE
@@ -119,7 +120,11 @@ class Predictor:
         default = max(RECORD_SIDE, self.protocol.short_side)
         self.short_side = meta.get("short_side", default)
         self._score = scoring.make_scorer(
-            self._network, self.config.test, self.config.train.loss, self._prepare
+            self._network,
+            self.config.test,
+            self.config.train.loss,
+            self._prepare,
+            placement.make_mesh(jax.local_devices()[:1]),
         )
 
     def require_classifier(self) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvid.config.parts import Data, Train
+from jaxvid.layers import spread
 from jaxvid.objectives import masking
 
 PICTURES, MOMENTS = 4, 8
@@ -82,7 +83,7 @@ def _make_answer(
         grid = masking.grid_of(clips.shape[1:], task.cube)
         masks = masking.draw(keys, grid, task.ratio, task.decoder_ratio)
         pixels, _ = model.apply(
-            variables,
+            spread.whole_variables(model, variables),
             prepare(clips),
             train=False,
             visible=masks.visible,

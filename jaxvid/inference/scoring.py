@@ -13,20 +13,26 @@ from jaxvid.base.errors import JaxvidError, listed
 from jaxvid.base.progress import Progress
 from jaxvid.config.parts import Test
 from jaxvid.devices import placement
+from jaxvid.layers import spread
+from jaxvid.layers.backend import for_mesh
 from jaxvid.objectives import losses
 
 Scorer = Callable[[Any, jax.Array], jax.Array]
 
 
 def make_scorer(
-    model: nn.Module, test: Test, loss: str, prepare: Callable[[jax.Array], jax.Array]
+    model: nn.Module,
+    test: Test,
+    loss: str,
+    prepare: Callable[[jax.Array], jax.Array],
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Scorer:
     """A compiled function (variables, video uint8 [B, V, T, H, W, C]) -> scores [B, classes].
 
     Views are scanned `test.views_per_step` at a time, so that testing needs no more memory than one
     such step; `prepare` normalises them. Scores are probabilities, averaged over the views before
     (`average="score"`) or after (`"prob"`) the softmax, or the sigmoid where the `loss` that the
-    network was trained with says so.
+    network was trained with says so. It is meant for the devices of `mesh`.
     """
     losses.check_kind(loss)
     average = test.average
@@ -35,6 +41,7 @@ def make_scorer(
     at_once = test.views_per_step
 
     def score(variables: Any, video: jax.Array) -> jax.Array:
+        variables = spread.whole_variables(model, variables)
         batch, views = video.shape[:2]
         # Only whole steps, so that no view is counted twice.
         step = max(k for k in range(1, max(min(at_once, views), 1) + 1) if views % k == 0)
@@ -53,7 +60,7 @@ def make_scorer(
         result = total / views
         return result if average == "prob" else losses.probabilities(loss, result)
 
-    return jax.jit(score)
+    return jax.jit(for_mesh(score, mesh))
 
 
 def check_scores(scores: np.ndarray, paths: Sequence[str], what: str = "test") -> None:

@@ -4,13 +4,14 @@
 
 cudnn   cuDNN's flash attention. CUDA only; float16 or bfloat16; head dimensions up to 128; a bias
         or mask only where queries and keys are both even in number (its gradient needs that).
-splash  JAX's splash attention kernel. One TPU device (the compiler does not split the kernel over
-        several); float32 or bfloat16; no bias or mask.
+splash  JAX's splash attention kernel. TPU only; float32 or bfloat16; no bias or mask.
 xla     Everything else, in plain operations. Logits of one sample larger than `XLA_LOGITS` are
         computed in pieces, so that memory stays bounded.
 
 The flash kernels are not picked below `FLASH_KEYS` keys: there the logits are small.
-`jax.nn.dot_product_attention` on its own never picks cuDNN, so it is asked for by name.
+`jax.nn.dot_product_attention` on its own never picks cuDNN, so it is asked for by name. Over a mesh
+each device calls a kernel on its own part of the batch and the heads (see `layers.spread`). Where
+nobody said over which devices, splash is not picked, as the compiler does not split it by itself.
 """
 
 # Names end in their axes, outermost first, as in `q_BQND`:
@@ -32,7 +33,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxvid.base.errors import JaxvidError
-from jaxvid.layers.backend import backend as traced_backend
+from jaxvid.layers import spread
+from jaxvid.layers.backend import devices as traced_devices
+from jaxvid.layers.backend import platform, target_mesh
 
 IMPLEMENTATIONS = ("cudnn", "splash", "xla")
 FLASH_KEYS = 128
@@ -77,10 +80,21 @@ def attend(
     """
     choice = which(q_BQND, k_BKND, v_BKNE, bias=bias, mask=mask, implementation=implementation)
     scale = q_BQND.shape[-1] ** -0.5 if scale is None else scale
-    if choice.implementation == "cudnn":
-        return _cudnn(q_BQND, k_BKND, v_BKNE, bias, mask, scale)
+    tokens: spread.Axes = ("batch", None, "model", None)
+    pairs: spread.Axes = ("batch", "model", None, None)
+    inputs = [(x_BLND, tokens) for x_BLND in (q_BQND, k_BKND, v_BKNE)]
     if choice.implementation == "splash":
-        return _splash(q_BQND, k_BKND, v_BKNE, scale)
+        return spread.apart(functools.partial(_splash, scale=scale), *inputs)
+    if choice.implementation == "cudnn":
+        given = {name: x for name, x in (("bias", bias), ("mask", mask)) if x is not None}
+
+        def call(q_BQND, k_BKND, v_BKNE, *pairwise):
+            both = dict(zip(given, pairwise, strict=True))
+            return _cudnn(q_BQND, k_BKND, v_BKNE, both.get("bias"), both.get("mask"), scale)
+
+        inputs += [(x_BNQK, pairs) for x_BNQK in given.values()]
+        return spread.apart(call, *inputs)
+    q_BQND, k_BKND, v_BKNE = (spread.lie(x_BLND, *tokens) for x_BLND, _ in inputs)
     return _xla(q_BQND, k_BKND, v_BKNE, bias, mask, scale)
 
 
@@ -100,16 +114,16 @@ def which(
     Args:
         q_BQND, k_BKND, v_BKNE, bias, mask, implementation: as for `attend`; only shapes and dtypes
             are read.
-        backend: `cpu`, `cuda`, `rocm` or `tpu`; None is the one JAX runs on here.
-        devices: how many devices the program spans; None counts those of this run.
+        backend: `cpu`, `cuda`, `rocm` or `tpu`; None is the one that the program is traced for.
+        devices: how many devices the program spans; None means those that it is traced for.
 
     Raises:
         JaxvidError: the shapes do not fit, or `implementation` cannot compute this.
     """
     _check_shapes(q_BQND, k_BKND, v_BKNE, bias, mask)
-    backend = backend or _backend()
-    devices = devices or jax.device_count()
+    backend = backend or platform()
     pairwise = bias is not None or mask is not None
+    devices = devices or traced_devices()
     obstacles = {
         "cudnn": _cudnn_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend),
         "splash": _splash_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend, devices),
@@ -161,14 +175,6 @@ def _check_shapes(q_BQND, k_BKND, v_BKNE, bias, mask):
         raise JaxvidError(f"attention's mask must be bool, but is {mask.dtype}: give bias= floats")
 
 
-def _backend() -> str:
-    """Names the backend, telling NVIDIA's GPUs from AMD's."""
-    name = traced_backend()
-    if name != "gpu":
-        return name
-    return "cuda" if "cuda" in jax.devices()[0].client.platform_version else "rocm"
-
-
 def _cudnn_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend) -> str | None:
     """Why cuDNN cannot do it, as the rest of a sentence that begins with its name."""
     if backend != "cuda":
@@ -188,13 +194,15 @@ def _splash_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend, devices) -> str 
     """Why splash attention cannot do it, as the rest of a sentence that begins with its name."""
     if backend != "tpu":
         return f"needs a TPU, not {backend}"
-    if devices > 1:
-        return f"is not split over devices, and there are {devices}"
     dtypes = _dtypes(q_BQND, k_BKND, v_BKNE)
     if dtypes not in ("bfloat16", "float32"):
         return f"needs float32 or bfloat16, not {dtypes}"
     if pairwise:
         return "takes no bias or mask"
+    if devices > 1 and target_mesh() is None:
+        return f"is not split over devices, and there are {devices}"
+    if not spread.divides(q_BQND.shape[0]):
+        return f"needs a batch that divides over {devices} devices, not {q_BQND.shape[0]}"
     return None
 
 

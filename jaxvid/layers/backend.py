@@ -1,27 +1,78 @@
-"""The backend that a program is traced for: what picks among ways to compute asks here."""
+"""What a program is traced for: the platform, and the mesh that it is spread over.
+
+What picks among ways to compute asks here, never the machine that it happens to run on: a program
+may be compiled for chips that are elsewhere.
+"""
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 
-_asked: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+class Target(NamedTuple):
+    """A platform by name, or the one that JAX runs on; and a mesh, or whatever the caller has."""
+
+    platform: str | None = None
+    mesh: jax.sharding.Mesh | None = None
+
+
+_HERE = Target()
+_target: contextvars.ContextVar[Target] = contextvars.ContextVar("target", default=_HERE)
+
+
+def platform() -> str:
+    """`cpu`, `tpu`, `cuda` or `rocm`; of another name nothing may be taken for granted.
+
+    `gpu` is one of NVIDIA's unless JAX runs on one of AMD's here.
+    """
+    name = _target.get().platform or jax.default_backend()
+    if name != "gpu":
+        return name
+    here = jax.default_backend() == "gpu"
+    return "rocm" if here and "rocm" in jax.devices()[0].client.platform_version else "cuda"
 
 
 def backend() -> str:
-    """The one that `tracing_for` names, else the one that JAX runs on: `cpu`, `gpu`, `tpu`.
+    """The platform, with all makers of GPUs as `gpu`."""
+    name = platform()
+    return "gpu" if name in ("cuda", "rocm") else name
 
-    Another name stands for a backend of which nothing may be taken for granted.
-    """
-    return _asked.get() or jax.default_backend()
+
+def target_mesh() -> jax.sharding.Mesh | None:
+    """The mesh that the program is spread over; None if nobody said, which may be any."""
+    return _target.get().mesh
+
+
+def devices() -> int:
+    """How many devices the program spans: where nobody said, it may be all there are."""
+    mesh = target_mesh()
+    return jax.device_count() if mesh is None else mesh.size
 
 
 @contextlib.contextmanager
-def tracing_for(name: str) -> Iterator[None]:
-    """Lets what is traced inside be meant for another backend than JAX runs on."""
-    token = _asked.set(name)
+def tracing_for(name: str | None = None, mesh: jax.sharding.Mesh | None = None) -> Iterator[None]:
+    """Lets what is traced inside be meant for a platform, or for the devices of a mesh."""
+    if mesh is not None and name is None:
+        name = mesh.devices.flat[0].platform
+    token = _target.set(Target(name, mesh))
     try:
         yield
     finally:
-        _asked.reset(token)
+        _target.reset(token)
+
+
+def for_mesh(function: Callable[..., Any], mesh: jax.sharding.Mesh | None) -> Callable[..., Any]:
+    """The function, which is meant for the devices of a mesh, if one is said, when it is traced."""
+    if mesh is None:
+        return function
+
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        with tracing_for(mesh=mesh):
+            return function(*args)
+
+    return traced

@@ -33,6 +33,7 @@ from jax import lax
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.backend import backend as traced_backend
+from jaxvid.layers.spread import apart, splits_heads
 
 Triple = tuple[int, int, int]
 
@@ -167,7 +168,15 @@ def conv(
         JaxvidError: the shapes do not fit together, or the lowering's name is unknown.
     """
     geometry = _geometry(x_BTHWC, kernel_thwIO, tuple(stride), tuple(padding), groups)
-    return LOWERINGS[chosen(geometry, lowering)].compute(x_BTHWC, kernel_thwIO, geometry)
+    name = chosen(geometry, lowering)
+    if name == "shifts" and splits_heads():
+        name = "native"  # which the compiler splits by channels as it finds them
+    compute = LOWERINGS[name].compute
+    if name != "shifts":
+        return compute(x_BTHWC, kernel_thwIO, geometry)
+    # Its gradient goes through the rows one by one: through those that are here.
+    video, kernel = ("batch", *[None] * 4), (None,) * 5
+    return apart(lambda x, k: compute(x, k, geometry), (x_BTHWC, video), (kernel_thwIO, kernel))
 
 
 def _geometry(x_BTHWC, kernel_thwIO, stride, padding, groups) -> Geometry:

@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxvid.layers.backend import backend
+from jaxvid.layers.backend import backend, devices
 
 _HALVES = 2
 
@@ -16,7 +16,7 @@ def add(x: jax.Array, y: jax.Array, train: bool = False) -> jax.Array:
     fused with anything, nor is its gradient. Not on several devices, between which halves would
     have to move.
     """
-    looped = train and backend() == "cpu" and jax.device_count() == 1
+    looped = train and backend() == "cpu" and devices() == 1
     if not looped or x.shape != y.shape or x.dtype != y.dtype or x.size % _HALVES:
         return x + y
     halves = (part.reshape(_HALVES, -1) for part in (x, y))

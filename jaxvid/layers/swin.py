@@ -29,6 +29,7 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
+from jaxvid.layers.linear import Joined
 from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import Mlp, apply_blocks, dense_init, layer_norm
 from jaxvid.layers.window import (
@@ -74,10 +75,14 @@ class WindowAttention(nn.Module):
         padded = x_BTHWC.shape[1:4]
         if rolled:
             x_BTHWC = jnp.roll(x_BTHWC, [-s for s in shift], (1, 2, 3))
-        qkv_MLC = dense(3 * channels, name="qkv")(partition(x_BTHWC, window))
-        count, tokens, _ = qkv_MLC.shape
-        qkv_ML3ND = qkv_MLC.reshape(count, tokens, 3, self.heads, -1)
-        q_MLND, k_MLND, v_MLND = jnp.moveaxis(qkv_ML3ND, 2, 0)
+        x_MLC = partition(x_BTHWC, window)
+        count, tokens, _ = x_MLC.shape
+        q_MLND, k_MLND, v_MLND = (
+            part_MLC.reshape(count, tokens, self.heads, -1)
+            for part_MLC in Joined(
+                channels, 3, self.heads, kernel_init=dense_init, dtype=self.dtype, name="qkv"
+            )(x_MLC)
+        )
         mask_M1LL = None
         if rolled:
             mask_MLL = shift_mask(padded, window, shift)

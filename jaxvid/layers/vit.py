@@ -23,7 +23,9 @@ import jax.numpy as jnp
 
 from jaxvid.layers.attention import attend
 from jaxvid.layers.drop import DropPath
+from jaxvid.layers.linear import Joined
 from jaxvid.layers.shortcut import add
+from jaxvid.layers.spread import lie_hidden
 
 Activation = Callable[[jax.Array], jax.Array]
 Initializer = Callable[..., jax.Array]
@@ -51,16 +53,18 @@ class SelfAttention(nn.Module):
         """Maps tokens [B, L, C] to [B, L, C]."""
         batch, length, width = x_BLC.shape
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
-        qkv_BLC = dense(3 * width, self.key_bias, name="qkv")(x_BLC)
+        q_BLC, k_BLC, v_BLC = Joined(
+            width, 3, self.heads, self.key_bias, self.kernel_init, dtype=self.dtype, name="qkv"
+        )(x_BLC)
         if not self.key_bias:
             q_bias_C, v_bias_C = (
-                self.param(name, nn.initializers.zeros, (width,), jnp.float32).astype(qkv_BLC.dtype)
+                self.param(name, nn.initializers.zeros, (width,), jnp.float32).astype(q_BLC.dtype)
                 for name in ("q_bias", "v_bias")
             )
-            qkv_BLC = qkv_BLC + jnp.concatenate([q_bias_C, jnp.zeros_like(q_bias_C), v_bias_C])
+            q_BLC, v_BLC = q_BLC + q_bias_C, v_BLC + v_bias_C
         q_BLND, k_BLND, v_BLND = (
             part_BLC.reshape(batch, length, self.heads, width // self.heads)
-            for part_BLC in jnp.split(qkv_BLC, 3, axis=-1)
+            for part_BLC in (q_BLC, k_BLC, v_BLC)
         )
         y_BLND = attend(q_BLND, k_BLND, v_BLND)
         return dense(width, name="proj")(y_BLND.reshape(batch, length, width))
@@ -78,7 +82,8 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., C] to [..., C]."""
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
-        return dense(x.shape[-1], name="fc2")(self.activation(dense(self.hidden, name="fc1")(x)))
+        hidden = lie_hidden(self.activation(dense(self.hidden, name="fc1")(x)))
+        return dense(x.shape[-1], name="fc2")(hidden)
 
 
 class Block(nn.Module):

@@ -21,8 +21,10 @@ from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.heads import MeanHead
+from jaxvid.layers.linear import Joined
 from jaxvid.layers.norm import BatchNorm
 from jaxvid.layers.shortcut import add
+from jaxvid.layers.spread import lie_hidden
 from jaxvid.layers.vit import apply_blocks, exact_gelu, layer_norm
 from jaxvid.rows import CLASS_COUNTS, IMAGENET_MEAN, IMAGENET_STD, Protocol, Recipe, Row, Sampling
 
@@ -73,15 +75,14 @@ class LocalAttention(nn.Module):
         """Maps tokens [B, T, H, W, C] to the same shape."""
         batch, *size, width = x.shape
         fitted, _ = window.fit_window(size, self.window)
-        qkv = window.pad_to_multiples(dense(3 * width, self.dtype, "qkv")(x), fitted)
-        windows = window.partition(qkv, fitted)
-        q, k, v = (
-            part.reshape(*windows.shape[:2], self.heads, width // self.heads)
-            for part in jnp.split(windows, 3, axis=-1)
-        )
-        mask = None if qkv.shape == (batch, *size, 3 * width) else _real_keys(x, fitted)
+        joined = Joined(width, 3, self.heads, kernel_init=normal_init, dtype=self.dtype, name="qkv")
+        qkv = [window.pad_to_multiples(part, fitted) for part in joined(x)]
+        windows = [window.partition(part, fitted) for part in qkv]
+        tokens, padded = windows[0].shape[:2], qkv[0].shape[1:4]
+        q, k, v = (part.reshape(*tokens, self.heads, width // self.heads) for part in windows)
+        mask = None if padded == tuple(size) else _real_keys(x, fitted)
         y = attend(q, k, v, mask=mask)
-        y = window.join(y.reshape(*windows.shape[:2], width), fitted, qkv.shape[1:4])
+        y = window.join(y.reshape(*tokens, width), fitted, padded)
         return dense(width, self.dtype, "proj")(y[:, : size[0], : size[1], : size[2]])
 
 
@@ -121,7 +122,8 @@ class GlobalAttention(nn.Module):
                 pooled.append(patches(width, self.coarse[1], self.dtype, "coarse2", width)(y))
             tokens = [part.reshape(batch, -1, width) for part in pooled]
             contexts = layer_norm("norm", EPSILON, self.dtype)(jnp.concatenate(tokens, axis=1))
-        k, v = jnp.split(dense(2 * width, self.dtype, "kv")(contexts), 2, axis=-1)
+        joined = Joined(width, 2, self.heads, kernel_init=normal_init, dtype=self.dtype, name="kv")
+        k, v = joined(contexts)
         y = attend(q.reshape(split), k.reshape(split), v.reshape(split))
         return dense(width, self.dtype, "proj")(y.reshape(x.shape))
 
@@ -153,7 +155,7 @@ class Block(nn.Module):
         x = add(x, drop_path(y, train), train)
         y = layer_norm("norm2", EPSILON, self.dtype)(x)
         y = exact_gelu(dense(self.mlp_ratio * width, self.dtype, "fc1")(y))
-        y = dense(width, self.dtype, "fc2")(y)
+        y = dense(width, self.dtype, "fc2")(lie_hidden(y))
         return add(x, drop_path(y, train), train)
 
 

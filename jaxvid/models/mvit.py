@@ -22,9 +22,11 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv, conv
 from jaxvid.layers.drop import DropPath
+from jaxvid.layers.linear import Joined
 from jaxvid.layers.pool import max_pool
 from jaxvid.layers.position import axis_one_hots, relative_embeddings
 from jaxvid.layers.shortcut import add
+from jaxvid.layers.spread import lie_hidden
 from jaxvid.layers.vit import apply_blocks
 from jaxvid.rows import (
     CLASS_COUNTS,
@@ -143,7 +145,15 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, size: Triple) -> jax.Array:
         """Maps tokens [B, 1 + T H W, C] on grid `size` to [B, 1 + T' H' W', dim]."""
         batch, width = x.shape[0], self.dim // self.heads
-        qkv = dense(3 * self.dim, self.dtype, "qkv")(x)
+        joined = Joined(
+            self.dim,
+            3,
+            self.heads,
+            kernel_init=normal_init,
+            bias_init=bias_init,
+            dtype=self.dtype,
+            name="qkv",
+        )
         q, k, v = (
             layer_norm(self.dtype, f"norm_{name}")(
                 HeadPool(stride, self.dtype, name=f"pool_{name}")(
@@ -152,7 +162,7 @@ class Attention(nn.Module):
             )
             for name, part, stride in zip(
                 "qkv",
-                jnp.split(qkv, 3, axis=-1),
+                joined(x),
                 (self.stride_q, self.stride_kv, self.stride_kv),
                 strict=True,
             )
@@ -249,7 +259,7 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., C] to [..., features]."""
         x = nn.gelu(dense(self.hidden, self.dtype, "fc1")(x), approximate=False)
-        return dense(self.features, self.dtype, "fc2")(x)
+        return dense(self.features, self.dtype, "fc2")(lie_hidden(x))
 
 
 class MViT(nn.Module):

@@ -21,6 +21,7 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
+from jaxvid.layers.linear import joined
 from jaxvid.layers.position import resize_grid
 from jaxvid.layers.vit import Block, apply_blocks, dense_init, layer_norm
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
@@ -38,6 +39,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 class CrossProjection(nn.Module):
     """Queries of some tokens, keys and values of others, by one matrix for the three."""
 
+    heads: int
     dtype: Any = None
 
     @nn.compact
@@ -49,8 +51,8 @@ class CrossProjection(nn.Module):
         x, context, kernel, bias = nn.dtypes.promote_dtype(
             x, context, kernel, bias, dtype=self.dtype
         )
-        q = x @ kernel[:, :width] + bias[:width]
-        k, v = jnp.split(context @ kernel[:, width:] + bias[width:], 2, axis=-1)
+        (q,) = joined(x, kernel[:, :width], bias[:width], 1, self.heads)
+        k, v = joined(context, kernel[:, width:], bias[width:], 2, self.heads)
         return q, k, v
 
 
@@ -66,7 +68,7 @@ class CrossAttention(nn.Module):
         batch, _, width = x.shape
         q, k, v = (
             part.reshape(batch, -1, self.heads, width // self.heads)
-            for part in CrossProjection(self.dtype, name="qkv")(x, context)
+            for part in CrossProjection(self.heads, self.dtype, name="qkv")(x, context)
         )
         y = attend(q, k, v).reshape(x.shape)
         return nn.Dense(width, dtype=self.dtype, kernel_init=zeros, name="proj")(y)

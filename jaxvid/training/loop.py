@@ -60,7 +60,7 @@ def _train(config: Config, workdir: pathlib.Path) -> metrics.Result:
     start.check_sources(config.init if last is None else "", config.train.teacher)
 
     # ---- devices and data
-    mesh = placement.make_mesh()
+    mesh = placement.make_mesh(axes=config.train.axes)
     plans.check_batches(config, mesh)
     say_devices(config, mesh)
     videos = open_videos(config)
@@ -333,9 +333,11 @@ def common_classes(
 def say_devices(config: Config, mesh: jax.sharding.Mesh) -> None:
     """Says on what a run is made, and how its batch is shared out."""
     size, cuts, count = config.train.batch_size, config.train.accumulate_steps, mesh.devices.size
+    shape = ", ".join(f"{axis}:{size}" for axis, size in mesh.shape.items() if size > 1)
     log(
-        f"{count} {mesh.devices.flat[0].platform} device(s), global batch {size}, "
-        f"{size // count} per device" + (f" in {cuts} parts" if cuts > 1 else "")
+        f"{count} {mesh.devices.flat[0].platform} device(s)" + f" ({shape})" * (count > 1) + ", "
+        f"global batch {size}, {size // placement.shares(mesh)} per device"
+        + (f" in {cuts} parts" if cuts > 1 else "")
     )
 
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxvid.config.parts import Config, Train
+from jaxvid.layers import spread
+from jaxvid.layers.backend import for_mesh
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.training import parts
 from jaxvid.training.state import TrainState
@@ -44,12 +46,14 @@ def make_precise_norms(
     config: Config,
     frozen: Set[str] = frozenset(),
     placed: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Iterable[dict[str, Any]]], TrainState]:
     """What gives a state BatchNorm's statistics of batches: (state, batches of clips) -> state.
 
     They are mean and variance of all clips together, each batch normalised by its own statistics as
     in training, and replace the moving averages, the averaged copy's too. They follow from the
-    parameters, the step and the batches alone. `placed` are the shardings of `state.batch_stats`.
+    parameters, the step and the batches alone. `placed` are the shardings of `state.batch_stats`
+    on `mesh`.
     """
     prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
     norms, accumulate = norms_of(config.train), config.train.accumulate_steps
@@ -60,7 +64,7 @@ def make_precise_norms(
         key = jax.random.fold_in(jax.random.fold_in(key, 4), number)
         with parts.grouping_norms(groups, measure=True), parts.holding_norms(frozen, norms.held):
             _, measured = model.apply(
-                variables,
+                spread.whole_variables(model, variables),
                 prepare(video),
                 train=True,
                 rngs={"dropout": key},
@@ -68,7 +72,7 @@ def make_precise_norms(
             )
         return _merged(stats, measured["batch_stats"], number)
 
-    add = jax.jit(add, donate_argnums=1, out_shardings=placed)
+    add = jax.jit(for_mesh(add, mesh), donate_argnums=1, out_shardings=placed)
 
     def measure(state: TrainState, batches: Iterable[dict[str, Any]]) -> TrainState:
         copies = [state.variables] + ([state.ema] if state.ema else [])

@@ -20,6 +20,7 @@ from jaxvid.config.parts import Config
 from jaxvid.data import pipeline
 from jaxvid.devices import placement
 from jaxvid.inference.evaluate import make_network
+from jaxvid.layers.backend import for_mesh
 from jaxvid.training import optim, parts, teachers
 from jaxvid.training.norms import make_precise_norms
 from jaxvid.training.state import TrainState, make_state
@@ -37,11 +38,11 @@ class Length(NamedTuple):
 class Knobs(NamedTuple):
     """Which parts of a network a config singles out, by their paths; see `parts`.
 
-    `said` are lines that say so.
+    `blocks` are all that it has, and `said` lines that say what is singled out.
     """
 
     frozen: frozenset[str]
-    recomputed: frozenset[str]
+    blocks: frozenset[str]
     layer_of: dict[str, int]
     said: tuple[str, ...]
 
@@ -52,12 +53,13 @@ class Plan:
 
     Attributes:
       config: what it was told.
-      mesh: the devices, which may be those of a machine that is not here.
+      mesh: the devices, which may be those of a machine that is not here; what is compiled is
+        compiled for these.
       classes: their names; none of a network that pretrains.
       length: its steps, and the rate at each.
       model: the network.
       optimizer: what updates its parameters.
-      knobs: the parts of it that are frozen, recomputed or slower.
+      knobs: the parts of it, and which are frozen or slower.
       teacher: the network that labels tokens, if there is one.
       state: shapes, types and shardings of all that a step changes.
       batch: those of what it takes: `video` uint8 [B, T, H, W, C], `label`, `index` [B], and
@@ -111,14 +113,14 @@ def plan(
         return make_state(variables, optimizer, knobs.frozen, config.train.ema_decay > 0)
 
     state = jax.eval_shape(init)
-    placed = placement.place_state(state, mesh, config.train.sharding)
+    placed = placement.place_state(state, mesh)
     teacher = teachers.find(config, classes) if config.train.teacher else None
     step = make_train_step(
         model,
         optimizer,
         config,
         knobs.frozen,
-        knobs.recomputed,
+        knobs.blocks,
         teachers.make_teacher(teacher) if teacher else None,
     )
     return Plan(
@@ -132,9 +134,13 @@ def plan(
         teacher=teacher,
         state=jax.tree.map(_described, state, placed),
         batch=_batch(config, mesh, clip_shape, len(classes), teacher),
-        init=jax.jit(init, out_shardings=placed),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(placed, placement.replicated(mesh))),
-        precise_norms=make_precise_norms(model, config, knobs.frozen, placed.batch_stats),
+        init=jax.jit(for_mesh(init, mesh), out_shardings=placed),
+        step=jax.jit(
+            for_mesh(step, mesh),
+            donate_argnums=0,
+            out_shardings=(placed, placement.replicated(mesh)),
+        ),
+        precise_norms=make_precise_norms(model, config, knobs.frozen, placed.batch_stats, mesh),
     )
 
 
@@ -151,7 +157,11 @@ def check_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
     Raises:
       JaxvidError: naming the field, and what it may be.
     """
-    size, cuts, count = config.train.batch_size, config.train.accumulate_steps, mesh.devices.size
+    size, cuts, count = (
+        config.train.batch_size,
+        config.train.accumulate_steps,
+        placement.shares(mesh),
+    )
     placement.check_batch("train.batch_size", size, mesh)
     placement.check_batch("test.batch_size", config.test.batch_size, mesh)
     if size % (cuts * count):
@@ -168,8 +178,8 @@ def read_knobs(model: nn.Module, clip_shape: Sequence[int], config: Config) -> K
     frozen = parts.frozen(found, config.optim.freeze, config.train.freeze_norm)
     if frozen:
         said.append(f"frozen: {len(frozen)} of {len(found.params)} arrays of parameters")
-    recomputed = parts.blocks(found.params) if config.train.remat else frozenset()
-    if config.train.remat and not recomputed:
+    blocks = parts.blocks(found.params)
+    if config.train.remat and not blocks:
         raise JaxvidError(
             "config.train.remat recomputes numbered blocks, of which this network has none: leave "
             "it off"
@@ -178,7 +188,7 @@ def read_knobs(model: nn.Module, clip_shape: Sequence[int], config: Config) -> K
     if config.optim.layer_decay != 1:
         layer_of = parts.layers(found.params)
         said.append(parts.describe_layers(layer_of, config.optim.layer_decay))
-    return Knobs(frozen, recomputed, layer_of, tuple(said))
+    return Knobs(frozen, blocks, layer_of, tuple(said))
 
 
 def _described(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:

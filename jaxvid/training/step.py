@@ -1,7 +1,8 @@
 """One step of training on a batch of the pipeline: by labels, or by filling in what is hidden."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import optax
 from jaxvid.base.errors import JaxvidError
 from jaxvid.config.parts import Config
 from jaxvid.inference import reconstruct
+from jaxvid.layers import spread
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.objectives import losses, masking
 from jaxvid.training import mixing, parts
@@ -45,6 +47,32 @@ class Lesson:
     aux_weight: float = 0.0
     teacher: Teacher | None = None
     token_weight: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """The blocks of a network, by their paths.
+
+    Attributes:
+      paths: all of them, where the parameters of each come together by themselves.
+      recomputed: whether the backward pass keeps their inputs only, and computes the rest again.
+      dtype: what kernels travel in between devices; None is their own.
+    """
+
+    paths: frozenset[str] = frozenset()
+    recomputed: bool = False
+    dtype: Any = None
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Lets a network that is applied inside compute them so."""
+        recomputed = self.paths if self.recomputed else frozenset()
+        with spread.gathering(self.paths, self.dtype, recomputed), parts.recomputing(recomputed):
+            yield
+
+    def gather(self, params: Any) -> Any:
+        """The parameters, of which those that lie in no block come together at once."""
+        return spread.whole(params, self.dtype, but=self.paths)
 
 
 def _make_loss(lesson: Lesson) -> Callable[..., jax.Array]:
@@ -108,7 +136,7 @@ def make_update(
     *,
     descent: Descent = Descent(),
     norms: Norms = Norms(),
-    recomputed: Set[str] = frozenset(),
+    blocks: Blocks = Blocks(),
     prepare: Callable[[jax.Array], jax.Array] = lambda video: video,
 ) -> Callable[..., Stepped]:
     """One step of training: (state, video, labels, rng) -> (state, {loss, top1, grad_norm}).
@@ -124,7 +152,7 @@ def make_update(
       lesson: the loss.
       descent: how its gradients become a step.
       norms: which statistics BatchNorms use.
-      recomputed: paths of blocks of which the backward pass keeps the inputs only.
+      blocks: its blocks, and what the backward pass keeps of them.
       prepare: applied to each part of the video, where it is needed.
     """
     lesson_loss = _make_loss(lesson)
@@ -136,10 +164,10 @@ def make_update(
         with (
             parts.grouping_norms(norms.groups(len(video))),
             parts.holding_norms(descent.frozen, norms.held),
-            parts.recomputing(recomputed),
+            blocks.computing(),
         ):
             answers, updated = model.apply(
-                {"params": params, "batch_stats": stats},
+                {"params": blocks.gather(params), "batch_stats": stats},
                 video,
                 train=True,
                 rngs={"dropout": rng},
@@ -168,7 +196,7 @@ def make_reconstruction_update(
     optimizer: optax.GradientTransformation,
     *,
     descent: Descent = Descent(),
-    recomputed: Set[str] = frozenset(),
+    blocks: Blocks = Blocks(),
     prepare: Callable[[jax.Array], jax.Array],
     scale: masking.Scale | None = None,
 ) -> Callable[..., Stepped]:
@@ -184,9 +212,9 @@ def make_reconstruction_update(
         params: Any, stats: Any, part: dict[str, Any], rng: jax.Array, _: Any
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         masks = part["masks"]
-        with parts.recomputing(recomputed):
+        with blocks.computing():
             pixels, _ = model.apply(
-                {"params": params},
+                {"params": blocks.gather(params)},
                 prepare(part["video"]),
                 train=True,
                 visible=masks.visible,
@@ -211,7 +239,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     config: Config,
     frozen: Set[str] = frozenset(),
-    recomputed: Set[str] = frozenset(),
+    blocks: Set[str] = frozenset(),
     teacher: Teacher | None = None,
 ) -> Callable[[TrainState, dict[str, Any]], Stepped]:
     """The step on a batch of the pipeline, not compiled: (state, {video uint8, label}) -> as above.
@@ -221,7 +249,7 @@ def make_train_step(
     train = config.train
     shared: dict[str, Any] = {
         "descent": Descent(frozen, train.accumulate_steps, train.ema_decay),
-        "recomputed": recomputed,
+        "blocks": Blocks(frozenset(blocks), train.remat, config.model.compute_dtype),
         "prepare": normalizer(config.data, jnp.dtype(config.model.dtype)),
     }
     if train.loss == "pixels":

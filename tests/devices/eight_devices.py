@@ -21,7 +21,20 @@ from jaxvid.training import plan as plans
 from tests import handed
 
 STEPS = 4
-PLACES = {"one": (1, "replicated"), "all": (8, "replicated"), "split": (8, "fsdp")}
+PLACES = {
+    "one": (1, ""),
+    "all": (8, ""),
+    "split": (8, "fsdp:-1"),
+    "mixed": (8, "data:2,fsdp:2,model:2"),
+}
+MOVES = [
+    ("one", "split"),
+    ("split", "one"),
+    ("split", "mixed"),
+    ("mixed", "all"),
+    ("all", "split"),
+    ("mixed", "one"),
+]
 CLIP = (2, 32, 32, 3)
 ROW, _, GROUP = sys.argv[1].partition("/")
 CONFIG = config.from_row(ROW, runlocal=True)
@@ -45,9 +58,9 @@ def batch(number):
 class Place:
     """A state and the step that changes it, on some devices and spread in some way."""
 
-    def __init__(self, devices, how):
-        self.mesh = placement.make_mesh(jax.devices()[:devices])
-        CONFIG.train.sharding = how
+    def __init__(self, devices, axes):
+        self.mesh = placement.make_mesh(jax.devices()[:devices], axes)
+        CONFIG.train.mesh = axes
         plan = plans.plan(handed.frozen(CONFIG), self.mesh, CLASSES)
         self.init, self.step, self.like = plan.init, plan.step, plan.state
 
@@ -78,7 +91,7 @@ def main(folder):
         answer["held"][name] = place.held(state)
         specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(state)}
         answer["specs"][name] = sorted(specs)
-    for before, after in (("one", "split"), ("split", "one"), ("split", "all"), ("all", "split")):
+    for before, after in MOVES:
         place = places[after]
         state = checkpoint.Checkpoints(folder / before).restore(STEPS // 2, place.like)
         _, losses = place.go_on(state, range(STEPS // 2, STEPS))

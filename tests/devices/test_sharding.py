@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,13 +14,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.devices import placement
+from jaxvid.layers import spread
 
 
 class Mesh:
     """As much of a mesh as the check looks at."""
 
-    def __init__(self, count):
+    def __init__(self, count, **shape):
         self.devices = np.empty(count, object)
+        self.shape = {"data": count, "fsdp": 1, "model": 1} | shape
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ def test_a_batch_becomes_global_arrays_split_by_their_first_axis():
     assert there.keys() == batch.keys()
     for name, array in there.items():
         assert isinstance(array, jax.Array) and array.dtype == batch[name].dtype
-        assert array.sharding == NamedSharding(mesh, PartitionSpec("data"))
+        assert array.sharding == NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
         assert array.addressable_shards[0].data.shape[0] == 2
         np.testing.assert_array_equal(array, batch[name])
 
@@ -63,41 +66,85 @@ def test_a_replicated_array_lies_whole_on_every_device():
     assert all(shard.data.shape == (5,) for shard in array.addressable_shards)
 
 
-def test_an_unknown_way_of_sharding_is_refused():
-    mesh = placement.make_mesh()
-    with pytest.raises(JaxvidError, match="train.sharding='zero' is unknown: take replicated or"):
-        placement.place_state({}, mesh, "zero")
+@pytest.mark.parametrize(
+    "axes, count, shape",
+    [
+        ("", 8, (8, 1, 1)),
+        ("fsdp:-1", 8, (1, 8, 1)),
+        ("data:-1,fsdp:4", 8, (2, 4, 1)),
+        ("model:2, fsdp:4", 8, (1, 4, 2)),
+        ("data:-1,fsdp:8,model:2", 256, (16, 8, 2)),
+        ("fsdp:8,data:-1", 8, (1, 8, 1)),
+    ],
+)
+def test_axes_stand_for_all_devices(axes, count, shape):
+    assert placement.mesh_shape(axes, count) == shape
 
 
-class Leaf:
-    def __init__(self, *shape):
-        self.shape, self.size = shape, int(np.prod(shape))
+@pytest.mark.parametrize(
+    "axes, message",
+    [
+        ("fsdp", "'fsdp' is no axis: give axes such as data:-1,fsdp:8,model:2, one of them -1"),
+        ("tensor:2", "'tensor:2' is no axis"),
+        ("fsdp:0", "'fsdp:0' is no axis"),
+        ("fsdp:2,fsdp:4", "'fsdp:4' is no axis"),
+        ("data:-1,fsdp:-1", "leaves data and fsdp open"),
+        ("data:-1,fsdp:3", "is for a multiple of 3 devices, but there are 8"),
+        ("fsdp:4", "is for 4 devices, but there are 8"),
+        ("fsdp:16", "is for 16 devices, but there are 8"),
+    ],
+)
+def test_axes_that_make_no_mesh_are_refused(axes, message):
+    with pytest.raises(JaxvidError) as caught:
+        placement.mesh_shape(axes, 8)
+    assert str(caught.value).startswith(f"config.train.mesh={axes!r}") and message in str(
+        caught.value
+    )
+
+
+class Slice(NamedTuple):
+    """As much of a TPU of one of several slices as makes a mesh of them."""
+
+    id: int
+    slice_index: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    process_index: int = 0
+
+
+def test_axes_that_lie_across_slices_are_refused():
+    devices = [Slice(i, i // 4) for i in range(8)]
+    with pytest.raises(JaxvidError, match="makes data:1, but there are 2 slices: let data be a"):
+        placement.make_mesh(devices, "fsdp:-1")
 
 
 @pytest.mark.parametrize(
     "shape, split",
     [
-        ((3, 3, 16, 32), "(None, None, None, 'data')"),
-        ((4096, 10), "('data',)"),
-        ((128, 64), "('data',)"),
-        ((64, 64), "(None, 'data')"),  # of equals the last
-        ((1001, 8), "(None, 'data')"),  # the larger one does not divide
+        ((3, 3, 16, 32), "(None, None, None, 'fsdp')"),
+        ((4096, 10), "('fsdp',)"),
+        ((128, 64), "('fsdp',)"),
+        ((64, 64), "(None, 'fsdp')"),  # of equals the last
+        ((1001, 8), "(None, 'fsdp')"),  # the larger one does not divide
         ((1001, 9), "()"),
         ((8,), "()"),  # too small to be worth it
         ((), "()"),
         ((0, 1024), "()"),
     ],
 )
-def test_arrays_are_split_along_their_largest_dimension_that_divides(shape, split, monkeypatch):
-    monkeypatch.setattr(placement, "NamedSharding", lambda mesh, spec: tuple(spec))
-    assert repr(placement.place_state(Leaf(*shape), Mesh(8), "fsdp")) == split
-    assert placement.place_state(Leaf(*shape), Mesh(8), "replicated") == ()
+def test_arrays_are_split_along_their_largest_dimension_that_divides(shape, split):
+    assert repr(tuple(spread.kept_spec(shape, Mesh(8, data=1, fsdp=8)))) == split
+    assert tuple(spread.kept_spec(shape, Mesh(8))) == ()
+    both = spread.kept_spec(shape, Mesh(8, data=1, fsdp=4, model=2))
+    assert repr(tuple(both)) == split.replace("'fsdp'", "('fsdp', 'model')")
 
 
 # ---- eight simulated devices
 
 
-@pytest.fixture(scope="module", params=["tsn_test", "tsn_test/4", "videomae_pretrain_test"])
+@pytest.fixture(
+    scope="module", params=["tsn_test", "tsn_test/4", "videomae_test", "videomae_pretrain_test"]
+)
 def measured(request, tmp_path_factory):
     root = pathlib.Path(__file__).parent
     environment = os.environ | {
@@ -117,6 +164,7 @@ def test_eight_devices_train_as_one_does(measured):
     assert len(losses["one"]) == 4 and losses["one"][0] != losses["one"][3]
     np.testing.assert_allclose(losses["all"], losses["one"], rtol=1e-5)
     np.testing.assert_allclose(losses["split"], losses["one"], rtol=1e-5)
+    np.testing.assert_allclose(losses["mixed"], losses["one"], rtol=1e-5)
 
 
 @pytest.mark.slow("devices")
@@ -131,7 +179,15 @@ def test_a_split_state_takes_an_eighth_of_a_devices_memory(measured):
 
 @pytest.mark.slow("devices")
 @pytest.mark.parametrize(
-    "move", ["one then split", "split then one", "split then all", "all then split"]
+    "move",
+    [
+        "one then split",
+        "split then one",
+        "split then mixed",
+        "mixed then all",
+        "all then split",
+        "mixed then one",
+    ],
 )
 def test_a_run_goes_on_elsewhere(measured, move):
     expected = measured["losses"]["one"][2:]

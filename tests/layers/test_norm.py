@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvid.layers.backend import tracing_for
 from jaxvid.layers.norm import BatchNorm
 
 RNG = np.random.default_rng(0)
@@ -96,3 +97,44 @@ def test_half_precision_keeps_its_statistics_in_float32(train):
         wide = np.asarray(x, np.float64)
         expected = 0.1 * wide.mean((0, 1, 2, 3))
         np.testing.assert_allclose(new["batch_stats"]["mean"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("measure", [False, True])
+def test_sums_that_are_taken_at_once_give_the_same(measure):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(30, 2, (4, 3, 5, 7)), jnp.float32)
+    weight = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    norm = BatchNorm()
+    variables = {
+        "params": {"scale": jnp.arange(1.0, 8), "bias": jnp.arange(7.0)},
+        "batch_stats": {"mean": jnp.full(7, 29.0), "var": jnp.ones(7)},
+    }
+
+    def loss(params, x):
+        y, updated = norm.apply(
+            variables | {"params": params}, x, train=True, measure=measure, mutable=["batch_stats"]
+        )
+        return (y * weight).sum(), (y, updated)
+
+    def run():
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+
+    expected = run()
+    with tracing_for("tpu"):
+        assert "custom_vjp" in str(jax.make_jaxpr(lambda x: loss(variables["params"], x)[0])(x))
+        found = run()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-3), found, expected
+    )
+
+
+def test_a_half_precise_input_stays_what_is_kept_for_its_gradient():
+    x = jnp.ones((2, 3, 4), jnp.bfloat16)
+    variables = BatchNorm().init(jax.random.key(0), x)
+    with tracing_for("tpu"):
+        y, backward = jax.vjp(
+            lambda x: BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])[0], x
+        )
+    assert y.dtype == jnp.bfloat16
+    large = [leaf for leaf in jax.tree.leaves(backward) if leaf.size == x.size]
+    assert [leaf.dtype for leaf in large] == [jnp.bfloat16]

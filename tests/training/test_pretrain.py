@@ -207,7 +207,9 @@ def test_steps_lower_the_loss_and_parts_and_recomputation_change_nothing():
     assert all(later < earlier for earlier, later in zip(losses, losses[1:], strict=False)), losses
     paths = parts.find(network()[0], (4, 32, 32, 3)).params
     assert {"block1", "decoder/block0"} < parts.blocks(paths)
-    other, _ = run(steps=4, descent=Descent(accumulate=2), recomputed=parts.blocks(paths))
+    other, _ = run(
+        steps=4, descent=Descent(accumulate=2), blocks=step.Blocks(parts.blocks(paths), True)
+    )
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), plain, other)
 
 

@@ -423,7 +423,7 @@ def test_recomputing_blocks_changes_no_number(name, settings):
     model, variables, found = network(name, dropout=0.2, **settings)
     optimizer = optax.sgd(0.1, 0.9)
     one, other = (
-        jit(step.make_update(model, optimizer, recomputed=recomputed))(
+        jit(step.make_update(model, optimizer, blocks=step.Blocks(recomputed, True)))(
             make_state(variables, optimizer), *batch(2), jax.random.key(1)
         )
         for recomputed in (frozenset(), parts.blocks(found.params))

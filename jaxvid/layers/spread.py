@@ -1,0 +1,250 @@
+"""How arrays lie over a mesh of the axes `data`, `fsdp` and `model`.
+
+The batch is split over `data` and `fsdp`, so activations are too. Parameters are split over `fsdp`
+and `model` where they are kept, and come together where they are used; `model` splits the heads
+and the hidden channels that they make. Nothing here does anything on one device, or where nobody
+said which mesh a program is for (see `backend.tracing_for`).
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxvid.layers.backend import target_mesh
+
+DATA, FSDP, MODEL = "data", "fsdp", "model"
+AXES = (DATA, FSDP, MODEL)
+BATCH = (DATA, FSDP)
+"""The axes that the batch is split over."""
+KEPT = (FSDP, MODEL)
+"""The axes that parameters are split over where they are kept."""
+Axes = tuple[str | None, ...]
+"""What each axis of an array is, as `lie` takes it."""
+SMALL = 1024
+"""Arrays of fewer elements are not worth splitting: sending the parts takes longer than they do."""
+_FREE = PartitionSpec.UNCONSTRAINED
+
+
+def size_of(mesh: Mesh | None, axes: str | tuple[str, ...]) -> int:
+    """How many devices stand along axes of a mesh together."""
+    axes = (axes,) if isinstance(axes, str) else axes
+    count = 1
+    for axis in axes:
+        count *= mesh.shape.get(axis, 1) if mesh is not None else 1
+    return count
+
+
+def kept_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How an array of the state of such a shape is split where it is kept.
+
+    Along its largest dimension that divides over the devices of `fsdp` and `model`; only small
+    arrays, and those of which no dimension divides, are whole on every device (ZeRO: Rajbhandari et
+    al., 2020).
+    """
+    count = size_of(mesh, KEPT)
+    axes = [axis for axis, size in enumerate(shape) if size and size % count == 0]
+    size = functools.reduce(lambda a, b: a * b, shape, 1)
+    if count == 1 or size < SMALL or not axes:
+        return PartitionSpec()
+    # Of equals the last: in a kernel those are its channels.
+    split = max(axes, key=lambda axis: (shape[axis], axis))
+    return PartitionSpec(*[None] * split, tuple(a for a in KEPT if mesh.shape[a] > 1))
+
+
+def lie(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Says how x lies over the mesh, axis by axis: `batch`, `model`, None for whole, or `any`.
+
+    What is said of an axis that does not divide is left open, and so are the axes that are not
+    named.
+    """
+    mesh = target_mesh()
+    if mesh is None or mesh.size == 1:
+        return x
+    named: dict[str | None, Any] = {"batch": BATCH, "model": MODEL, None: None, "any": _FREE}
+    spec = [named[axis] for axis in axes] + [_FREE] * (x.ndim - len(axes))
+    for i, axis in enumerate(spec):
+        if isinstance(axis, (str, tuple)) and x.shape[i] % size_of(mesh, axis):
+            spec[i] = _FREE
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+
+def lie_hidden(x: jax.Array) -> jax.Array:
+    """x [B, ..., C], whose channels are split over `model`: those between two linear layers."""
+    return lie(x, "batch", *["any"] * (x.ndim - 2), "model") if splits_heads() else x
+
+
+@jax.custom_vjp
+def used_by_heads(parameter: jax.Array) -> jax.Array:
+    """A parameter [..., C] whose answers `lie_hidden`: whole itself, its gradient made in parts.
+
+    Left alone, it would be split as they are, and sent around.
+    """
+    return lie(parameter, *[None] * parameter.ndim)
+
+
+def _from_heads(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+    *rest, _ = whole = [None] * gradient.ndim
+    return (lie(lie(gradient, *rest, "model"), *whole),)
+
+
+used_by_heads.defvjp(lambda parameter: (used_by_heads(parameter), None), _from_heads)
+
+
+def splits_heads(heads: int = 0) -> bool:
+    """Whether so many heads, or any number of hidden channels, are split over the mesh."""
+    shards = size_of(target_mesh(), MODEL)
+    return shards > 1 and heads % shards == 0
+
+
+def apart(function: Callable[..., jax.Array], *arrays: tuple[jax.Array, Axes]) -> jax.Array:
+    """Calls a function of arrays on each device's own part, without a word to the others.
+
+    Each array comes with what its axes are, as for `lie`; an axis of one element is whole
+    everywhere. The first says it of the result.
+    """
+    mesh = target_mesh()
+    if mesh is None or mesh.size == 1 or not divides(len(arrays[0][0])):
+        return function(*(array for array, _ in arrays))
+
+    def spec(x: jax.Array, axes: Axes) -> PartitionSpec:
+        named = {"batch": BATCH, "model": MODEL, None: None}
+        found = [
+            named[axis] if size > 1 else None for axis, size in zip(axes, x.shape, strict=True)
+        ]
+        heads = [size for axis, size in zip(axes, x.shape, strict=True) if axis == "model"]
+        if any(size % size_of(mesh, MODEL) for size in heads):
+            found = [axis if axis != MODEL else None for axis in found]
+        return PartitionSpec(*found)
+
+    specs = tuple(spec(array, axes) for array, axes in arrays)
+    spread = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)
+    return spread(*(array for array, _ in arrays))
+
+
+def total(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """The sum over all devices of what a function makes of their parts of arrays [B, ...]."""
+    mesh = target_mesh()
+    if mesh is None or mesh.size == 1:
+        return function(*arrays)
+    batch = PartitionSpec(BATCH)
+    return jax.shard_map(
+        lambda *parts: jax.lax.psum(function(*parts), BATCH),
+        mesh=mesh,
+        in_specs=(batch,) * len(arrays),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )(*arrays)
+
+
+def divides(batch: int) -> bool:
+    """Whether a batch of so many can be split over the mesh."""
+    return batch % size_of(target_mesh(), BATCH) == 0
+
+
+def whole(params: Any, dtype: Any = None, but: Set[str] = frozenset()) -> Any:
+    """A tree of parameters, of which each comes together on every device; see `gathering`.
+
+    Those of the blocks `but` stay as they are.
+    """
+    mesh = target_mesh()
+    if mesh is None or size_of(mesh, KEPT) == 1:
+        return params
+
+    def gather(path: Any, leaf: jax.Array) -> jax.Array:
+        names = [key.key for key in path]
+        if any("/".join(names[:depth]) in but for depth in range(1, len(names))):
+            return leaf
+        # Kernels in the dtype in which they are multiplied.
+        return _whole(leaf, mesh, dtype if dtype and names[-1] == "kernel" else leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(gather, params)
+
+
+def whole_variables(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of a network, with all of its parameters together on every device."""
+    dtype = getattr(model, "dtype", None)
+    return {k: whole(v, dtype) if k == "params" else v for k, v in variables.items()}
+
+
+def _whole(leaf: jax.Array, mesh: Mesh, dtype: Any) -> jax.Array:
+    spec = kept_spec(leaf.shape, mesh)
+    if spec == PartitionSpec():
+        return leaf
+    kept, everywhere = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
+
+    # Its gradient is added up and split in one, not made whole on every device first.
+    @jax.custom_vjp
+    def gather(leaf: jax.Array) -> jax.Array:
+        leaf = jax.lax.with_sharding_constraint(leaf.astype(dtype), kept)
+        return jax.lax.with_sharding_constraint(leaf, everywhere)
+
+    def scatter(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        if splits_heads():
+            # Else activations would travel, to where the gradient is to lie.
+            gradient = jax.lax.with_sharding_constraint(gradient, everywhere)
+        gradient = jax.lax.with_sharding_constraint(gradient, kept)
+        return (gradient.astype(leaf.dtype),)
+
+    gather.defvjp(lambda leaf: (gather(leaf), None), scatter)
+    return gather(leaf)
+
+
+def _kept_for_backward(primitive: Any, *_: Any, **__: Any) -> bool:
+    """What a block keeps of its forward pass: all but what came together for it."""
+    return primitive.name != "sharding_constraint"
+
+
+@contextmanager
+def gathering(
+    blocks: Set[str], dtype: Any = None, recomputed: Set[str] = frozenset()
+) -> Iterator[None]:
+    """Lets the parameters of each block come together where the block begins, and go after it.
+
+    The backward pass gathers them again, so that no more than one block's are whole at a time; of
+    blocks that are `recomputed` in it that is left to whoever does so. They travel in `dtype` where
+    they are kernels. What enters and leaves a block is split over the batch.
+    """
+    mesh = target_mesh()
+    if mesh is None or mesh.size == 1:
+        yield
+        return
+    inside: list[str] = []
+
+    def wrap(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        path = "/".join(context.module.path)
+        if path not in blocks or context.method_name != "__call__" or path in inside:
+            return call(*args, **kwargs)
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+
+        def run(module: nn.Module, arrays: dict[int, jax.Array]) -> Any:
+            given = [_by_batch(arrays[i]) if i in arrays else x for i, x in enumerate(leaves)]
+            args, kwargs = jax.tree.unflatten(structure, given)
+            return jax.tree.map(_by_batch, module(*args, **kwargs))
+
+        inside.append(path)
+        try:
+            if size_of(mesh, KEPT) == 1:
+                return run(context.module, arrays)
+            gathered = nn.map_variables(run, "params", functools.partial(whole, dtype=dtype))
+            if path in recomputed:
+                return gathered(context.module, arrays)
+            return nn.remat(gathered, policy=_kept_for_backward)(context.module, arrays)
+        finally:
+            inside.pop()
+
+    with nn.intercept_methods(wrap):
+        yield
+
+
+def _by_batch(x: Any) -> Any:
+    """x [B, ...] split over the batch and whole along all other axes."""
+    if not isinstance(x, jax.Array) or x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return lie(x, "batch", *[None] * (x.ndim - 1))

@@ -1,0 +1,181 @@
+"""What a compiled program does, read off its text: what devices send each other, and loops.
+
+The text is XLA's (`compiled.as_text()`), of one device's program.
+"""
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+# Bits of an element, by the name of its type.
+_BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4, "c64": 64, "c128": 128}
+_ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r"known_trip_count\D{0,12}(\d+)")
+_NAME = re.compile(r'op_name="([^"]*)"')
+
+
+class Array(NamedTuple):
+    """The type and shape of an array of the text."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of its elements."""
+        digits = re.search(r"\d+", self.dtype)
+        bits = _BITS.get(self.dtype) or (int(digits[0]) if digits else 8)
+        return math.ceil(self.size * bits / 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """A line of the text.
+
+    Attributes:
+      name: what other lines call it.
+      kind: what it does, such as `fusion` or `all-reduce`.
+      results: the arrays that it makes.
+      rest: the line behind its opening bracket: operands, attributes and metadata.
+      times: how often it is done in a run of the program; the length of a loop that the compiler
+        does not know counts once.
+    """
+
+    name: str
+    kind: str
+    results: tuple[Array, ...]
+    rest: str
+    times: int
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of its results, once."""
+        return sum(array.bytes for array in self.results)
+
+    @property
+    def origin(self) -> str:
+        """The path of what was written in Python that it stands for."""
+        found = _NAME.search(self.rest)
+        return found[1] if found else ""
+
+
+class Collective(NamedTuple):
+    """What devices send each other at one place of a program."""
+
+    kind: str
+    results: tuple[Array, ...]
+    times: int
+    origin: str
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of its results in a run of the program."""
+        return self.times * sum(array.bytes for array in self.results)
+
+
+def arrays(text: str) -> tuple[Array, ...]:
+    """The arrays of a type as it is written, such as `(f32[2,3]{1,0}, bf16[])`."""
+    return tuple(
+        Array(dtype, tuple(map(int, filter(None, sizes.split(",")))))
+        for dtype, sizes in _ARRAY.findall(text)
+    )
+
+
+class Program:
+    """The text of a compiled program, as instructions of its computations."""
+
+    def __init__(self, text: str):
+        self.text = text
+        self._computations: dict[str, list[tuple[str, str, str, str]]] = {}
+        self._entry, current = "", ""
+        for line in text.splitlines():
+            begins = _COMPUTATION.match(line)
+            if begins:
+                current = begins[2]
+                self._computations[current] = []
+                self._entry = current if begins[1] else self._entry
+            elif current and (found := _INSTRUCTION.match(line)):
+                name, result, kind, rest = found.groups()
+                self._computations[current].append((name, result, kind, rest))
+
+    def instructions(self, fused: bool = False) -> Iterator[Instruction]:
+        """What is done from the program's entry on, loops and calls included.
+
+        What lies inside fusions, which costs no memory of its own, comes too if `fused`.
+        """
+        yield from self._walk(self._entry, 1, fused)
+
+    def _walk(self, computation: str, times: int, fused: bool) -> Iterator[Instruction]:
+        for name, result, kind, rest in self._computations.get(computation, ()):
+            yield Instruction(name, kind, arrays(result), rest, times)
+            if kind == "while":
+                trips = _TRIPS.search(rest)
+                again = times * (int(trips[1]) if trips else 1)
+                for called in re.findall(r"\bbody=%?([\w.\-]+)", rest):
+                    yield from self._walk(called, again, fused)
+            elif kind in ("call", "async-start") or kind == "fusion" and fused:
+                for called in _CALLED.findall(rest):
+                    yield from self._walk(called, times, fused)
+            elif kind == "conditional":
+                for names in _BRANCHES.findall(rest):
+                    for called in re.findall(r"[\w.\-]+", names):
+                        yield from self._walk(called, times, fused)
+
+    def collectives(self) -> list[Collective]:
+        """All that devices send each other, the most bytes first."""
+        found = []
+        for each in self.instructions(fused=True):
+            kind = each.kind.removesuffix("-start")
+            if kind in COLLECTIVES:
+                results = each.results
+                if each.kind.endswith("-start") and kind != "all-reduce" and len(results) > 1:
+                    # Operands stand before results there, and what the chip notes behind them.
+                    results = (
+                        results[len(results) // 2 :][:1]
+                        if kind != "all-gather"
+                        else (max(results, key=lambda array: array.bytes),)
+                    )
+                found.append(Collective(kind, results, each.times, each.origin))
+        return sorted(found, key=lambda each: -each.bytes)
+
+    def custom_calls(self) -> Counter[str]:
+        """How often each of the chip's own or the host's functions is called, by name."""
+        counts: Counter[str] = Counter()
+        for each in self.instructions(fused=True):
+            if each.kind == "custom-call":
+                found = re.search(r'custom_call_target="([^"]+)"', each.rest)
+                counts[found[1] if found else ""] += each.times
+        return counts
+
+    def aliases(self) -> int:
+        """How many of the results take the memory of an argument over."""
+        header = self.text.split("\n", 1)[0]
+        return len(re.findall(r"(?:may|must)-alias", header))
+
+    def dtypes(self) -> set[str]:
+        """The types of all arrays in it."""
+        return {dtype for dtype, _ in _ARRAY.findall(self.text)}
+
+
+def summed(collectives: list[Collective]) -> dict[str, dict[str, int]]:
+    """How many there are of each kind in a run, and their bytes: {kind: {count, bytes}}."""
+    total: dict[str, dict[str, int]] = {}
+    for each in collectives:
+        of_kind = total.setdefault(each.kind, {"count": 0, "bytes": 0})
+        of_kind["count"] += each.times
+        of_kind["bytes"] += each.bytes
+    return total

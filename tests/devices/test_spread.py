@@ -1,0 +1,65 @@
+"""What devices send each other in a step: parameters and sums, never activations or the batch."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxvid import zoo
+
+ROOT = pathlib.Path(__file__).parents[2]
+MIXED, SPLIT, ALIKE = "data:2,fsdp:2,model:2", "fsdp:8", "data:8"
+
+
+def first_of_each_family():
+    """The tiny variant of each family that stands first, and one that pretrains."""
+    tiny = {}
+    for variant in zoo.variants():
+        if variant.endswith("_test"):
+            tiny.setdefault(zoo.family(variant).__name__, variant)
+    return [*tiny.values(), "videomae_pretrain_test"]
+
+
+def compiled(axes, variants):
+    """What the steps of variants do on a mesh of 8 simulated devices, by variant."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(ROOT),
+    }
+    words = [sys.executable, "-m", "tests.devices.spread_steps", axes, *variants]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = map(json.loads, done.stdout.splitlines())
+    return {answer["variant"]: answer for answer in answers}
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    return compiled(MIXED, first_of_each_family())
+
+
+@pytest.mark.parametrize("variant", first_of_each_family())
+def test_only_parameters_are_gathered(mixed, variant):
+    assert mixed[variant]["faults"] == []
+    assert mixed[variant]["collectives"]["all-gather"]["count"] > 0
+
+
+@pytest.mark.slow("devices")
+@pytest.mark.parametrize("axes", [SPLIT, "data:4,model:2", "fsdp:4,model:2"])
+def test_only_parameters_are_gathered_on_any_mesh(axes):
+    answers = compiled(axes, first_of_each_family())
+    assert {variant: answer["faults"] for variant, answer in answers.items()} == dict.fromkeys(
+        answers, []
+    )
+
+
+def test_a_norm_exchanges_its_sums_once_in_each_direction():
+    answers = compiled(ALIKE, ["tsm_test", "x3d_test"])
+    for answer in answers.values():
+        assert answer["norms"] > 10
+        # The rest are gradients and what is measured, which the compiler puts together as it can.
+        assert answer["collectives"]["all-reduce"]["count"] <= 2 * answer["norms"] + 4
+        assert answer["in_test"] == {}
