@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Cloud TPU slice through queued resources: from nothing to a trained network.
+# Cloud TPU slices through queued resources: from nothing to a trained network.
 #
 #   launch/tpu_pod.sh COMMAND --name=NAME --zone=ZONE [options] [-- FLAGS OF jaxvid.main]
 #
@@ -19,6 +19,8 @@
 #   --name=NAME             of the request and of the TPU
 #   --zone=ZONE             for instance us-east5-b
 #   --accelerator=TYPE      for instance v6e-16
+#   --slices=N              how many of that type train together, to be said with each command
+#                           (default 1)
 #   --runtime=VERSION       software of the TPU (default: by the accelerator)
 #   --project=PROJECT       default: that of gcloud
 #   --service-account=MAIL  whom the workers act as; it must be allowed to use the bucket
@@ -36,7 +38,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/launch/common.sh"
 
 command='' name='' zone='' accelerator='' runtime='' project='' account='' spot='' bucket=''
-ref='' repo='' timeout=86400 poll=30 restarts=20 dry_run=''
+ref='' repo='' slices=1 timeout=86400 poll=30 restarts=20 dry_run=''
 case ${1:-} in
     create | wait | install | run | logs | resume | delete | all) command=$1 && shift ;;
     --help) usage "${BASH_SOURCE[0]}" && exit ;;
@@ -49,6 +51,7 @@ while (($#)); do
         --name=*) name=${1#*=} ;;
         --zone=*) zone=${1#*=} ;;
         --accelerator=*) accelerator=${1#*=} ;;
+        --slices=*) slices=${1#*=} ;;
         --runtime=*) runtime=${1#*=} ;;
         --project=*) project=${1#*=} ;;
         --service-account=*) account=${1#*=} ;;
@@ -71,6 +74,7 @@ done
 [[ -n $zone ]] || fail "--zone is missing: give the zone of your quota, such as us-east5-b"
 [[ -z $bucket || $bucket =~ ^[a-z0-9][a-z0-9._-]+$ ]] ||
     fail "--bucket=$bucket must be the name alone, without gs:// and without a path"
+whole_number --slices "$slices"
 whole_number --timeout "$timeout"
 whole_number --poll "$poll"
 whole_number --restarts "$restarts"
@@ -107,10 +111,44 @@ where=("--zone=$zone" ${project:+"--project=$project"})
 requests=(gcloud compute tpus queued-resources)
 machines=(gcloud compute tpus tpu-vm)
 waiting='STATE_UNSPECIFIED|CREATING|ACCEPTED|WAITING_FOR_RESOURCES|PROVISIONING'
+# The slices as gcloud names them, and how a request asks for them. What tells several of them where
+# the others are (MEGASCALE_*), the request puts into their metadata, in which JAX looks.
+nodes=("$name") asked_for=("--node-id=$name")
+if ((slices > 1)); then
+    nodes=() asked_for=("--node-count=$slices" "--node-prefix=$name")
+    for ((i = 0; i < slices; i++)); do nodes+=("$name-$i"); done
+fi
+
+# Runs a function with each slice's name and number at once; fails if it fails for one.
+for_each_slice() {
+    local i code=0 started=()
+    if [[ -n $dry_run ]] || ((slices == 1)); then
+        for i in "${!nodes[@]}"; do "$1" "${nodes[i]}" "$i" "${@:2}" || return 1; done
+        return
+    fi
+    set -m # gives each connection a group of its own, by which it is ended
+    for i in "${!nodes[@]}"; do
+        "$1" "${nodes[i]}" "$i" "${@:2}" </dev/null &
+        started+=($!)
+    done
+    set +m
+    for i in "${started[@]}"; do wait "$i" || code=1; done
+    return "$code"
+}
 
 # Runs a line of shell on all workers at once; fails if it fails on one.
-on_workers() {
-    perform "${machines[@]}" ssh "$name" "${where[@]}" --worker=all --quiet "--command=$1"
+on_workers() { for_each_slice on_slice "$1"; }
+
+# shellcheck disable=SC2329 # on_workers calls it
+on_slice() {
+    local line=$3
+    ((slices == 1)) || line="slice=$2; $line"
+    perform "${machines[@]}" ssh "$1" "${where[@]}" --worker=all --quiet "--command=$line"
+}
+
+# shellcheck disable=SC2329 # install calls it
+copy_to_slice() {
+    perform "${machines[@]}" scp "$3" "$1:jaxvid.tar.gz" "${where[@]}" --worker=all --quiet
 }
 
 # Sets `answer` to the last line that a describe command prints, as warnings come first, or to NONE
@@ -125,25 +163,32 @@ ask() {
     fi
 }
 
-# Sets `state` to that of the request: NONE where there is none, PREEMPTED where only its machines
-# are gone, UNKNOWN where gcloud cannot say. A dry run prints the questions and supposes $1.
+# Sets `state` to that of the request: NONE where there is none, PREEMPTED where only machines of
+# it are gone, UNKNOWN where gcloud cannot say. A dry run prints the questions and supposes $1.
 look() {
     local request=("${requests[@]}" describe "$name" "${where[@]}" '--format=value(state.state)')
-    local machine=("${machines[@]}" describe "$name" "${where[@]}" '--format=value(state)')
+    local machine=("${where[@]}" '--format=value(state)') node
     if [[ -n $dry_run ]]; then
         perform "${request[@]}"
-        perform "${machine[@]}"
+        for node in "${nodes[@]}"; do
+            perform "${machines[@]}" describe "$node" "${machine[@]}"
+        done
         state=$1
         return
     fi
     state=UNKNOWN
     ask "${request[@]}" || return 0
     if [[ $answer == ACTIVE ]]; then
-        ask "${machine[@]}" || return 0
-        case $answer in
-            NONE | PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING) answer=PREEMPTED ;;
-            *) answer=ACTIVE ;;
-        esac
+        for node in "${nodes[@]}"; do
+            ask "${machines[@]}" describe "$node" "${machine[@]}" || return 0
+            case $answer in
+                NONE | PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING)
+                    state=PREEMPTED
+                    return
+                    ;;
+            esac
+        done
+        answer=ACTIVE
     fi
     state=$answer
 }
@@ -169,7 +214,7 @@ wait_while() {
 }
 
 create() {
-    perform "${requests[@]}" create "$name" "--node-id=$name" "${where[@]}" \
+    perform "${requests[@]}" create "$name" "${asked_for[@]}" "${where[@]}" \
         "--accelerator-type=$accelerator" "--runtime-version=$runtime" \
         ${account:+"--service-account=$account"} ${spot:+--spot} --quiet ||
         fail "the request for $name was refused: see above, and the quota of $accelerator in $zone"
@@ -218,7 +263,8 @@ delete() {
     fine="$alive"' || [ "$(cat ~/jaxvid.code 2>/dev/null)" = 0 ]'
     output='[ -e ~/jaxvid.pid ] || { echo "no run was started here" >&2; exit 1; }; '
     output+="worker=\$(curl -fsS -H Metadata-Flavor:Google $number || hostname); "
-    output+='tail -n +1 -F --pid="$(cat ~/jaxvid.pid)" ~/jaxvid.log | sed -u "s/^/[$worker] /"; '
+    output+='tail -n +1 -F --pid="$(cat ~/jaxvid.pid)" ~/jaxvid.log'
+    output+=' | sed -u "s/^/[${slice:+$slice.}$worker] /"; '
     output+='exit "$(cat ~/jaxvid.code 2>/dev/null || echo 255)"'
 }
 
@@ -235,8 +281,7 @@ checkout -q $(quote "$ref")" || return 1
             say "note: the last commit is installed, without changes that are not committed"
         perform mkdir -p "$root/build" || return 1
         perform git -C "$root" archive --prefix=jaxvid/ "--output=$archive" HEAD || return 1
-        perform "${machines[@]}" scp "$archive" "$name:jaxvid.tar.gz" "${where[@]}" --worker=all \
-            --quiet || return 1
+        for_each_slice copy_to_slice "$archive" || return 1
         on_workers "cd && rm -rf jaxvid && tar -xzf jaxvid.tar.gz" || return 1
     fi
     on_workers "$environment" || return 1
@@ -291,9 +336,19 @@ bring_up_and_run() {
     run "$@"
 }
 
+# Fails where the one slice is not there since there are several, which must not be deleted.
+check_slices() {
+    [[ $state == PREEMPTED && $slices == 1 ]] || return 0
+    ask "${machines[@]}" list "${where[@]}" "--filter=name~/$name-0\$" '--format=value(name)' ||
+        fail "gcloud cannot say whether $name has several slices: $answer"
+    [[ -z $answer || $answer == NONE ]] ||
+        fail "$name has several slices: say by --slices how many"
+}
+
 # Goes on from whatever is there. Fails where the TPU is taken away again.
 resume() {
     look_closely SUSPENDED
+    check_slices
     if [[ $state == ACTIVE ]] && on_workers "$alive"; then
         follow && return
         explain "the run did not end well" || return 1
@@ -315,9 +370,17 @@ run_to_the_end() {
     fail "$name was taken away once more after $restarts restarts: go on with resume"
 }
 
+# Ends the connections to several slices, which Ctrl-C does not reach.
+disconnect() {
+    local connection
+    for connection in $(jobs -p); do kill -- "-$connection" 2>/dev/null || true; done
+}
+
 remind() {
+    disconnect
     say "note: $name may cost money until: launch/tpu_pod.sh delete --name=$name ${where[*]}"
 }
+trap disconnect EXIT
 [[ -n $dry_run || $command == delete || $command == logs ]] || trap remind EXIT
 
 again="$name was taken away: go on with resume"
@@ -332,6 +395,6 @@ case $command in
     all)
         run_to_the_end "$@"
         delete
-        trap - EXIT
+        trap disconnect EXIT
         ;;
 esac

@@ -26,7 +26,10 @@ answers = json.loads(path.read_text())
 for number, (pattern, code, output) in enumerate(answers):
     if pattern in line:
         del answers[number]
-        path.write_text(json.dumps(answers))
+        # In one step, as others may read it at this moment.
+        new = path.with_name(f"answers.{{os.getpid()}}")
+        new.write_text(json.dumps(answers))
+        new.replace(path)
         print(output)
         sys.exit(code)
 if " describe " in line:

@@ -2,7 +2,9 @@
 
 import os
 import shlex
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -30,7 +32,7 @@ def steps(stage):
     short = []
     for call in stage.calls:
         line = " ".join(call)
-        if call[0] != "gcloud" or " describe " in line:
+        if call[0] != "gcloud" or " describe " in line or " list " in line:
             continue
         for name, sign in {
             "create": "queued-resources create",
@@ -247,6 +249,92 @@ def test_deleting_what_is_not_there_is_a_success(stage):
     assert done.returncode == 0 and "there is no pod" in done.stderr and steps(stage) == []
 
 
+# ---- several slices
+
+SLICES = [*ASK, "--slices=2"]
+EACH = ["pod-0", "pod-1"]
+
+
+def reached(stage, sign):
+    """The machines that calls with a sign name, each once."""
+    calls = [call for call in stage.calls if sign in " ".join(call)]
+    return sorted({word for call in calls for word in call if word in ("pod", *EACH)})
+
+
+def test_slices_are_asked_for_together(stage):
+    assert stage.run("tpu_pod.sh", "create", *SLICES).returncode == 0
+    (call,) = stage.calls
+    assert {"pod", "--node-count=2", "--node-prefix=pod"} <= set(call)
+    assert not [word for word in call if word.startswith("--node-id")]
+
+
+def test_every_step_reaches_every_slice(stage):
+    done = stage.run("tpu_pod.sh", "all", *SLICES, "--bucket=own", *RUN)
+    assert done.returncode == 0, done.stderr
+    for sign in ("tpu-vm describe", "tar -xzf", "uv pip install", "mountpoint", START, OUTPUT):
+        assert reached(stage, sign) == EACH, sign
+    copies = [call for call in stage.calls if "scp" in call]
+    assert sorted(call[6] for call in copies) == [f"{name}:jaxvid.tar.gz" for name in EACH]
+    (deleted,) = [call for call in stage.calls if "delete" in call]
+    assert "pod" in deleted
+
+
+def test_a_dry_run_of_slices_prints_what_a_run_does(stage):
+    printed = stage.run("tpu_pod.sh", "all", *SLICES, "--dry-run", *RUN)
+    assert printed.returncode == 0 and stage.calls == []
+    lines = [shlex.split(line) for line in printed.stdout.splitlines()]
+    assert stage.run("tpu_pod.sh", "all", *SLICES, *RUN).returncode == 0
+    calls = [call for call in stage.calls if "status" not in call]
+    assert sorted(line for line in lines if line[0] != "mkdir") == sorted(calls)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_step_that_fails_on_one_slice_ends_it_all(stage, name):
+    stage.answer((f"ssh {name} ", 1, ""))
+    done = stage.run("tpu_pod.sh", "install", *WHICH, "--slices=2")
+    assert done.returncode == 1
+    assert "error: not all workers are installed" in done.stderr
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_one_slice_that_is_gone_is_a_preemption(stage, name):
+    stage.answer((f"tpu-vm describe {name} ", 0, "PREEMPTED"))
+    done = stage.run("tpu_pod.sh", "wait", *WHICH, "--slices=2")
+    assert done.returncode == 1 and "error: pod was taken away: go on with" in done.stderr
+
+
+def test_slices_that_were_forgotten_are_not_deleted(stage):
+    stage.answer(("tpu-vm describe pod ", 1, "NOT_FOUND"), ("tpu-vm list", 0, "pod-0"))
+    done = stage.run("tpu_pod.sh", "resume", *ASK, *RUN)
+    assert done.returncode == 1 and steps(stage) == []
+    assert "error: pod has several slices: say by --slices how many" in done.stderr
+
+
+def test_slices_are_followed_at_once_and_left_at_once(stage):
+    script = f'''#!/usr/bin/env bash
+case "$*" in
+    *"{OUTPUT}"*) echo "$BASHPID" >>"{stage.folder}/following"; sleep 600 ;;
+    *" describe "*) echo ACTIVE ;;
+esac
+'''
+    stage.stand_in("gcloud", script=script)
+    stage.stand_in("sleep", script="#!/bin/sh\nexec /bin/sleep 30\n")
+    process = stage.start("tpu_pod.sh", "logs", *WHICH, "--slices=2")
+    following = stage.folder / "following"
+    numbers: list[int] = []
+    end = time.monotonic() + 20
+    while len(numbers) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+        numbers = list(map(int, following.read_text().split())) if following.exists() else []
+    assert len(numbers) == 2
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode in (-signal.SIGINT, 130)
+    for number in numbers:
+        stat = subprocess.run(["ps", "-o", "stat=", "-p", str(number)], capture_output=True)
+        assert not stat.stdout.strip() or stat.stdout.startswith(b"Z")
+
+
 # ---- installing
 
 
@@ -287,8 +375,20 @@ def worker(stage):
     return home
 
 
-def on_worker(stage, home, sign):
-    line = next(call[-1] for call in stage.calls if sign in " ".join(call))
+def test_a_worker_of_several_slices_says_of_which_it_is(stage, worker):
+    stage.answer(("queued-resources describe", 0, "FAILED"))
+    stage.run("tpu_pod.sh", "run", *WHICH, "--slices=2", *RUN)
+    assert on_worker(stage, worker, START).returncode == 0
+    said = {
+        line.split()[0]
+        for sign in EACH
+        for line in on_worker(stage, worker, f"ssh {sign} ", OUTPUT).stdout.splitlines()
+    }
+    assert said == {"[0.3]", "[1.3]"}
+
+
+def on_worker(stage, home, *signs):
+    line = next(c[-1] for c in stage.calls if all(sign in " ".join(c) for sign in signs))
     return subprocess.run(
         ["bash", "-c", line.removeprefix("--command=")],
         env=stage.environment(HOME=str(home)),
@@ -356,6 +456,7 @@ def test_every_line_for_the_workers_is_shell(stage):
         (["create", *WHICH, "--accelerator=v99-8"], "the software of v99-8 is not known here"),
         (["run", *WHICH], "say what to run"),
         (["run", *WHICH, "--config=x"], "--config=x is unknown: see --help; flags of jaxvid.main"),
+        (["wait", *WHICH, "--slices=0"], "--slices=0 must be a whole number"),
         (["wait", *WHICH, "--timeout=soon"], "--timeout=soon must be a whole number"),
         (["install", *WHICH, "--bucket=gs://b"], "--bucket=gs://b must be the name alone"),
     ],
