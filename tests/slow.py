@@ -30,6 +30,7 @@ PARTS = {
     "faults": "every command under every fault is done, or ends with one sentence",
     "fuzz": "thousands of hostile files and words are read or refused",
     "memory": "a conversion takes half as much memory again as the tensors",
+    "container": "what the image installs trains without the clone",
     "goldens": "every golden of a folder: `-m golden --golden=DIR --record`",
 }
 GOLDENS = "goldens"
