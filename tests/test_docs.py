@@ -133,15 +133,30 @@ def check_gcloud(command: str) -> None:
     assert set(re.findall(r"--project=([\w-]+)", command)) <= {"my-project"}
 
 
+def check_docker(command: str) -> None:
+    """Not run, as no daemon may be here; the recipe, its device and what it runs must exist."""
+    words = shlex.split(command)
+    options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    if words[1] == "build":
+        assert words[-1] == "." and (ROOT / options["--file"]).is_file()
+        name, _, device = options["--build-arg"].partition("=")
+        recipe = (ROOT / options["--file"]).read_text("utf-8")
+        assert name == "DEVICE" and re.search(rf"^ +(\w+ \| )*{device}( \| \w+)*\) ", recipe, re.M)
+    elif words[1] == "run":
+        what_becomes_of(shlex.join(words[words.index("jaxvid") + 1 :]))
+    assert set(re.findall(r"\.pkg\.dev/([\w-]+)", command)) <= {"my-project"}
+
+
 # The first pattern that a command begins with says what becomes of it: flags to run it with, or a
 # check in place of running it. A command that no pattern covers fails.
 COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"python3 -m venv \.venv$", environment_of_this_test),
     (r"source \.venv/bin/activate$", environment_of_this_test),
     (r"pip install ", check_install),
-    (r"launch/(local|tpu_pod)\.sh ", check_launch),
+    (r"launch/(local|tpu_pod|gke)\.sh ", check_launch),
     (r"sbatch .* launch/slurm\.sh ", check_launch),
     (r"gcloud (services|storage|iam) ", check_gcloud),
+    (r"docker (build|run|push) ", check_docker),
     (r"ffmpeg ", check_ffmpeg),
     (r"python -m pytest", check_pytest),
     (r"python -m tests\.", check_module),
