@@ -144,7 +144,7 @@ def check_docker(command: str) -> None:
         assert name == "DEVICE" and re.search(rf"^ +(\w+ \| )*{device}( \| \w+)*\) ", recipe, re.M)
     elif words[1] == "run":
         what_becomes_of(shlex.join(words[words.index("jaxvid") + 1 :]))
-    assert set(re.findall(r"\.pkg\.dev/([\w-]+)", command)) <= {"my-project"}
+    assert set(re.findall(r"([\w.-]+)/jaxvid:", command)) <= {"my-registry"}
 
 
 # The first pattern that a command begins with says what becomes of it: flags to run it with, or a
