@@ -51,7 +51,10 @@ def cost(name: str) -> Cost:
         return Cost(*map(sum, zip(*parts, strict=True)))
     line = _costs().get((row.variant, *row.view[:2]))
     if line is None:
-        raise JaxvidError(f"{row.name}: {_COSTS} has no line of {row.variant} at {row.view}.")
+        raise JaxvidError(
+            f"{row.name}: {_COSTS} has no line of {row.variant} at {row.view}: run "
+            "`python -m tests.generate`, which counts it."
+        )
     more_classes = row.num_classes - line["num_classes"]
     params = line["params"] + more_classes * line["params_per_class"]
     return Cost(params, line["macs"], line["macs"] * row.num_views)

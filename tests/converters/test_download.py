@@ -20,6 +20,7 @@ from converters import download, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.base.errors import JaxvidError
 from tests.converters.server import Answer, Server, published_name
+from tests.zoo.test_zoo import published
 
 ROOT = Path(converters.__file__).parents[1]
 DATA = random.Random(0).randbytes(3_000_000)
@@ -219,8 +220,8 @@ def test_more_than_fits_is_said_before_it_comes(cache):
 
 
 def test_names_with_and_without_sums():
-    published = [zoo.get_row(name).file for name in zoo.list_models()]
-    without = {file for file in published if file and download.sum_in(file) is None}
+    files = [row.file for row in published()]
+    without = {file for file in files if file and download.sum_in(file) is None}
     assert len(without) == 18
     assert {file.split(".")[-1] for file in without} == {"pth", "pyth", "pkl"}
     assert download.sum_in("tsm_r50_20220831-64d69186.pth") == "64d69186"

@@ -86,6 +86,18 @@ def machine() -> dict[str, str]:
     return {"jax": jax.__version__, "machine": platform.machine(), "vectors": flags}
 
 
+def write(losses: dict[str, list[str]]) -> None:
+    """Writes these losses, with what made them."""
+    traced = {"made_with": machine(), "losses": dict(sorted(losses.items()))}
+    FILE.write_text(json.dumps(traced, indent=1) + "\n", "utf-8")
+
+
+def traces(names: Sequence[str]) -> dict[str, list[str]]:
+    """The losses of these tiny networks, as they are written."""
+    with compiling.quickly():
+        return {name: [loss.hex() for loss in trace(name)] for name in names}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.training.traces",
@@ -96,10 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     kept = json.loads(FILE.read_text("utf-8")) if names else {"losses": {}}
     if names and kept["made_with"] != machine():
         parser.error(f"{FILE.name} was made on another kind of machine: write all of it anew")
-    with compiling.quickly():
-        losses = {name: [loss.hex() for loss in trace(name)] for name in names or subjects()}
-    losses = dict(sorted({**kept["losses"], **losses}.items()))
-    FILE.write_text(json.dumps({"made_with": machine(), "losses": losses}, indent=1) + "\n")
+    write({**kept["losses"], **traces(names or subjects())})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -12,7 +13,8 @@ from jaxvid import zoo
 from jaxvid.base.errors import JaxvidError
 from jaxvid.rows import CLASS_COUNTS, CROP_COUNTS, SHORT_NAMES, Row
 
-# The tables' own rows, of the families done so far: what a new family adds to first.
+# The rows of the published results tables, as they are printed. A family that none of them names is
+# not held against them.
 TABLE = pathlib.Path(__file__).parents[1] / "golden" / "zoo_rows.csv"
 
 
@@ -32,15 +34,22 @@ def key(printed: dict[str, str]) -> tuple:
     return printed["name"], printed["section"], main, printed["source"] or None
 
 
+@functools.cache
+def published() -> tuple[Row, ...]:
+    """The rows of every family of the tables."""
+    families = {zoo.family(line["variant"]) for line in table()}
+    return tuple(row for row in rows() if zoo.family(row.variant) in families)
+
+
 def served() -> dict[tuple, Row]:
-    figures = {row.name: row.mean_ap if row.top1 is None else row.top1 for row in rows()}
-    return {(row.upstream, row.section, figures[row.name], row.source): row for row in rows()}
+    figures = {row.name: row.mean_ap if row.top1 is None else row.top1 for row in published()}
+    return {(row.upstream, row.section, figures[row.name], row.source): row for row in published()}
 
 
 def test_every_row_of_the_tables_is_served_once():
     printed = [key(line) for line in table()]
     assert len(set(printed)) == len(printed)
-    assert len(rows()) == len(printed)
+    assert len(published()) == len(printed)
     assert set(served()) == set(printed)
 
 
@@ -197,8 +206,11 @@ def test_names_of_tables_and_variants_give_their_first_row():
 
 def test_every_family_lends_its_tiny_net_to_quick_trials():
     """What a config with `runlocal` puts in the place of any of its rows."""
-    modules = {zoo.family(variant) for variant in zoo.variants()}
-    assert all(f"{module.__name__.split('.')[-1]}_test" in module.VARIANTS for module in modules)
+    tiny = {
+        f"{module.__name__.split('.')[-1]}_test": module
+        for module in {zoo.family(variant) for variant in zoo.variants()}
+    }
+    assert [name for name, module in tiny.items() if name not in module.VARIANTS] == []
 
 
 def test_list_models_matches_patterns():
@@ -280,7 +292,7 @@ def test_list_sorts(capsys):
     best = listed(capsys, "--dataset=k400", "--sort=top1")
     figures = [row["top1"] for row in best if row["top1"] is not None]
     assert figures == sorted(figures, reverse=True)
-    assert best[0]["name"] == "uniformerv2_l14_336_u32_k400"
+    assert figures[0] >= zoo.get_row("uniformerv2_l14_336_u32_k400").top1
     assert (
         [row["top1"] for row in best[len(figures) :]] == [None] * (len(best) - len(figures)) != []
     )
@@ -294,7 +306,7 @@ def test_list_sorts(capsys):
         (["qqq"], "'qqq' and all filters"),
         (["tsm*", "--max-params=1"], "No row matches"),
         (["--dataset=k402"], r"'k402'; there are .*kinetics600 \(k600\).*ucf101 \(ucf\)"),
-        (["--family=tsw"], "'tsw'; there are C2D, .*X3D"),
+        (["--family=tsw"], "'tsw'; there are .*C2D, .*X3D"),
     ],
 )
 def test_list_says_what_there_is(arguments, message):
@@ -350,9 +362,12 @@ def test_members_have_weights_and_answer_together():
     assert zoo.cost(streams.name).total_macs == rgb.total_macs + flow.total_macs
 
 
-def test_every_family_has_a_name():
-    names = {zoo.family_name(row.variant) for row in rows()}
-    assert len(names) == 25 and {"TSN", "VideoMAE", "VideoMAE V2", "R(2+1)D"} <= names
+def test_every_family_has_a_name_of_its_own():
+    called = {(zoo.family_name(row.variant), zoo.family(row.variant).__name__) for row in rows()}
+    names = [name for name, _ in called]
+    assert len(set(names)) == len(names)
+    assert {"TSN", "VideoMAE", "VideoMAE V2", "R(2+1)D"} <= set(names)
+    assert len({zoo.family_name(row.variant) for row in published()}) == 25
 
 
 def test_published_files_are_named_once():
