@@ -1,4 +1,4 @@
-"""What networks take, counted on their traced programs: the numbers of `jaxvid/models/costs.csv`."""
+"""What networks take, counted on their traced programs, as `jaxvid/models/costs.csv` has it."""
 
 import csv
 import functools

@@ -160,6 +160,7 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"docker (build|run|push) ", check_docker),
     (r"ffmpeg ", check_ffmpeg),
     (r"python -m pytest", check_pytest),
+    (r"python -m tests\.generate$", ""),
     (r"python -m tests\.", check_module),
     (r"ruff |mypy$", check_ruff),
     (r"sphinx-build ", check_site),
@@ -287,7 +288,7 @@ class Workshop:
 def workshop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workshop")
     # Copies, to which a page may add files of its own.
-    for name in ("configs", "converters", "jaxvid"):
+    for name in ("configs", "converters", "jaxvid", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "docs").mkdir()
     for name in ("clip.mp4", "new.mp4"):

@@ -131,8 +131,8 @@ def families() -> str:
         "accuracies are the printed ones, parameters and GFLOPs were counted on the networks, and "
         "where a table and its original config disagree, the row's note says so.",
         "\n".join(lines),
-        "`python -m jaxvid.zoo list 'tsm*'` lists the rows of a family, and any of these names does "
-        "where a row's is asked for: it means the variant's first row. Each family has a tiny "
+        "`python -m jaxvid.zoo list 'tsm*'` lists the rows of a family, and any of these names "
+        "does where a row's is asked for: it means the variant's first row. Each family has a tiny "
         "variant for tests, such as `tsm_test`, too; `videomae_pretrain_vit_b` and its like "
         "[pretrain](pretrain.md). This page is made by `python -m jaxvid.zoo.page --out=docs`.",
     ]
