@@ -1,4 +1,4 @@
-"""The site: the README, the guides, and a reference of the Python interface from the docstrings.
+"""The site: the README, guides and notebooks, and a reference of the interface from the docstrings.
 
     sphinx-build -W --keep-going -q -c docs . build/site
 
@@ -17,7 +17,7 @@ project = "jaxvid"
 html_title = "jaxvid"
 copyright = "the authors of jaxvid"
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -28,6 +28,8 @@ root_doc = "README"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "launch/README.md"]
 exclude_patterns = [".*", "build", "runs", "docs/site_parts"]
 
+# Notebooks are shown with what their cells gave when they were written; see tests/notebooks.py.
+nb_execution_mode = "off"
 myst_heading_anchors = 3
 myst_fence_as_directive = {"mermaid"}
 smartquotes_action = "D"  # Dashes, and no quotes: programs are read here.

@@ -14,9 +14,9 @@ import pathlib
 import tempfile
 from unittest import mock
 
-import jupyter_client
 import nbclient
 import nbformat
+from traitlets.config import Config
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "notebooks"
@@ -48,7 +48,8 @@ def run(path: pathlib.Path) -> nbformat.NotebookNode:
         with mock.patch.dict(os.environ, environment):
             client = nbclient.NotebookClient(
                 notebook,
-                km=jupyter_client.AsyncKernelManager(transport="ipc", ip=f"{place}/kernel"),
+                # Sockets in the folder, not on the network.
+                config=Config(KernelManager={"transport": "ipc", "ip": f"{place}/kernel"}),
                 timeout=TIMEOUT,
                 kernel_name="python3",
                 resources={"metadata": {"path": place}},

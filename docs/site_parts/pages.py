@@ -24,6 +24,7 @@ CONTENTS = {
         "export",
         "debugging",
     ],
+    "Notebooks": ["notebooks/first-prediction", "notebooks/features-and-attention"],
     "The zoo": ["families", "zoo", "deviations"],
     "Measured": ["results", "parity", "speed", "compile"],
     "The source": ["architecture", "add-a-family", "reference/index"],
