@@ -26,7 +26,7 @@ extensions = [
 
 root_doc = "README"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "launch/README.md"]
-exclude_patterns = [".*", "build", "runs", "docs/site_parts"]
+exclude_patterns = [".*", "**/.ipynb_checkpoints", "build", "runs", "docs/site_parts"]
 
 # Notebooks are shown with what their cells gave when they were written; see tests/notebooks.py.
 nb_execution_mode = "off"
