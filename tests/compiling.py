@@ -1,4 +1,7 @@
-"""Compiling in the least time, for tests whose numbers may be a little off and slow to come by."""
+"""Compiling in the least time, for tests whose numbers may be a little off and slow to come by.
+
+And counting what is compiled.
+"""
 
 import contextlib
 import functools
@@ -40,3 +43,19 @@ def quickly() -> Iterator[None]:
 
     with mock.patch.object(compiler, "get_compile_options", get_compile_options):
         yield
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[list[float]]:
+    """A list that gets a number for each program that is compiled, or read from a cache."""
+    seconds: list[float] = []
+
+    def note(event: str, duration: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)

@@ -4,10 +4,11 @@ There is one mesh, of the axes that `layers.spread` speaks of: the batch is spli
 `fsdp`, parameters and optimizer state over `fsdp` and `model`.
 """
 
+import collections
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -131,3 +132,52 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
+
+
+class Placed(NamedTuple):
+    """A batch: this process's part of it, and the global arrays on the devices."""
+
+    own: Mapping[str, np.ndarray]
+    there: dict[str, Any]
+
+
+class Ahead:
+    """This process's batches with their global arrays, put onto the devices before they are due.
+
+    Whoever takes one hands it to the devices and calls `draw`, which fetches and places the next
+    while they compute. So at most `most` batches wait on the devices. An error of a batch is raised
+    where that batch is asked for, and is none before.
+    """
+
+    def __init__(
+        self, batches: Iterable[Mapping[str, np.ndarray]], mesh: jax.sharding.Mesh, most: int = 1
+    ):
+        self._batches, self._mesh, self._most = iter(batches), mesh, most
+        self._waiting: collections.deque[Placed | Exception] = collections.deque()
+
+    def __iter__(self) -> "Ahead":
+        return self
+
+    def __next__(self) -> "Placed":
+        if not self._waiting:
+            self._draw()
+        taken = self._waiting.popleft()
+        if isinstance(taken, Exception):
+            self._waiting.append(taken)  # As an iterator's end, it stays.
+            raise taken
+        return taken
+
+    def draw(self) -> None:
+        """Fetches and places batches until as many wait as may, or there are no more."""
+        while len(self._waiting) < self._most and not self._ended():
+            self._draw()
+
+    def _draw(self) -> None:
+        try:
+            batch = next(self._batches)
+            self._waiting.append(Placed(batch, put_batch(batch, self._mesh)))
+        except Exception as error:  # StopIteration too.
+            self._waiting.append(error)
+
+    def _ended(self) -> bool:
+        return bool(self._waiting) and isinstance(self._waiting[-1], Exception)

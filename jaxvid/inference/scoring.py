@@ -1,6 +1,7 @@
 """Scores of videos: what a network answers to all views of each, in batches over all devices."""
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,8 @@ from jaxvid.layers import spread
 from jaxvid.layers.backend import for_mesh
 from jaxvid.objectives import losses
 
-Scorer = Callable[[Any, jax.Array], jax.Array]
+Scorer = Callable[..., jax.Array]
+"""(variables, video) -> scores; also of the videos' numbers where it goes by these."""
 
 
 def make_scorer(
@@ -91,29 +93,77 @@ def score_batches(
     Raises:
       JaxvidError: a video came twice or not at all.
     """
-    everywhere = jax.jit(lambda x: x, out_shardings=placement.replicated(mesh))
-    scores = labels = None
-    seen = np.zeros(count, bool)
+    found = _Found(count, what)
     progress = Progress(count, what, "videos") if jax.process_index() == 0 else None
+    for answer in _answers(score, variables, batches, mesh, by_number):
+        done = found.add(answer)
+        if progress:
+            progress.update(done)
+    if progress:
+        progress.close()
+    return found.all()
+
+
+def _answers(
+    score: Scorer,
+    variables: Any,
+    batches: Iterable[dict[str, np.ndarray]],
+    mesh: jax.sharding.Mesh,
+    by_number: bool,
+) -> Iterator[dict[str, np.ndarray]]:
+    """What the network answers to each batch, fetched when the next one is already handed over.
+
+    So the devices never wait for answers to be fetched: while they compute one batch, its follower
+    is fetched and put there. They hold these two, and no more.
+    """
+    everywhere = _copier(placement.replicated(mesh))
+    before = None
     for batch in batches:
         there = placement.put_batch(batch, mesh)
         answer = {name: there[name] for name in ("label", "index", "weight")}
         numbers = (there["index"],) if by_number else ()
         answer["scores"] = score(variables, there["video"], *numbers)
-        answer = jax.tree.map(np.asarray, everywhere(answer))
+        answer = everywhere(answer)
+        del there  # Else the video would outlive its scores.
+        if before is not None:
+            yield jax.device_get(before)
+        before = answer
+    if before is not None:
+        yield jax.device_get(before)
+
+
+@functools.cache
+def _copier(everywhere: jax.sharding.Sharding) -> Callable[[Any], Any]:
+    """What copies arrays to all devices; one for all tests, so that it is compiled once."""
+    return jax.jit(lambda x: x, out_shardings=everywhere)
+
+
+class _Found:
+    """Scores and labels of the videos of a test, as they come."""
+
+    def __init__(self, count: int, what: str):
+        self._what = what
+        self._seen = np.zeros(count, bool)
+        self._scores: np.ndarray | None = None
+        self._labels: np.ndarray | None = None
+
+    def add(self, answer: dict[str, np.ndarray]) -> int:
+        """Takes in those of a batch and says of how many videos they are."""
         real = answer["weight"] > 0
-        index = answer["index"][real]
-        if scores is None or labels is None:
-            scores = np.zeros((count, answer["scores"].shape[-1]), np.float32)
-            labels = np.zeros((count, *answer["label"].shape[1:]), answer["label"].dtype)
-        if seen[index].any():
-            raise JaxvidError(f"{what}: a video came twice in the test batches")
-        scores[index], labels[index] = answer["scores"][real], answer["label"][real]
-        seen[index] = True
-        if progress:
-            progress.update(len(index))
-    if progress:
-        progress.close()
-    if scores is None or labels is None or not seen.all():
-        raise JaxvidError(f"{what}: {int((~seen).sum())} of {count} videos had no scores")
-    return scores, labels
+        index, scores, labels = (answer[name][real] for name in ("index", "scores", "label"))
+        if self._scores is None or self._labels is None:
+            count = len(self._seen)
+            self._scores = np.zeros((count, scores.shape[-1]), np.float32)
+            self._labels = np.zeros((count, *labels.shape[1:]), labels.dtype)
+        if self._seen[index].any():
+            raise JaxvidError(f"{self._what}: a video came twice in the test batches")
+        self._scores[index], self._labels[index] = scores, labels
+        self._seen[index] = True
+        return len(index)
+
+    def all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Those of all videos, of which none may be missing."""
+        if self._scores is None or self._labels is None or not self._seen.all():
+            missing = int((~self._seen).sum())
+            raise JaxvidError(f"{self._what}: {missing} of {len(self._seen)} videos had no scores")
+        return self._scores, self._labels

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxvid.base.errors import JaxvidError
+from jaxvid.base.errors import JaxvidError, Stopped
 from jaxvid.devices import placement
 from jaxvid.layers import spread
 
@@ -57,6 +57,51 @@ def test_a_batch_becomes_global_arrays_split_by_their_first_axis():
         assert array.sharding == NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
         assert array.addressable_shards[0].data.shape[0] == 2
         np.testing.assert_array_equal(array, batch[name])
+
+
+def test_batches_are_placed_ahead_but_no_more_than_asked_for():
+    drawn = []
+
+    def batches():
+        for number in range(4):
+            drawn.append(number)
+            yield {"index": np.full(8, number)}
+
+    ahead = placement.Ahead(batches(), placement.make_mesh())
+    for number in range(4):
+        batch = next(ahead)
+        assert drawn[-1] == number
+        assert batch.own["index"][0] == number and isinstance(batch.there["index"], jax.Array)
+        np.testing.assert_array_equal(batch.there["index"], batch.own["index"])
+        ahead.draw()
+        ahead.draw()
+        assert drawn == list(range(min(number + 2, 4)))
+    for _ in range(2):
+        assert next(ahead, None) is None
+
+
+def test_an_error_of_a_batch_ahead_is_raised_where_that_batch_is_due():
+    def batches():
+        yield {"index": np.zeros(8)}
+        raise JaxvidError("too many bad videos")
+
+    ahead = placement.Ahead(batches(), placement.make_mesh())
+    next(ahead)
+    ahead.draw()
+    for _ in range(2):
+        with pytest.raises(JaxvidError, match="too many bad"):
+            next(ahead)
+
+
+def test_an_order_to_stop_does_not_wait_for_its_batch():
+    def batches():
+        yield {"index": np.zeros(8)}
+        raise Stopped(143)
+
+    ahead = placement.Ahead(batches(), placement.make_mesh())
+    next(ahead)
+    with pytest.raises(Stopped):
+        ahead.draw()
 
 
 def test_a_replicated_array_lies_whole_on_every_device():

@@ -11,10 +11,11 @@ import pytest
 from jaxvid import config as configs
 from jaxvid import rows, zoo
 from jaxvid.base.errors import JaxvidError
-from jaxvid.inference import evaluate
+from jaxvid.devices import placement
+from jaxvid.inference import evaluate, scoring
 from jaxvid.layers.preprocess import normalize
 from jaxvid.reports import metrics, results
-from tests import handed
+from tests import compiling, handed
 
 CLASSES = ["left", "right", "up"]
 
@@ -148,3 +149,71 @@ def test_scores_of_the_sigmoid_loss_are_each_classs_own(network, average):
     if average == "prob":
         expected = sum(map(jax.nn.sigmoid, logits)) / 2
     np.testing.assert_allclose(scores[0], expected, atol=1e-5)
+
+
+class Logged:
+    """Batches of one video each and their scorer, which note what is done with them when."""
+
+    def __init__(self, count):
+        self.count, self.log = count, []
+
+    def batches(self):
+        for number in range(self.count):
+            self.log.append(f"draw {number}")
+            yield {
+                "video": np.full((1, 1, 1, 1, 1, 3), number, np.uint8),
+                "label": np.array([number % 3], np.int32),
+                "index": np.array([number]),
+                "weight": np.ones(1, np.float32),
+            }
+
+    def __call__(self, variables, video):
+        self.log.append(f"score {self.log[-1].split()[1]}")
+        return jax.nn.one_hot(video[:, 0, 0, 0, 0, 0] % 3, 3)
+
+
+def test_answers_are_fetched_when_the_next_batch_is_under_way(monkeypatch):
+    logged = Logged(3)
+    fetch = jax.device_get
+
+    def fetched(answer):
+        answer = fetch(answer)
+        logged.log.append(f"fetch {answer['index'][0]}")
+        return answer
+
+    monkeypatch.setattr(jax, "device_get", fetched)
+    mesh = placement.make_mesh(jax.devices()[:1])
+    scores, labels = scoring.score_batches(logged, {}, logged.batches(), 3, mesh)
+    np.testing.assert_array_equal(scores, np.eye(3))
+    np.testing.assert_array_equal(labels, [0, 1, 2])
+    assert logged.log == [
+        *("draw 0", "score 0", "draw 1", "score 1", "fetch 0"),
+        *("draw 2", "score 2", "fetch 1", "fetch 2"),
+    ]
+
+
+def test_a_test_is_compiled_once_however_often_it_is_made(network, tmp_path):
+    model, variables = network
+    config = handed.frozen(configs.from_row("tsm_test"))
+    rng = np.random.default_rng(0)
+    batch = {
+        "video": rng.integers(0, 256, (2, 1, 2, 32, 32, 3), np.uint8),
+        "label": np.array([0, 2], np.int32),
+        "index": np.array([1, 0]),
+        "weight": np.ones(2, np.float32),
+    }
+
+    class Two:
+        classes, paths = tuple(CLASSES), ("a.mp4", "b.mp4")
+
+        def __len__(self):
+            return 2
+
+    mesh = placement.make_mesh(jax.devices()[:1])
+    test = evaluate.make_test(model, config, Two(), mesh)
+    variables = jax.device_put(variables, placement.replicated(mesh))
+    with compiling.counting() as first:
+        test(variables, iter([batch]), "first")
+    with compiling.counting() as again:
+        test(variables, iter([batch]), "again")
+    assert len(first) > 0 and again == []
