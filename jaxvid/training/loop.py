@@ -5,6 +5,7 @@ asked for, save the state, evaluate it, take the batch of its step, make the ste
 random numbers are functions of (seed, step).
 """
 
+import functools
 import itertools
 import pathlib
 import time
@@ -27,32 +28,44 @@ from jaxvid.devices import placement, processes
 from jaxvid.devices.processes import log
 from jaxvid.inference import evaluate
 from jaxvid.reports import metrics
-from jaxvid.training import journal, resume, start, stopping, teachers
+from jaxvid.training import (
+    hangs,
+    journal,
+    pace,
+    profiling,
+    program,
+    resume,
+    start,
+    stopping,
+    teachers,
+)
 from jaxvid.training import plan as plans
 from jaxvid.training.state import TrainState
 from jaxvid.training.window import Window, check_finite
 
 
 def train(
-    config: ml_collections.ConfigDict | Config, workdir: str | pathlib.Path
+    config: ml_collections.ConfigDict | Config, workdir: str | pathlib.Path, profile: str = ""
 ) -> metrics.Result:
     """Trains as `config` says, in `workdir`; goes on from its last checkpoint if there is one.
 
     Writes `config.json`, `metrics.jsonl` and TensorBoard events, `checkpoints/`, and the test of
     the last parameters into `eval/`. Returns that test's accuracies. SIGTERM or SIGINT saves after
-    the step under way and raises `Stopped`.
+    the step under way and raises `Stopped`. `profile` names steps, as `20:22`, of which JAX's
+    profiler writes what host and devices do into `profile/`.
 
     Raises:
       JaxvidError: also where another process trains in `workdir`, or what is there was made with
         another network, other classes or other videos.
     """
     config = fields.freeze(config)
+    wanted = profiling.steps(profile) if profile else None
     workdir = paths.writable(workdir, "--workdir")
     with processes.in_first(locks.hold(workdir, "--workdir")):
-        return _train(config, workdir)
+        return _train(config, workdir, wanted)
 
 
-def _train(config: Config, workdir: pathlib.Path) -> metrics.Result:
+def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None) -> metrics.Result:
     """Trains in a workdir in which no other process does."""
     processes.check_shared(workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
@@ -92,7 +105,7 @@ def _train(config: Config, workdir: pathlib.Path) -> metrics.Result:
     # ---- the loop, and what it leaves
     # A run may have ended between saving a state and testing it.
     tested = last is None or checkpoints.metric(last) is not None
-    run = Run(plan, videos, checkpoints, meta, lessons, workdir, state, tested)
+    run = Run(plan, videos, checkpoints, meta, lessons, workdir, state, tested, wanted)
     if run.step >= run.end:
         log(
             f"already complete at step {run.step}, as this config ends at {run.end}: "
@@ -131,6 +144,7 @@ class Run:
         workdir: pathlib.Path,
         state: TrainState,
         tested: bool,
+        wanted: profiling.Steps | None = None,
     ):
         config, length = plan.config, plan.length
         self.plan, self.config, self.videos, self.workdir = plan, config, videos, workdir
@@ -141,7 +155,14 @@ class Run:
         self.eval_steps = max(round(config.train.eval_epochs * length.per_epoch), 1)
         self.precise = config.train.precise_norm_batches if state.batch_stats else 0
         self.test = evaluate.make_test(plan.model, config, videos.test, plan.mesh)
+        profiling.check(wanted, self.step, self.end)
+        self.hangs = hangs.Hangs(workdir, hangs.patience())
+        self.pace = pace.Pace(self.hangs.beat)
+        self.profile = profiling.Profile(wanted, workdir, self.pace.wait)
         self.batches = self.clips()
+        # None is drawn that no step will take.
+        left = itertools.islice(self.batches, max(self.end - self.step, 0))
+        self.coming = placement.Ahead(left, plan.mesh)
         self.window = Window(self.step)
         self.signals = stopping.Signals(placement.largest(plan.mesh))
         self.journal: journal.Journal | None = None
@@ -160,16 +181,12 @@ class Run:
     def loop(self) -> evaluate.Outcome:
         """All steps that are left; returns the test of the last parameters."""
         outcome = None
-        with self.checkpoints, self.signals:
+        with self.checkpoints, self.signals, self.hangs, self.pace, self.profile:
             while True:
                 to_test, to_save = self.is_due()
-                if to_test and self.precise:
-                    # Of the parameters and the batches that follow: again the same after a stop.
-                    self.measure_norms()
-                if to_save or to_test and self.precise:
-                    self.save()
-                if to_test:
-                    outcome = self.test_now()
+                if to_test or to_save:
+                    with self.hangs.paused():
+                        outcome = self.settle(to_test, to_save) or outcome
                 if self.step == self.end or self.begin > self.end:
                     break
                 if self.signals.asked():
@@ -185,6 +202,15 @@ class Run:
         if self.journal:
             self.journal.close()
         return outcome
+
+    def settle(self, to_test: bool, to_save: bool) -> evaluate.Outcome | None:
+        """Saves and tests the state of this step."""
+        if to_test and self.precise:
+            # Of the parameters and the batches that follow: again the same after a stop.
+            self.measure_norms()
+        if to_save or to_test and self.precise:
+            self.save()
+        return self.test_now() if to_test else None
 
     def is_due(self) -> tuple[bool, bool]:
         """Whether the state of this step is to be tested, and whether to be saved."""
@@ -205,15 +231,34 @@ class Run:
             start_step=self.step,
         )
 
+    @functools.cached_property
+    def program(self) -> program.Program:
+        """The compiled step."""
+        return program.compiled(self.plan)
+
     def take_step(self) -> None:
-        """Draws the batch of this step and makes the step."""
-        waited = time.monotonic()
-        drawn = next(self.batches)
-        batch = placement.put_batch(drawn, self.plan.mesh)
-        self.window.waited += time.monotonic() - waited
-        self.state, measured = self.plan.step(self.state, {**batch, **self.lessons})
+        """Hands this step to the devices and, while they make it, the batch of the next one.
+
+        They have at most these two batches, as the step before is finished when the latter comes.
+        """
+        run, number = self.program.run, self.step + 1
+        self.draw()  # The first one, or what comes after it is already there.
+        drawn, batch = next(self.coming)
+        with self.profile.step(number):
+            self.state, measured = run(self.state, {**batch, **self.lessons})
+        del batch
         self.window.add(measured, drawn["index"])
-        self.step += 1
+        self.step = number
+        self.pace.given(measured)
+        self.pace.wait(1)
+        self.draw()
+        self.profile.handed(number)
+
+    def draw(self) -> None:
+        """Places the next batch, and counts how long the devices had nothing to do meanwhile."""
+        begun = time.monotonic()
+        self.coming.draw()
+        self.window.waited += self.pace.idle(begun)
 
     def measure_norms(self) -> None:
         """Gives BatchNorms the statistics of the batches that follow."""
@@ -258,6 +303,8 @@ class Run:
         batch_size, step = self.config.train.batch_size, self.step
         values = self.window.close(step, batch_size)
         values["lr"] = float(self.plan.length.rate(step - 1))
+        used = self.program.used(values["clips_per_second"] / batch_size, self.plan.mesh)
+        values |= used
         if not all(map(np.isfinite, values.values())):
             self.check_finite()
         self.checkpoints.check()
@@ -266,10 +313,11 @@ class Run:
         self.note(step, values)
         left = (self.end - step) * batch_size / values["clips_per_second"]
         top1 = f"top-1 {values['top1']:.3f} " if "top1" in values else ""
+        shares = "".join(f"{name} {100 * share:.0f}% " for name, share in used.items())
         log(
             f"step {step}/{self.end} loss {values['loss']:.4f} {top1}"
             f"lr {values['lr']:.2e} {values['clips_per_second']:.1f} clips/s "
-            f"waiting {100 * values['input_wait']:.0f}% {duration(left)} left"
+            f"waiting {100 * values['input_wait']:.0f}% {shares}{duration(left)} left"
         )
         self.window = Window(step)
 
@@ -291,10 +339,11 @@ class Run:
 
     def stop(self) -> NoReturn:
         """Saves what is not saved and ends the run as the signal asks."""
-        if self.step != self.saved:
-            self.check_finite()
-            self.checkpoints.save(self.step, self.state, self.meta)
-        self.checkpoints.wait()
+        with self.hangs.paused():
+            if self.step != self.saved:
+                self.check_finite()
+                self.checkpoints.save(self.step, self.state, self.meta)
+            self.checkpoints.wait()
         log(
             f"stopped by {self.signals.name} at step {self.step}: the same command goes on from "
             "there"

@@ -1,25 +1,31 @@
 """The training loop: what it writes, how it goes on after a kill, how it starts from weights."""
 
+import gzip
 import json
 import os
 import pathlib
 import re
 import shutil
 import signal
+import time
+from typing import NamedTuple
 
 import flax
+import jax
 import numpy as np
 import pytest
 
 from jaxvid import checkpoint, config
 from jaxvid.base import locks
 from jaxvid.base.errors import JaxvidError, Stopped
+from jaxvid.config import fields
 from jaxvid.data import build, datasets, pipeline, toy
+from jaxvid.devices import chips, costs, placement
 from jaxvid.inference import evaluate
 from jaxvid.reports import metrics
-from jaxvid.training import loop, optim, plan, resume
+from jaxvid.training import loop, optim, plan, program, resume
 from jaxvid.training.norms import make_precise_norms
-from tests import handed
+from tests import compiling, handed
 
 
 @pytest.fixture(scope="module")
@@ -463,3 +469,131 @@ def test_two_trainings_in_one_workdir(records, trained, tmp_path):
         said = refused(make_config(records), tmp_path)
     assert said.startswith(f"--workdir={tmp_path} is being written by process {os.getpid()} on ")
     assert not list(tmp_path.iterdir())
+
+
+# ---- the host beside the devices
+
+
+def test_the_steps_of_a_profile_are_written_and_named(records, tmp_path, capsys):
+    c = make_config(records)
+    c.train.stop_at_step = 4
+    loop.train(c, tmp_path, profile="2:3")
+    said = capsys.readouterr().out
+    assert f"a profile of steps 2:3 is in {tmp_path}/profile: open its file" in said
+    [file] = (tmp_path / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    steps = [event["args"]["step_num"] for event in events if event.get("name") == "train"]
+    assert sorted(map(int, steps)) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "profile, words",
+    [
+        ("5", "--profile=5 must be START:STOP"),
+        ("0:4", "--profile=0:4 must be START:STOP"),
+        ("4:3", "--profile=4:3 must be START:STOP"),
+        ("4:-1", "--profile=4:-1 must be START:STOP"),
+        ("1:101", "--profile=1:101 is 101 steps: take at most 100"),
+        ("19:21", "--profile=19:21: this run makes steps 1 to 20: choose among these"),
+    ],
+)
+def test_steps_that_cannot_be_profiled_are_refused(records, tmp_path, profile, words):
+    with pytest.raises(JaxvidError, match=words):
+        loop.train(make_config(records), tmp_path, profile=profile)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_finished_run_has_no_steps_to_profile(records, begun):
+    with pytest.raises(JaxvidError, match="--profile=20:20: this run makes no more steps"):
+        loop.train(make_config(records), begun, profile="20:20")
+
+
+def test_programs_are_compiled_once_however_often_a_run_is_tested(records, tmp_path, monkeypatch):
+    counts = []
+
+    class Counting(loop.Run):
+        def settle(self, to_test, to_save):
+            counts.append(len(compiled))
+            return super().settle(to_test, to_save)
+
+        def take_step(self):
+            super().take_step()
+            if self.step == 4:  # All that a run does has been done once by then.
+                counts.append(len(compiled))
+
+    monkeypatch.setattr(loop, "Run", Counting)
+    c = make_config(records)
+    c.train.update({"eval_epochs": 0.5, "checkpoint_steps": 2, "log_steps": 1, "stop_at_step": 8})
+    with compiling.counting() as compiled:
+        loop.train(c, tmp_path)
+    assert 0 < counts[2] == counts[-1] and len(counts) == 5, counts
+
+
+def test_a_known_chip_has_its_shares_in_the_log(records, tmp_path, monkeypatch, capsys):
+    c = make_config(records)
+    c.train.update({"stop_at_step": 5})
+    with monkeypatch.context() as patch:
+        chip = chips.Chip("mine", ("cpu",), 2e12, 1e12, 1, devices=2)
+        patch.setattr(chips, "CHIPS", (chip,))
+        loop.train(c, tmp_path)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    said = capsys.readouterr().out
+    gflop = float(re.search(r"compiled the step in \S+ s: (\S+) GFLOP", said)[1])
+    per_second = line["clips_per_second"] / c.train.batch_size
+    assert line["mfu"] == pytest.approx(gflop * 1e9 * per_second / 1e12, rel=1e-3)
+    assert 0 < line["memory_share"] < 1
+    assert f" mfu {100 * line['mfu']:.0f}% memory_share " in said
+
+
+def test_of_a_loop_no_bytes_are_said_as_the_compiler_counts_one_round(records, monkeypatch):
+    class Loops(NamedTuple):
+        flops: float = 1.0
+        loops: bool = True
+        kernels: bool = True
+
+    monkeypatch.setattr(costs, "count", lambda program: Loops())
+    monkeypatch.setattr(chips, "by_kind", lambda kind: chips.CHIPS[0])
+    mesh = placement.make_mesh()
+    planned = plan.plan(fields.freeze(make_config(records)), mesh, list(toy.CLASSES))
+    assert program.compiled(planned).used(1.0, mesh) == {}
+
+
+def test_a_run_is_one_batch_ahead_of_the_step_under_way(records, tmp_path, monkeypatch):
+    waiting, under_way = [], []
+
+    class Counting(loop.Run):
+        def draw(self):
+            under_way.append(self.pace._left)
+            super().draw()
+            shape = self.plan.batch["video"].shape
+            waiting.append(sum(array.shape == shape for array in jax.live_arrays()))
+
+    monkeypatch.setattr(loop, "Run", Counting)
+    c = make_config(records)
+    c.train.update({"log_steps": 8, "stop_at_step": 8, "checkpoint_steps": 8})
+    loop.train(c, tmp_path)
+    assert max(under_way) <= 1
+    # Nothing is placed that no step will take.
+    assert waiting == [1] * 15 + [0]
+
+
+def test_a_run_that_hangs_tells_where(records, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAXVID_HANG_SECONDS", "1")
+
+    class Hanging(loop.Run):
+        def draw(self):
+            if self.step == 3:
+                self.hang()
+            super().draw()
+
+        def hang(self):
+            until = time.monotonic() + 30
+            while not (tmp_path / "hang-0.txt").exists() and time.monotonic() < until:
+                time.sleep(0.05)
+
+    monkeypatch.setattr(loop, "Run", Hanging)
+    c = make_config(records)
+    c.train.update({"stop_at_step": 5})
+    loop.train(c, tmp_path)
+    assert "in hang\n" in (tmp_path / "hang-0.txt").read_text()
+    assert "no step was finished for 00:01" in capsys.readouterr().err

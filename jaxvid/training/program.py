@@ -1,0 +1,67 @@
+"""The compiled step of a run, and what share of its chips it uses."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+
+from jaxvid.devices import chips, costs
+from jaxvid.devices.processes import log
+from jaxvid.training.plan import Plan
+
+
+class Program(NamedTuple):
+    """A compiled step.
+
+    Attributes:
+      run: (state, batch) -> (state, measurements); takes the memory of the state over.
+      flops: operations of convolutions and matrix products, on all devices together; not a number
+        where kernels hide some.
+      traffic: bytes that a device reads from its memory and writes to it, as the compiler counts;
+        not a number where it does not know, as it takes a loop for one round.
+    """
+
+    run: Callable[..., Any]
+    flops: float
+    traffic: float
+
+    def used(self, steps_per_second: float, mesh: jax.sharding.Mesh) -> dict[str, float]:
+        """The shares of what the chips can do at best, of those that `chips` knows.
+
+        `mfu` (model FLOPs utilization) is that of operations in bfloat16, `memory_share` that of
+        the bandwidth of their memory.
+        """
+        chip = chips.by_kind(mesh.devices.flat[0].device_kind)
+        if chip is None:
+            return {}
+        mfu = self.flops / mesh.devices.size * chip.devices / chip.flops * steps_per_second
+        share = self.traffic * chip.devices / chip.bandwidth * steps_per_second
+        found = {"mfu": mfu, "memory_share": share}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def compiled(plan: Plan) -> Program:
+    """Compiles the step of a plan, once, and counts what it takes."""
+    begun = time.monotonic()
+    traced = cast(jax.stages.Wrapped, plan.step).trace(plan.state, plan.batch)
+    counted = costs.count(traced.jaxpr)
+    executable = traced.lower().compile()
+    seconds = time.monotonic() - begun
+    size = "" if counted.kernels else f": {counted.flops / 1e9:.4g} GFLOP"
+    log(f"compiled the step in {seconds:.1f} s{size}")
+    return Program(
+        executable,
+        math.nan if counted.kernels else counted.flops,
+        math.nan if counted.loops else _traffic(executable),
+    )
+
+
+def _traffic(executable: jax.stages.Compiled) -> float:
+    """The compiler's count of bytes; not every compiler has one."""
+    try:
+        analysis = executable.cost_analysis() or {}
+    except (NotImplementedError, jax.errors.JaxRuntimeError):
+        return math.nan
+    return float(analysis.get("bytes accessed", math.nan))
