@@ -14,7 +14,7 @@ from ml_collections import config_flags
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.exits import exit_on_error
 from jaxvid.config import loading
-from jaxvid.devices import processes
+from jaxvid.devices import compiled, processes
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -32,17 +32,33 @@ _MODE = flags.DEFINE_enum(
     "train (and test as it goes), or test config.init, else the workdir's best checkpoint.",
 )
 
+_PROFILE = flags.DEFINE_string(
+    "profile",
+    "",
+    "START:STOP, steps of a training of which a profile is written into the workdir, as the log "
+    "numbers them.",
+)
+
 
 def main(argv: list[str]) -> None:
     """Reads the flags and calls the room that does the work."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if _MODE.value == "eval" and _PROFILE.value:
+        raise JaxvidError("--profile is of the steps of a training: leave out --mode=eval, or it")
     processes.join_processes()
+    kept = compiled.keep()
+    if kept:
+        processes.log(f"compiled programs are kept in {kept}")
+    workdir = cast(str, _WORKDIR.value)  # `run` requires it
     if _MODE.value == "eval":
-        from jaxvid.inference.evaluate import evaluate as work
+        from jaxvid.inference.evaluate import evaluate
+
+        evaluate(_CONFIG.value, workdir)
     else:
-        from jaxvid.training.loop import train as work
-    work(_CONFIG.value, cast(str, _WORKDIR.value))  # `run` requires it
+        from jaxvid.training.loop import train
+
+        train(_CONFIG.value, workdir, _PROFILE.value)
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Shared by all tests: options, and a compilation cache that lasts one run."""
 
+import os
 import pathlib
 
 import pytest
@@ -30,6 +31,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Commands that tests run keep nothing in the user's folder.
+    os.environ["JAXVID_COMPILE_CACHE"] = "off"
     config.pluginmanager.register(slow.Slow(config), "slow parts")
     config.pluginmanager.register(forgetting.Forgetting(), "forgetting")
     if config.getoption("--costs"):

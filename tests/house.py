@@ -56,7 +56,13 @@ ARROWS = {
         "jaxvid.zoo",
     },
     "jaxvid.main": {"jaxvid.config", "jaxvid.devices", "jaxvid.inference", "jaxvid.training"},
-    "jaxvid.predict": {"jaxvid.predict", "jaxvid.data", "jaxvid.inference", "jaxvid.reports"},
+    "jaxvid.predict": {
+        "jaxvid.predict",
+        "jaxvid.data",
+        "jaxvid.devices",
+        "jaxvid.inference",
+        "jaxvid.reports",
+    },
     "jaxvid.export": {
         "jaxvid.export",
         "jaxvid.checkpoint",

@@ -62,3 +62,18 @@ def test_the_command_ends_with_one_line(flag, words, tmp_path):
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 1 and lines[-1].startswith(words), done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_a_profile_of_a_test_is_refused(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxvid.main", CONFIG, f"--workdir={tmp_path}/run"]
+        + ["--mode=eval", "--profile=1:2"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: --profile is of the steps of a training: leave out --mode=eval, or it\n"
+    )

@@ -24,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     videos, others = ([pathlib.Path(args.video)], 0) if live else find_videos(args.video)
     # Refuses what cannot be written, before any video is decoded.
     outputs = files.places(args, videos)
+    # Loads JAX, which what is refused need not wait for.
+    from jaxvid.devices import compiled
+
+    compiled.keep()
     answer = answering(args)
     if others:
         say(f"{args.video}: files left out as no videos: {others}", error=True)
