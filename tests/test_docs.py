@@ -47,6 +47,7 @@ SMALLER = [
     (r"--model=tsm_r50_1x1x8_k400", "--model=tsm_test"),
     (r"(create_model|convert)\(\"tsm_r50_1x1x8_k400\"", r'\1("tsm_test"'),
     (r"\b8, 224, 224, 3\b", "8, 64, 64, 3"),
+    (r"--profile=\d+:\d+", "--profile=1:2"),
 ]
 # In place of the file that a command would download.
 PUBLISHED = "published.pth"
