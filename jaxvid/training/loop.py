@@ -2,7 +2,8 @@
 
 Order of operations, which exact resume depends on: measure BatchNorm's statistics where that is
 asked for, save the state, evaluate it, take the batch of its step, make the step, log. Batches and
-random numbers are functions of (seed, step).
+random numbers are functions of (seed, step), so that the next batch may be placed while the devices
+make a step, and is the same after a stop.
 """
 
 import functools

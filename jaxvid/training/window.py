@@ -18,7 +18,10 @@ from jaxvid.training.state import TrainState, all_finite
 
 @dataclasses.dataclass
 class Window:
-    """What happened since the last log line."""
+    """What happened since the last log line.
+
+    `waited` are the seconds in which the devices had nothing to do since there was no batch.
+    """
 
     first: int
     waited: float = 0.0
@@ -46,7 +49,7 @@ class Window:
         return None
 
     def close(self, step: int, batch_size: int) -> dict[str, float]:
-        """Means of the measurements, clips per second and the share of time spent on input."""
+        """Means of the measurements, clips per second and the share of time waited for input."""
         measured = jax.device_get(self._measured)
         elapsed = time.monotonic() - self._start
         values = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
