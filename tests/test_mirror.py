@@ -23,6 +23,7 @@ THROUGH = {
     "jaxvid/layers/names.py": "tests/models/test_arch.py",
     "jaxvid/models": "tests/models/test_families.py",
     "jaxvid/predict": "tests/test_predict.py",
+    "jaxvid/training/profiling.py": "tests/training/test_loop.py",
     "jaxvid/training/window.py": "tests/training/test_loop.py",
     "jaxvid/zoo": "tests/zoo/test_zoo.py",
 }
