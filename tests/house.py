@@ -74,6 +74,16 @@ ARROWS = {
         "jaxvid.zoo",
     },
     "jaxvid.fuse": {"jaxvid.reports"},
+    "jaxvid.plan": {
+        "jaxvid.plan",
+        "jaxvid.config",
+        "jaxvid.devices",
+        "jaxvid.inference",
+        "jaxvid.layers",
+        "jaxvid.reports",
+        "jaxvid.training",
+        "jaxvid.zoo",
+    },
     # The public names, loaded on first use.
     "jaxvid": {"jaxvid.checkpoint", "jaxvid.zoo"},
     "converters": {

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jaxvid import main
+from jaxvid.config import command
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = f"--config={ROOT}/configs/tsm_r50.py:runlocal"
@@ -22,13 +22,13 @@ CONFIG = f"--config={ROOT}/configs/tsm_r50.py:runlocal"
     ],
 )
 def test_fields_that_do_not_exist(flag, words):
-    assert main.wrong_field(*main.with_config(["main", CONFIG, flag])).startswith(words)
+    assert command.wrong_field(*command.with_config(["main", CONFIG, flag])).startswith(words)
 
 
 def test_fields_that_exist():
     flags = ["--config.optim.lr=1", "--config.model.overrides.width=8", "--workdir=x"]
-    assert main.wrong_field(*main.with_config(["main", CONFIG, *flags])) is None
-    assert main.with_config(["main", "--workdir=x"]) == (["main", "--workdir=x"], None)
+    assert command.wrong_field(*command.with_config(["main", CONFIG, *flags])) is None
+    assert command.with_config(["main", "--workdir=x"]) == (["main", "--workdir=x"], None)
 
 
 @pytest.mark.parametrize("given", [["--config=F:name=a"], ["-config", "F:name=a"], ["--config=F"]])
@@ -39,7 +39,7 @@ def test_a_config_is_found_however_it_is_spelt(given, tmp_path):
         "def get_config(arg='none'): return from_row('tsm_test', init=arg)\n"
     )
     argv = ["main", *(arg.replace("F", str(file)) for arg in given), "--workdir=x"]
-    found, config = main.with_config(argv)
+    found, config = command.with_config(argv)
     assert found == argv and config.init == ("name=a" if ":" in given[-1] else "none")
 
 

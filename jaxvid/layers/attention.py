@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from jaxvid.base.errors import JaxvidError
 from jaxvid.layers import spread
 from jaxvid.layers.backend import devices as traced_devices
-from jaxvid.layers.backend import platform, target_mesh
+from jaxvid.layers.backend import note, platform, target_mesh
 
 IMPLEMENTATIONS = ("cudnn", "splash", "xla")
 FLASH_KEYS = 128
@@ -79,6 +79,7 @@ def attend(
         JaxvidError: the shapes do not fit, or `implementation` cannot compute this.
     """
     choice = which(q_BQND, k_BKND, v_BKNE, bias=bias, mask=mask, implementation=implementation)
+    note("attention", choice.implementation)
     scale = q_BQND.shape[-1] ** -0.5 if scale is None else scale
     tokens: spread.Axes = ("batch", None, "model", None)
     pairs: spread.Axes = ("batch", "model", None, None)

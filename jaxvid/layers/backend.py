@@ -7,6 +7,7 @@ may be compiled for chips that are elsewhere.
 import contextlib
 import contextvars
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ class Target(NamedTuple):
     mesh: jax.sharding.Mesh | None = None
 
 
+PLAIN = "plain"
+"""A platform without kernels, and without a mesh, for whoever counts operations; see `for_mesh`."""
 _HERE = Target()
 _target: contextvars.ContextVar[Target] = contextvars.ContextVar("target", default=_HERE)
 
@@ -53,6 +56,29 @@ def devices() -> int:
     return jax.device_count() if mesh is None else mesh.size
 
 
+_notes: contextvars.ContextVar[Counter[tuple[str, str]] | None] = contextvars.ContextVar(
+    "notes", default=None
+)
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[Counter[tuple[str, str]]]:
+    """Counts what is picked while programs are traced inside: (of what, which way)."""
+    notes: Counter[tuple[str, str]] = Counter()
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
+
+
+def note(what: str, way: str) -> None:
+    """Notes a way that was picked to compute something, where somebody counts."""
+    notes = _notes.get()
+    if notes is not None:
+        notes[what, way] += 1
+
+
 @contextlib.contextmanager
 def tracing_for(name: str | None = None, mesh: jax.sharding.Mesh | None = None) -> Iterator[None]:
     """Lets what is traced inside be meant for a platform, or for the devices of a mesh."""
@@ -72,7 +98,7 @@ def for_mesh(function: Callable[..., Any], mesh: jax.sharding.Mesh | None) -> Ca
 
     @functools.wraps(function)
     def traced(*args: Any) -> Any:
-        with tracing_for(mesh=mesh):
+        with tracing_for(PLAIN) if _target.get().platform == PLAIN else tracing_for(mesh=mesh):
             return function(*args)
 
     return traced

@@ -33,6 +33,7 @@ from jax import lax
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.layers.backend import backend as traced_backend
+from jaxvid.layers.backend import note
 from jaxvid.layers.spread import apart, splits_heads
 
 Triple = tuple[int, int, int]
@@ -171,6 +172,7 @@ def conv(
     name = chosen(geometry, lowering)
     if name == "shifts" and splits_heads():
         name = "native"  # which the compiler splits by channels as it finds them
+    note(f"{geometry.kind} convolution", name)
     compute = LOWERINGS[name].compute
     if name != "shifts":
         return compute(x_BTHWC, kernel_thwIO, geometry)

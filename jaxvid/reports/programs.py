@@ -23,6 +23,16 @@ _TRIPS = re.compile(r"known_trip_count\D{0,12}(\d+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 
 
+_Line = tuple[str, str, str, str]
+"""Name, result, kind and rest of an instruction."""
+
+# What moves nothing itself.
+_FREE = frozenset(
+    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional")
+    + ("call", "after-all", "opt-barrier", "partition-id", "replica-id", "iota")
+)
+
+
 class Array(NamedTuple):
     """The type and shape of an array of the text."""
 
@@ -100,7 +110,8 @@ class Program:
 
     def __init__(self, text: str):
         self.text = text
-        self._computations: dict[str, list[tuple[str, str, str, str]]] = {}
+        self._computations: dict[str, list[_Line]] = {}
+        self._known_sizes: dict[str, dict[str, int]] = {}
         self._entry, current = "", ""
         for line in text.splitlines():
             begins = _COMPUTATION.match(line)
@@ -117,11 +128,13 @@ class Program:
 
         What lies inside fusions, which costs no memory of its own, comes too if `fused`.
         """
-        yield from self._walk(self._entry, 1, fused)
+        for _, each in self._walk(self._entry, 1, fused):
+            yield each
 
-    def _walk(self, computation: str, times: int, fused: bool) -> Iterator[Instruction]:
+    def _walk(self, computation: str, times: int, fused: bool) -> Iterator[tuple[str, Instruction]]:
+        """Instructions with the computations that they stand in."""
         for name, result, kind, rest in self._computations.get(computation, ()):
-            yield Instruction(name, kind, arrays(result), rest, times)
+            yield computation, Instruction(name, kind, arrays(result), rest, times)
             if kind == "while":
                 trips = _TRIPS.search(rest)
                 again = times * (int(trips[1]) if trips else 1)
@@ -151,6 +164,70 @@ class Program:
                     )
                 found.append(Collective(kind, results, each.times, each.origin))
         return sorted(found, key=lambda each: -each.bytes)
+
+    def repeated_bytes(self) -> int:
+        """Bytes that loops read and write after their first rounds.
+
+        The compiler's own count (`compiled.cost_analysis()`) takes a loop for one round.
+        """
+        return sum(
+            (each.times - 1) * self._traffic(computation, each)
+            for computation, each in self._walk(self._entry, 1, False)
+            if each.times > 1
+        )
+
+    def _traffic(self, computation: str, each: Instruction) -> int:
+        """What an instruction reads and writes, once: of what it takes a slice of, the slice."""
+        if each.kind in _FREE or each.kind.endswith("-done"):
+            return 0
+        operands = self._operands(computation, each.rest)
+        if each.kind in ("dynamic-slice", "gather", "slice"):
+            return 2 * each.bytes
+        if each.kind == "dynamic-update-slice":
+            return 2 * operands[1]
+        if each.kind != "fusion":
+            return each.bytes + sum(operands)
+        called = _CALLED.search(each.rest)
+        inside = self._computations.get(called[1] if called else "", [])
+        sliced, written = self._slices(called[1] if called else "", inside)
+        read = sum(sliced.get(number, size) for number, size in enumerate(operands))
+        return read + (each.bytes if written is None else written)
+
+    def _operands(self, computation: str, rest: str) -> list[int]:
+        """The bytes of an instruction's operands."""
+        sizes = self._sizes(computation)
+        return [sizes.get(name, 0) for name in re.findall(r"%([\w.\-]+)", rest.split("), ")[0])]
+
+    def _sizes(self, computation: str) -> dict[str, int]:
+        if computation not in self._known_sizes:
+            self._known_sizes[computation] = {
+                name: sum(array.bytes for array in arrays(result))
+                for name, result, _, _ in self._computations.get(computation, ())
+            }
+        return self._known_sizes[computation]
+
+    def _slices(self, name: str, inside: list[_Line]) -> tuple[dict[int, int], int | None]:
+        """Of which operands a fusion reads slices only, and what it writes if that is one."""
+        places = {each: int(rest.split(")")[0]) for each, _, k, rest in inside if k == "parameter"}
+        used: dict[int, list[int | None]] = {}
+        written = None
+        for _, result, kind, rest in inside:
+            size = sum(array.bytes for array in arrays(result))
+            names = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
+            for position, operand in enumerate(names):
+                if operand in places:
+                    taken = kind in ("dynamic-slice", "gather", "slice") and position == 0
+                    updated = kind == "dynamic-update-slice" and position == 0
+                    amount = size if taken else 0 if updated else None
+                    used.setdefault(places[operand], []).append(amount)
+            if kind == "dynamic-update-slice" and len(names) > 1:
+                written = self._sizes(name).get(names[1], 0)
+        sliced = {
+            number: sum(amount or 0 for amount in amounts)
+            for number, amounts in used.items()
+            if None not in amounts
+        }
+        return sliced, written
 
     def custom_calls(self) -> Counter[str]:
         """How often each of the chip's own or the host's functions is called, by name."""

@@ -9,6 +9,7 @@ import jax
 
 from jaxvid.devices import chips, costs
 from jaxvid.devices.processes import log
+from jaxvid.layers.backend import PLAIN, tracing_for
 from jaxvid.training.plan import Plan
 
 
@@ -17,8 +18,7 @@ class Program(NamedTuple):
 
     Attributes:
       run: (state, batch) -> (state, measurements); takes the memory of the state over.
-      flops: operations of convolutions and matrix products, on all devices together; not a number
-        where kernels hide some.
+      flops: operations of convolutions and matrix products, on all devices together.
       traffic: bytes that a device reads from its memory and writes to it, as the compiler counts;
         not a number where it does not know, as it takes a loop for one round.
     """
@@ -46,16 +46,28 @@ def compiled(plan: Plan) -> Program:
     """Compiles the step of a plan, once, and counts what it takes."""
     begun = time.monotonic()
     traced = cast(jax.stages.Wrapped, plan.step).trace(plan.state, plan.batch)
-    counted = costs.count(traced.jaxpr)
+    counted = operations(plan, costs.count(traced.jaxpr))
     executable = traced.lower().compile()
     seconds = time.monotonic() - begun
-    size = "" if counted.kernels else f": {counted.flops / 1e9:.4g} GFLOP"
-    log(f"compiled the step in {seconds:.1f} s{size}")
+    log(f"compiled the step in {seconds:.1f} s: {counted.flops / 1e9:.4g} GFLOP")
     return Program(
         executable,
-        math.nan if counted.kernels else counted.flops,
+        counted.flops,
         math.nan if counted.loops else _traffic(executable),
     )
+
+
+def operations(plan: Plan, counted: costs.Counted | None = None) -> costs.Counted:
+    """What a step of a plan computes, on all devices together.
+
+    `counted` is what was found in its program, where there is one: kernels hide what they do, so
+    that it is counted in one without any.
+    """
+    if counted is not None and not counted.kernels:
+        return counted
+    step = cast(Any, plan.step).__wrapped__
+    with tracing_for(PLAIN):
+        return costs.count(jax.make_jaxpr(step)(plan.state, plan.batch))
 
 
 def _traffic(executable: jax.stages.Compiled) -> float:
