@@ -22,6 +22,7 @@ THROUGH = {
     "jaxvid/inference/reconstruct.py": "tests/training/test_pretrain.py",
     "jaxvid/layers/names.py": "tests/models/test_arch.py",
     "jaxvid/models": "tests/models/test_families.py",
+    "jaxvid/plan": "tests/plan/test_measure.py",
     "jaxvid/predict": "tests/test_predict.py",
     "jaxvid/training/profiling.py": "tests/training/test_loop.py",
     "jaxvid/training/window.py": "tests/training/test_loop.py",

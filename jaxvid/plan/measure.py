@@ -116,7 +116,7 @@ def measure(config: Config, topology: Topology, with_test: bool = True) -> Repor
 
 def _classes(config: Config) -> int:
     """As many classes as the config says, or as the row was published for."""
-    return config.model.num_classes or zoo.get_row(config.model.name).num_classes
+    return config.model.num_classes or zoo.create_model(config.model.name).num_classes
 
 
 def held(tree: Any) -> int:

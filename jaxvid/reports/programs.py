@@ -136,8 +136,7 @@ class Program:
         for name, result, kind, rest in self._computations.get(computation, ()):
             yield computation, Instruction(name, kind, arrays(result), rest, times)
             if kind == "while":
-                trips = _TRIPS.search(rest)
-                again = times * (int(trips[1]) if trips else 1)
+                again = times * self._rounds(rest)
                 for called in re.findall(r"\bbody=%?([\w.\-]+)", rest):
                     yield from self._walk(called, again, fused)
             elif kind in ("call", "async-start") or kind == "fusion" and fused:
@@ -147,6 +146,19 @@ class Program:
                 for names in _BRANCHES.findall(rest):
                     for called in re.findall(r"[\w.\-]+", names):
                         yield from self._walk(called, times, fused)
+
+    def _rounds(self, rest: str) -> int:
+        """How often a loop goes round: as the compiler notes, or up to what it is compared with."""
+        noted = _TRIPS.search(rest)
+        if noted:
+            return int(noted[1])
+        condition = re.search(r"\bcondition=%?([\w.\-]+)", rest)
+        lines = self._computations.get(condition[1] if condition else "", [])
+        limits = [
+            int(r.split(")")[0]) for _, t, k, r in lines if (k, t[:5]) == ("constant", "s32[]")
+        ]
+        below = any("direction=LT" in r for *_, r in lines)
+        return max(limits[0], 1) if below and len(limits) == 1 else 1
 
     def collectives(self) -> list[Collective]:
         """All that devices send each other, the most bytes first."""

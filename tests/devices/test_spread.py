@@ -63,3 +63,38 @@ def test_a_norm_exchanges_its_sums_once_in_each_direction():
         # The rest are gradients and what is measured, which the compiler puts together as it can.
         assert answer["collectives"]["all-reduce"]["count"] <= 2 * answer["norms"] + 4
         assert answer["in_test"] == {}
+
+
+def test_flash_kernels_are_called_on_every_device():
+    """Lowered for chips that are not here: what a step on many of them would call."""
+    code = """
+import jax, jax.numpy as jnp
+from jaxvid.devices import placement
+from jaxvid.layers.attention import attend, which
+from jaxvid.layers.backend import tracing_for
+
+mesh = placement.make_mesh(axes="data:2,fsdp:2,model:2")
+x = jax.ShapeDtypeStruct((8, 256, 4, 64), jnp.bfloat16, sharding=placement.split_batch(mesh))
+odd = jax.ShapeDtypeStruct((1, 256, 4, 64), jnp.bfloat16)
+
+def loss(q, k, v):
+    with tracing_for("tpu", mesh):
+        return attend(q, k, v).astype(jnp.float32).sum()
+
+with tracing_for("tpu", mesh):
+    print(which(x, x, x).implementation, which(odd, odd, odd).implementation)
+with tracing_for("tpu"):
+    print(which(x, x, x).implementation)
+lowered = jax.jit(jax.grad(loss, (0, 1, 2))).trace(x, x, x).lower(lowering_platforms=("tpu",))
+text = lowered.as_text()
+print(text.count("@tpu_custom_call"), "2x256x2x64" in text)
+"""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(ROOT),
+    }
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # One kernel forth and two back, each given the clips and the heads of its own device.
+    assert done.stdout.splitlines()[:3] == ["splash xla", "xla", "3 True"]
