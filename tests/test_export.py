@@ -14,7 +14,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.data import pipeline
 from jaxvid.export import formats
 from jaxvid.inference.predictor import Predictor
-from jaxvid.layers.attention import which
+from jaxvid.layers.attention import attend, which
 from jaxvid.layers.backend import backend, tracing_for
 from jaxvid.layers.conv import Geometry, chosen
 from jaxvid.rows import Protocol, Sampling
@@ -156,6 +156,24 @@ def test_a_program_for_elsewhere_is_computed_as_there():
     with tracing_for("any"):
         assert chosen(spatial) == "native" and which(half, half, half).implementation == "xla"
     assert backend() == "cpu"
+
+
+@pytest.mark.parametrize(
+    "platform, kernel", [("tpu", "tpu_custom_call"), ("cuda", "__cudnn$fmhaSoftmax"), ("cpu", None)]
+)
+def test_what_is_for_one_kind_of_chip_carries_its_kernels(platform, kernel):
+    def answer(variables, video):
+        return attend(video, video, video)
+
+    program = export.for_platforms(answer, [platform])
+    half = jax.ShapeDtypeStruct((2, 256, 2, 64), jnp.bfloat16)
+    exported = jax.export.export(
+        jax.jit(lambda video: program({}, video)),
+        platforms=[platform],
+        disabled_checks=formats.UNPROMISED,
+    )(half)
+    assert exported.serialize()
+    assert kernel is None or kernel in exported.mlir_module()
 
 
 @pytest.mark.parametrize(

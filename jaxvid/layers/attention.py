@@ -25,8 +25,10 @@ nobody said over which devices, splash is not picked, as the compiler does not s
 #   P  pieces, computed one after another
 # B and N are 1 in a bias or mask that is the same for all of them.
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -41,6 +43,7 @@ IMPLEMENTATIONS = ("cudnn", "splash", "xla")
 FLASH_KEYS = 128
 XLA_LOGITS = 2**26
 _CUDNN_HEAD_DIM = 128
+_CUDNN_VERSION = 91000  # What JAX's CUDA extra brings, or newer.
 _SPLASH_BLOCK = 128
 
 
@@ -180,6 +183,8 @@ def _cudnn_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend) -> str | None:
     """Why cuDNN cannot do it, as the rest of a sentence that begins with its name."""
     if backend != "cuda":
         return f"needs CUDA, not {backend}"
+    if not isinstance(q_BQND.shape[0], int):
+        return "needs a batch of a known size"
     dtypes = _dtypes(q_BQND, k_BKND, v_BKNE)
     if dtypes not in ("bfloat16", "float16"):
         return f"needs float16 or bfloat16, not {dtypes}"
@@ -200,6 +205,8 @@ def _splash_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend, devices) -> str 
         return f"needs float32 or bfloat16, not {dtypes}"
     if pairwise:
         return "takes no bias or mask"
+    if not isinstance(q_BQND.shape[0], int):
+        return "needs a batch of a known size"
     if devices > 1 and target_mesh() is None:
         return f"is not split over devices, and there are {devices}"
     if not spread.divides(q_BQND.shape[0]):
@@ -215,16 +222,33 @@ def _dtypes(*arrays) -> str:
 def _cudnn(q_BQND, k_BKND, v_BKNE, bias_BNQK, mask_BNQK, scale):
     # cuDNN wants one head dimension for all three, a multiple of 8: zeros change no product.
     widest = -(-max(q_BQND.shape[-1], v_BKNE.shape[-1]) // 8) * 8
-    y_BQND = jax.nn.dot_product_attention(
-        _widen(q_BQND, widest),
-        _widen(k_BKND, widest),
-        _widen(v_BKNE, widest),
-        bias=None if bias_BNQK is None else bias_BNQK.astype(q_BQND.dtype),
-        mask=mask_BNQK,
-        scale=scale,
-        implementation="cudnn",
-    )
+    with _cudnn_elsewhere():
+        y_BQND = jax.nn.dot_product_attention(
+            _widen(q_BQND, widest),
+            _widen(k_BKND, widest),
+            _widen(v_BKNE, widest),
+            bias=None if bias_BNQK is None else bias_BNQK.astype(q_BQND.dtype),
+            mask=mask_BNQK,
+            scale=scale,
+            implementation="cudnn",
+        )
     return y_BQND[..., : v_BKNE.shape[-1]]
+
+
+@contextlib.contextmanager
+def _cudnn_elsewhere() -> Iterator[None]:
+    """Lets JAX believe in the cuDNN of another machine, for which a program is traced here."""
+    if jax.default_backend() == "gpu":
+        yield
+        return
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    check = fused_attention_stablehlo.check_cudnn_version
+    fused_attention_stablehlo.check_cudnn_version = lambda: _CUDNN_VERSION
+    try:
+        yield
+    finally:
+        fused_attention_stablehlo.check_cudnn_version = check
 
 
 def _splash(q_BQND, k_BKND, v_BKNE, scale, interpret=False):
