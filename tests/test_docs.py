@@ -47,6 +47,7 @@ SMALLER = [
     (r"--model=tsm_r50_1x1x8_k400", "--model=tsm_test"),
     (r"(create_model|convert)\(\"tsm_r50_1x1x8_k400\"", r'\1("tsm_test"'),
     (r"\b8, 224, 224, 3\b", "8, 64, 64, 3"),
+    (r"--topology=\S+", "--topology=cpu:8"),
     (r"--profile=\d+:\d+", "--profile=1:2"),
 ]
 # In place of the file that a command would download.
@@ -169,6 +170,7 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"python -m jaxvid\.main ", FEW_STEPS),
     (r"python -m jaxvid\.data\.build ", "--workers=1"),
     (r"python -m jaxvid\.data\.bench ", "--batches=2 --batch_size=4"),
+    (r"python -m jaxvid\.plan ", ""),
     (r"python -m jaxvid\.predict ", ""),
     (r"python -m jaxvid\.fuse ", ""),
     (r"python -m jaxvid\.export ", ""),

@@ -21,6 +21,7 @@ CONTENTS = {
         "pretrain",
         "own-data",
         "many-devices",
+        "accelerators",
         "export",
         "debugging",
     ],

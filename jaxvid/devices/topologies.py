@@ -18,7 +18,7 @@ from jaxvid.devices.chips import CHIPS, Chip, by_name
 
 NAMES = "v5e:16x16, v5p:8x8x4, v6e:2x4, 2*v5e:16x16 (two slices), h200:8, h100:2x8 or cpu:8"
 
-# What libtpu wants to know of the machine that it believes to be on.
+# What libtpu would ask the machine for that it believes to be on.
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -69,6 +69,8 @@ def find(name: str) -> Topology:
     found = re.fullmatch(r"(?:([1-9]\d*)\*)?([a-z]\w*):(\d+(?:x\d+)*)", name)
     if not found:
         raise JaxvidError(f"--topology={name!r} is none: give a chip and how many, such as {NAMES}")
+    # Installed, libtpu looks for chips also where none are asked for.
+    os.environ.update(_TPU_ENVIRONMENT)
     slices, chip_name, shape = int(found[1] or 1), found[2], found[3]
     if chip_name == "cpu":
         return _cpus(name, math.prod(map(int, shape.split("x"))))
@@ -104,7 +106,6 @@ def _tpus(name: str, chip: Chip, shape: str, slices: int) -> Topology:
         )
     from jax.experimental import topologies
 
-    os.environ.update(_TPU_ENVIRONMENT)
     if chip.name in _ACCELERATORS:
         os.environ["TPU_ACCELERATOR_TYPE"] = _ACCELERATORS[chip.name]
     more = {"num_slices": slices} if slices > 1 else {}
@@ -131,6 +132,8 @@ def _gpus(name: str, chip: Chip, count: int) -> Topology:
         )
     from jax.experimental import topologies
 
+    # The driver and the libraries of a GPU are not asked for where there is none.
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     try:
         found = topologies.get_topology_desc(
             "", platform="cuda", target_config=_gpu(chip), topology=f"1x1x{count}"

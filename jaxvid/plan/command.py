@@ -49,8 +49,12 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     # Whatever is here, programs are compiled for what may not be.
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # What libraries miss of a GPU that is not.
+    import logging as messages
+
     import jax
 
+    messages.getLogger("jax").setLevel(messages.ERROR)
     from jaxvid.config import fields
     from jaxvid.devices import placement, topologies
     from jaxvid.plan import report

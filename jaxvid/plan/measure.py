@@ -167,7 +167,7 @@ def _take(function: Any, arguments: tuple[Any, ...], topology: Topology) -> tupl
             argument_bytes=given,
             temporary_bytes=memory.temp_size_in_bytes,
             needed_bytes=needed,
-            bytes=_traffic(compiled) + program.repeated_bytes(),
+            bytes=program.traffic(_counted(compiled)),
             collectives=programs.summed(program.collectives()),
             seconds=seconds,
         ),
@@ -175,13 +175,12 @@ def _take(function: Any, arguments: tuple[Any, ...], topology: Topology) -> tupl
     )
 
 
-def _traffic(compiled: jax.stages.Compiled) -> float:
+def _counted(compiled: jax.stages.Compiled) -> float | None:
     """The compiler's count of bytes, with loops as one round; not every compiler has one."""
     try:
-        analysis = compiled.cost_analysis() or {}
+        return (compiled.cost_analysis() or {}).get("bytes accessed")
     except (NotImplementedError, jax.errors.JaxRuntimeError):
-        return math.nan
-    return float(analysis.get("bytes accessed", math.nan))
+        return None
 
 
 def _refused(said: str, arguments: Any, seconds: float) -> Taken:

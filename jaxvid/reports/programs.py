@@ -177,15 +177,16 @@ class Program:
                 found.append(Collective(kind, results, each.times, each.origin))
         return sorted(found, key=lambda each: -each.bytes)
 
-    def repeated_bytes(self) -> int:
-        """Bytes that loops read and write after their first rounds.
+    def traffic(self, counted: float | None = None) -> float:
+        """Bytes that are read from and written to memory in a run.
 
-        The compiler's own count (`compiled.cost_analysis()`) takes a loop for one round.
+        `counted` is the compiler's own number (`compiled.cost_analysis()`), where it has one: that
+        takes a loop for one round, to which the others are added.
         """
-        return sum(
-            (each.times - 1) * self._traffic(computation, each)
+        first = 0 if counted is None else 1
+        return (counted or 0) + sum(
+            (each.times - first) * self._traffic(computation, each)
             for computation, each in self._walk(self._entry, 1, False)
-            if each.times > 1
         )
 
     def _traffic(self, computation: str, each: Instruction) -> int:

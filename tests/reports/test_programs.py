@@ -60,6 +60,15 @@ def test_what_devices_send_counts_as_often_as_it_is_sent():
     assert first.results == (Array("bf16", (4, 8)),)
 
 
+def test_bytes_are_counted_as_often_as_they_move():
+    # all-gather-start 12 + 96, all-reduce 2 x 12 + 16, custom call 24, fusion 12 + 4; in the loop
+    # 12 times an all-gather of a pair of 68 to 64.
+    once = (96 + 12) + (16 + 24) + 24 + (4 + 12)
+    assert PROGRAM.traffic() == once + 12 * (64 + 68)
+    # The compiler's own number counts the loop once.
+    assert PROGRAM.traffic(1000.0) == 1000 + 11 * (64 + 68)
+
+
 def test_calls_aliases_and_types_are_found():
     assert PROGRAM.custom_calls() == {"tpu_custom_call": 1}
     assert PROGRAM.aliases() == 2
