@@ -31,10 +31,7 @@ def first_losses() -> None:
     written = json.loads(traces.FILE.read_text("utf-8"))
     names = sorted(set(traces.subjects()) - set(written["losses"]))
     if names and written["made_with"] != traces.machine():
-        say(
-            f"{', '.join(names)}: no trace, as {traces.FILE} was made on another kind of machine; "
-            "none is asked for before the family stands in the tables"
-        )
+        say(traces.left_out(names))
     elif names:
         traces.write({**written["losses"], **traces.traces(names)})
         say(f"traced {', '.join(names)}: {traces.FILE}")

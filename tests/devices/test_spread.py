@@ -37,8 +37,10 @@ def compiled(axes, variants):
 
 
 @pytest.fixture(scope="module")
-def mixed():
-    return compiled(MIXED, first_of_each_family())
+def mixed(request):
+    """Steps of the variants that this run asks for: all, or with `-k` those of a family alone."""
+    asked = [item for item in request.session.items if "mixed" in getattr(item, "fixturenames", ())]
+    return compiled(MIXED, [item.callspec.params["variant"] for item in asked])
 
 
 @pytest.mark.parametrize("variant", first_of_each_family())

@@ -34,7 +34,7 @@ DESKTOP, PHONE = (1280, 1000), (390, 844)
 def test_the_documents_are_fresh(name):
     fresh = (DOCS / name).read_text("utf-8") == page.DOCUMENTS[name]()
     # Not the whole pages, which nobody could read in a report.
-    assert fresh, f"docs/{name} is stale: run `python -m jaxvid.zoo.page --out=docs`"
+    assert fresh, f"docs/{name} is stale: run `python -m tests.generate`"
 
 
 def test_the_command_writes_all(tmp_path, capsys):
