@@ -22,7 +22,8 @@ from tests import counting
 from tests.zoo.test_zoo import published, rows
 
 ROOT = pathlib.Path(__file__).parents[2]
-KEYS = ROOT / "tests" / "golden" / "keys"
+GOLDENS = ROOT / "tests" / "golden"
+KEYS = GOLDENS / "keys"
 COSTS = counting.lines()
 # Of each architecture the view that the reference was counted on, where it was.
 ARCHITECTURES = {
@@ -30,6 +31,11 @@ ARCHITECTURES = {
 }
 SERVED = sorted(ARCHITECTURES)
 LISTED = sorted(path.name.partition(".")[0] for path in KEYS.glob("*.json.gz"))
+
+
+def file_name(variant: str) -> str:
+    """What the file of its family is called in `jaxvid/models/`."""
+    return zoo.family(variant).__name__.rpartition(".")[2]
 
 
 def keys(name: str) -> dict[str, np.ndarray]:
@@ -65,9 +71,20 @@ def test_every_row_was_counted():
     )
 
 
-def test_every_variant_of_the_tables_has_a_list_of_keys():
-    """Of a family beyond the tables a list is welcome, but not asked for."""
-    assert {row.variant for row in published()} <= set(LISTED)
+@pytest.mark.parametrize("family", sorted({file_name(row.variant) for row in rows()}))
+def test_every_family_is_held_to_its_reference(family):
+    """Of the published tables each variant has its keys here; a family beyond them has a golden."""
+    served = {row.variant for row in rows() if file_name(row.variant) == family}
+    if family in {file_name(row.variant) for row in published()}:
+        assert served <= set(LISTED), (
+            f"tests/golden/keys lacks variants of jaxvid/models/{family}.py"
+        )
+    else:
+        asked = " or ".join(f"tests/golden/{variant}.npz" for variant in sorted(served))
+        assert any((GOLDENS / f"{variant}.npz").is_file() for variant in served), (
+            f"jaxvid/models/{family}.py has no golden file, {asked}: docs/add-a-family.md says "
+            "how it is made"
+        )
 
 
 @pytest.mark.parametrize("name", LISTED)
