@@ -44,6 +44,7 @@ FOUNDATIONS = {
 # pictures, a few toy clips, weights that are random.
 SMALLER = [
     (r"(--config=configs/\w+\.py:)", r"\1runlocal,"),
+    (r"(jaxvid\.plan --config=configs/\w+\.py) ", r"\1:runlocal "),
     (r"--model=tsm_r50_1x1x8_k400", "--model=tsm_test"),
     (r"(create_model|convert)\(\"tsm_r50_1x1x8_k400\"", r'\1("tsm_test"'),
     (r"\b8, 224, 224, 3\b", "8, 64, 64, 3"),
