@@ -77,3 +77,11 @@ def test_a_profile_of_a_test_is_refused(tmp_path):
     assert done.stderr == (
         "error: --profile is of the steps of a training: leave out --mode=eval, or it\n"
     )
+
+
+def test_fields_of_the_network_are_set_where_the_config_has_none_yet():
+    flags = ["main", "--config.model.overrides.scan_blocks=True", "--workdir=x"]
+    assert command.without_overrides(flags) == (["main", "--workdir=x"], {"scan_blocks": True})
+    assert command.without_overrides(["-config.model.overrides.attention=joint"])[1] == {
+        "attention": "joint"
+    }

@@ -104,6 +104,7 @@ RULES = {
     "seed": at_least(0),
     "model.num_classes": at_least(0),
     "model.dtype": one_of("float32", "bfloat16"),
+    "model.matmul_precision": one_of("", "bfloat16", "tensorfloat32", "float32"),
     **{f"data.sampling.{name}": rule for name, rule in _SAMPLING.items()},
     "data.trim": between(0, 1),
     "data.crop": at_least(1),

@@ -16,11 +16,15 @@ from jaxvid.rows import CROP_COUNTS, Protocol, Sampling
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Which network: a row or variant, its classes (0: those of the data), and what differs."""
+    """Which network: a row or variant, its classes (0: those of the data), and what differs.
+
+    `matmul_precision` is what float32 is multiplied in; "" is what the chip does by itself.
+    """
 
     name: str
     num_classes: int
     dtype: str
+    matmul_precision: str
     overrides: Mapping[str, Any]
 
     @property

@@ -56,6 +56,7 @@ def _model(row: Row, classes: int) -> dict[str, Any]:
         "name": row.name,
         "num_classes": classes,
         "dtype": "float32",
+        "matmul_precision": "",
         "overrides": dict(row.overrides),
     }
 

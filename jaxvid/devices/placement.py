@@ -36,7 +36,9 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, axes: str = "") -> Me
     types = (AxisType.Auto,) * len(spread.AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return jax.make_mesh(shape, spread.AXES, types, devices=devices)
+        mesh = jax.make_mesh(shape, spread.AXES, types, devices=devices)
+        _check_rows(mesh, axes)
+        return mesh
     if shape[0] % slices:
         raise JaxvidError(
             f"config.train.mesh={axes!r} makes data:{shape[0]}, but there are {slices} slices: let "
@@ -44,7 +46,23 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, axes: str = "") -> Me
         )
     within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
     grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
-    return Mesh(grid, spread.AXES, axis_types=types)
+    mesh = Mesh(grid, spread.AXES, axis_types=types)
+    _check_rows(mesh, axes)
+    return mesh
+
+
+def _check_rows(mesh: Mesh, axes: str) -> None:
+    """Refuses a mesh whose `model` reaches over processes, each of which reads clips of its own."""
+    rows = mesh.devices.reshape(-1, mesh.devices.shape[-1])
+    if any(len({device.process_index for device in row}) > 1 for row in rows):
+        count = sum(
+            device.process_index == mesh.devices.flat[0].process_index
+            for device in mesh.devices.flat
+        )
+        raise JaxvidError(
+            f"config.train.mesh={axes!r} splits heads over several processes, but each reads clips "
+            f"of its own: let model divide the {count} devices of one"
+        )
 
 
 def mesh_shape(axes: str, count: int) -> tuple[int, int, int]:

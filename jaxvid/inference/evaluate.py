@@ -63,7 +63,8 @@ def _class_test(
     mesh: jax.sharding.Mesh,
 ) -> Test:
     prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
-    scorer = scoring.make_scorer(model, config.test, config.train.loss, prepare, mesh)
+    precision = config.model.matmul_precision
+    scorer = scoring.make_scorer(model, config.test, config.train.loss, prepare, mesh, precision)
     classes, paths = list(split.classes), list(split.paths)
 
     def test(variables: Any, batches: Iterable[dict[str, np.ndarray]], what: str) -> Outcome:
@@ -87,9 +88,11 @@ def _reconstruction_test(
 ) -> Test:
     task = reconstruct.task_of(model, config.train, config.data)
     prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
-    scorer = jax.jit(for_mesh(reconstruct.make_scorer(model, task, prepare, config.seed), mesh))
+    precision = config.model.matmul_precision
+    losses = reconstruct.make_scorer(model, task, prepare, config.seed)
+    scorer = jax.jit(for_mesh(losses, mesh, precision))
     fill_in = jax.jit(
-        for_mesh(reconstruct.make_filler(model, task, prepare, config.seed), mesh),
+        for_mesh(reconstruct.make_filler(model, task, prepare, config.seed), mesh, precision),
         out_shardings=placement.replicated(mesh),
     )
 

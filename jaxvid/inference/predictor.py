@@ -125,6 +125,7 @@ class Predictor:
             self.config.train.loss,
             self._prepare,
             placement.make_mesh(jax.local_devices()[:1]),
+            self.config.model.matmul_precision,
         )
 
     def require_classifier(self) -> None:

@@ -28,13 +28,15 @@ def make_scorer(
     loss: str,
     prepare: Callable[[jax.Array], jax.Array],
     mesh: jax.sharding.Mesh | None = None,
+    precision: str = "",
 ) -> Scorer:
     """A compiled function (variables, video uint8 [B, V, T, H, W, C]) -> scores [B, classes].
 
     Views are scanned `test.views_per_step` at a time, so that testing needs no more memory than one
     such step; `prepare` normalises them. Scores are probabilities, averaged over the views before
     (`average="score"`) or after (`"prob"`) the softmax, or the sigmoid where the `loss` that the
-    network was trained with says so. It is meant for the devices of `mesh`.
+    network was trained with says so. It is meant for the devices of `mesh`, and
+    multiplies float32 in `precision`.
     """
     losses.check_kind(loss)
     average = test.average
@@ -62,7 +64,7 @@ def make_scorer(
         result = total / views
         return result if average == "prob" else losses.probabilities(loss, result)
 
-    return jax.jit(for_mesh(score, mesh))
+    return jax.jit(for_mesh(score, mesh, precision))
 
 
 def check_scores(scores: np.ndarray, paths: Sequence[str], what: str = "test") -> None:

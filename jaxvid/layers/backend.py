@@ -91,14 +91,23 @@ def tracing_for(name: str | None = None, mesh: jax.sharding.Mesh | None = None) 
         _target.reset(token)
 
 
-def for_mesh(function: Callable[..., Any], mesh: jax.sharding.Mesh | None) -> Callable[..., Any]:
-    """The function, which is meant for the devices of a mesh, if one is said, when it is traced."""
+def for_mesh(
+    function: Callable[..., Any], mesh: jax.sharding.Mesh | None, precision: str = ""
+) -> Callable[..., Any]:
+    """The function, which is meant for the devices of a mesh, if one is said, when it is traced.
+
+    `precision` is what float32 is multiplied in, where it is said (`jax.default_matmul_precision`).
+    """
     if mesh is None:
         return function
 
     @functools.wraps(function)
     def traced(*args: Any) -> Any:
-        with tracing_for(PLAIN) if _target.get().platform == PLAIN else tracing_for(mesh=mesh):
+        plain = _target.get().platform == PLAIN
+        with (
+            tracing_for(PLAIN) if plain else tracing_for(mesh=mesh),
+            jax.default_matmul_precision(precision) if precision else contextlib.nullcontext(),
+        ):
             return function(*args)
 
     return traced

@@ -72,7 +72,9 @@ def make_precise_norms(
             )
         return _merged(stats, measured["batch_stats"], number)
 
-    add = jax.jit(for_mesh(add, mesh), donate_argnums=1, out_shardings=placed)
+    add = jax.jit(
+        for_mesh(add, mesh, config.model.matmul_precision), donate_argnums=1, out_shardings=placed
+    )
 
     def measure(state: TrainState, batches: Iterable[dict[str, Any]]) -> TrainState:
         copies = [state.variables] + ([state.ema] if state.ema else [])

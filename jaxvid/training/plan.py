@@ -136,7 +136,7 @@ def plan(
         batch=_batch(config, mesh, clip_shape, len(classes), teacher),
         init=jax.jit(for_mesh(init, mesh), out_shardings=placed),
         step=jax.jit(
-            for_mesh(step, mesh),
+            for_mesh(step, mesh, config.model.matmul_precision),
             donate_argnums=0,
             out_shardings=(placed, placement.replicated(mesh)),
         ),

@@ -157,6 +157,23 @@ class Slice(NamedTuple):
     process_index: int = 0
 
 
+class Device(NamedTuple):
+    process_index: int
+
+
+class Rows(NamedTuple):
+    devices: np.ndarray
+
+
+def test_heads_are_split_within_a_process():
+    devices = np.empty((2, 1, 2), object)
+    for i, place in enumerate(np.ndindex(devices.shape)):
+        devices[place] = Device(i // 2)
+    placement._check_rows(Rows(devices), "data:2,model:2")
+    with pytest.raises(JaxvidError, match="let model divide the 2 devices of one"):
+        placement._check_rows(Rows(devices.reshape(1, 1, 4)), "model:4")
+
+
 def test_axes_that_lie_across_slices_are_refused():
     devices = [Slice(i, i // 4) for i in range(8)]
     with pytest.raises(JaxvidError, match="makes data:1, but there are 2 slices: let data be a"):

@@ -1,5 +1,7 @@
 """A run as a value: what is planned is what is run, and planning touches nothing."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -137,3 +139,14 @@ def test_a_config_is_checked_before_it_is_handed_on():
     config.train.batch_size = 0
     with pytest.raises(JaxvidError, match="config.train.batch_size=0 must be at least 1"):
         fields.freeze(config)
+
+
+@pytest.mark.parametrize("precision, said", [("", False), ("float32", True)])
+def test_products_are_as_precise_as_the_config_says(precision, said):
+    made = make_config("c3d_test")
+    made = dataclasses.replace(
+        made, model=dataclasses.replace(made.model, matmul_precision=precision)
+    )
+    plan = plans.plan(made, placement.make_mesh(), CLASSES)
+    program = str(plan.step.trace(plan.state, plan.batch).jaxpr)
+    assert ("HIGHEST" in program) == said
