@@ -119,7 +119,9 @@ class SlowFast(nn.Module):
         `alpha`.
         """
         shared = {"block": Bottleneck, "zero_init": True, "dtype": self.dtype}
-        slow_video = video[:, slow_frames(video.shape[1], self.alpha, self.pyslowfast)]
+        # One by one: frames by a list of their numbers would be gathered, row by row on TPU.
+        seen = slow_frames(video.shape[1], self.alpha, self.pyslowfast)
+        slow_video = jnp.stack([video[:, t] for t in seen], axis=1)
         fast, fast_out = ResNet(
             self.blocks or DEPTHS[self.depths[1]],
             width=self.width // self.beta,

@@ -1,9 +1,11 @@
 """What moves along time, against loops over frames and channels."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvid.layers.backend import tracing_for
 from jaxvid.layers.temporal import temporal_conv_per_sample, temporal_shift
 
 
@@ -18,12 +20,25 @@ def shifted(x, divisor):
     return out
 
 
-@pytest.mark.parametrize(
-    "frames, channels, divisor", [(8, 16, 8), (4, 12, 3), (3, 19, 4), (2, 4, 2), (5, 7, 8)]
-)
+SIZES = [(8, 16, 8), (4, 12, 3), (3, 19, 4), (2, 4, 2), (5, 7, 8), (1, 8, 4)]
+
+
+@pytest.mark.parametrize("frames, channels, divisor", SIZES)
 def test_against_a_loop(frames, channels, divisor):
     x = np.random.default_rng(0).normal(size=(2, frames, 3, 2, channels)).astype(np.float32)
     np.testing.assert_array_equal(temporal_shift(jnp.asarray(x), divisor), shifted(x, divisor))
+
+
+@pytest.mark.parametrize("frames, channels, divisor", SIZES)
+def test_on_tpu_values_and_gradients_are_the_same(frames, channels, divisor):
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(2, 2, frames, 3, 2, channels)).astype(np.float32)
+    here = jax.vjp(lambda x: temporal_shift(x, divisor), x)
+    with tracing_for("tpu"):
+        there = jax.vjp(lambda x: temporal_shift(x, divisor), x)
+        there_dx = there[1](dy)
+    np.testing.assert_array_equal(there[0], here[0])
+    np.testing.assert_array_equal(there_dx, here[1](dy))
 
 
 def test_a_single_frame_keeps_only_the_channels_that_stay():
