@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxvid.layers.attention import attend
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.linear import Joined
+from jaxvid.layers.norm import LayerNorm
 from jaxvid.layers.shortcut import add
 from jaxvid.layers.spread import lie_hidden
 
@@ -116,9 +117,9 @@ class Block(nn.Module):
         return add(x_BLC, drop_path(y_BLC, train), train)
 
 
-def layer_norm(name: str, epsilon: float = 1e-6, dtype: Any = None) -> nn.LayerNorm:
-    """A layer normalisation that computes the variance as PyTorch does."""
-    return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
+def layer_norm(name: str, epsilon: float = 1e-6, dtype: Any = None) -> LayerNorm:
+    """A layer normalisation by name."""
+    return LayerNorm(epsilon, dtype=dtype, name=name)
 
 
 def apply_blocks(

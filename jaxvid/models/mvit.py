@@ -23,6 +23,7 @@ from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv, conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.linear import Joined
+from jaxvid.layers.norm import LayerNorm
 from jaxvid.layers.pool import max_pool
 from jaxvid.layers.position import axis_one_hots, relative_embeddings
 from jaxvid.layers.shortcut import add
@@ -54,9 +55,9 @@ def dense(features: int, dtype: Any, name: str) -> nn.Dense:
     return nn.Dense(features, dtype=dtype, kernel_init=normal_init, bias_init=bias_init, name=name)
 
 
-def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
-    """A layer normalisation with this family's epsilon and initialisation."""
-    return nn.LayerNorm(1e-6, dtype=dtype, bias_init=bias_init, use_fast_variance=False, name=name)
+def layer_norm(dtype: Any, name: str) -> LayerNorm:
+    """A layer normalisation with this family's initialisation."""
+    return LayerNorm(bias_init=bias_init, dtype=dtype, name=name)
 
 
 def pooled(size: Triple, stride: Triple) -> Triple:

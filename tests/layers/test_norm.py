@@ -1,12 +1,13 @@
-"""Batch normalisation against PyTorch's definition, transcribed to numpy."""
+"""Batch normalisation against its definition in numpy, and layer normalisation against flax."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxvid.layers.backend import tracing_for
-from jaxvid.layers.norm import BatchNorm
+from jaxvid.layers.norm import BatchNorm, LayerNorm
 
 RNG = np.random.default_rng(0)
 SHAPE = (2, 3, 4, 5, 6)
@@ -138,3 +139,51 @@ def test_a_half_precise_input_stays_what_is_kept_for_its_gradient():
     assert y.dtype == jnp.bfloat16
     large = [leaf for leaf in jax.tree.leaves(backward) if leaf.size == x.size]
     assert [leaf.dtype for leaf in large] == [jnp.bfloat16]
+
+
+DTYPES = [(jnp.float32, None), (jnp.bfloat16, jnp.bfloat16), (jnp.float32, jnp.bfloat16)]
+
+
+def layer_normed(module, dtype, platform):
+    """Value, and gradients of parameters and x, of a layer norm on tokens [2, 49, 96]."""
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(1, 3, (2, 49, 96)), dtype)
+    scale, bias = jnp.asarray(rng.normal(size=(2, 96)), jnp.float32)
+    variables = {"params": {"scale": scale, "bias": bias}}
+
+    def loss(variables, x):
+        y = module.apply(variables, x)
+        return jnp.sin(y.astype(jnp.float32)).sum(), y
+
+    with tracing_for(platform):
+        gradients, y = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables, x)
+    return jax.tree.leaves((y, gradients))
+
+
+@pytest.mark.parametrize(("dtype", "computed_in"), DTYPES)
+def test_layer_norm_on_cpu_is_that_of_flax_to_the_last_bit(dtype, computed_in):
+    theirs = nn.LayerNorm(1e-6, dtype=computed_in, use_fast_variance=False)
+    wanted = layer_normed(theirs, dtype, "cpu")
+    for x, y in zip(layer_normed(LayerNorm(dtype=computed_in), dtype, "cpu"), wanted, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(("dtype", "computed_in"), DTYPES)
+def test_layer_norm_elsewhere_is_the_same_but_for_rounding(dtype, computed_in):
+    wanted = layer_normed(LayerNorm(dtype=computed_in), dtype, "cpu")
+    found = layer_normed(LayerNorm(dtype=computed_in), dtype, "tpu")
+    # Gradients of x in bfloat16 are rounded once here, and four times there.
+    atol = 1e-5 if dtype == jnp.float32 else 1e-2
+    for x, y in zip(found, wanted, strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_allclose(x.astype(jnp.float32), y.astype(jnp.float32), atol=atol)
+
+
+def test_layer_norm_keeps_activations_in_their_own_dtype():
+    norm = LayerNorm(dtype=jnp.bfloat16)
+    x = jnp.ones((2, 49, 96), jnp.bfloat16)
+    variables = norm.init(jax.random.key(0), x)
+    with tracing_for("tpu"):
+        _, backward = jax.vjp(lambda x: norm.apply(variables, x), x)
+    kept = {(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(backward)}
+    assert {dtype for shape, dtype in kept if shape == x.shape} == {"bfloat16"}
