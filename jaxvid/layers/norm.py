@@ -44,8 +44,8 @@ class BatchNorm(nn.Module):
         wide = jnp.promote_types(jnp.promote_types(x.dtype, scale.dtype), jnp.float32)
         if train:
             y = None
-            if groups == 1 and _exchanges(x):
-                y, mean, var = _normalize(x, scale, bias, running_mean.value, self.epsilon)
+            if _at_once(x, groups):
+                y, mean, var = _normalize(x, scale, bias, running_mean.value, self.epsilon, groups)
             else:
                 mean, var = _moments(x.astype(wide), groups)
             if measure:
@@ -68,7 +68,7 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype or x.dtype)
 
 
-def _exchanges(x: jax.Array) -> bool:
+def _at_once(x: jax.Array, groups: int) -> bool:
     """Whether x [B, ..., C] is normalised by sums that are taken, and exchanged, at once.
 
     XLA on CPU is quicker with two passes, where there is nothing to exchange.
@@ -76,62 +76,89 @@ def _exchanges(x: jax.Array) -> bool:
     mesh = target_mesh()
     if mesh is None or mesh.size == 1:
         return backend() != "cpu"
-    return spread.divides(len(x))
+    return spread.divides(len(x)) and spread.has_whole_groups(groups)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _normalize(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, center: jax.Array, epsilon: float
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    center: jax.Array,
+    epsilon: float,
+    groups: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises x [B, ..., C] by its own mean and biased variance [1, C], which it returns too.
+    """Normalises each of the groups of x [B, ..., C] by its own mean and biased variance.
 
-    These have no gradient. Squares are taken of distances to `center`, the running mean, which is
-    near enough to the mean that little cancels.
+    These, [groups, C], are returned too, and have no gradient. Squares are taken of distances to
+    `center`, the running mean, which is near enough to theirs that little cancels.
     """
-    return _forward(x, scale, bias, center, epsilon)[0]
+    return _forward(x, scale, bias, center, epsilon, groups)[0]
 
 
 _Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, center: jax.Array, epsilon: float
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    center: jax.Array,
+    epsilon: float,
+    groups: int,
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], _Kept]:
     wide = jnp.promote_types(jnp.promote_types(x.dtype, scale.dtype), jnp.float32)
 
     def sums(x: jax.Array) -> jax.Array:
-        far = x.astype(wide) - center
-        axes = tuple(range(x.ndim - 1))
-        return jnp.stack([far.sum(axes), jnp.square(far).sum(axes)])
+        return _sums(far := x.astype(wide) - center, jnp.square(far))
 
-    shift, square = spread.total(sums, x) / (x.size // x.shape[-1])
+    shift, square = _both(spread.total(sums, groups, x) / _count(x, groups))
     mean, var = center + shift, jnp.maximum(square - jnp.square(shift), 0)
     inverse = jax.lax.rsqrt(var + epsilon)
     factor = scale * inverse
-    y = (x.astype(wide) * factor + (bias - mean * factor)).astype(x.dtype)
-    return (y, mean[None], var[None]), (x, scale, center, mean, inverse)
+    offset = bias - mean * factor
+    y = (x.astype(wide) * _spread(factor, x) + _spread(offset, x)).astype(x.dtype)
+    return (y, mean, var), (x, scale, center, mean, inverse)
 
 
 def _backward(
-    epsilon: float, kept: _Kept, gradients: tuple[jax.Array, jax.Array, jax.Array]
+    epsilon: float,
+    groups: int,
+    kept: _Kept,
+    gradients: tuple[jax.Array, jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     x, scale, center, mean, inverse = kept
-    dy, count = gradients[0], x.size // x.shape[-1]
-
-    def sums(x: jax.Array, dy: jax.Array) -> jax.Array:
-        dy = dy.astype(mean.dtype)
-        axes = tuple(range(x.ndim - 1))
-        return jnp.stack([dy.sum(axes), (dy * ((x - mean) * inverse)).sum(axes)])
-
-    dbias, dscale = spread.total(sums, x, dy)
-    far = (x - mean) * inverse
-    dx = scale * inverse * (dy - dbias / count - far * (dscale / count))
-    dscale, dbias = (each.astype(scale.dtype) for each in (dscale, dbias))
+    dy, count = gradients[0].astype(mean.dtype), _count(x, groups)
+    dbias, turn = _both(spread.total(lambda x, dy: _sums(dy, dy * (x - center)), groups, x, dy))
+    dscale = inverse * (turn - (mean - center) * dbias)
+    far = (x - _spread(mean, x)) * _spread(inverse, x)
+    dx = dy - _spread(dbias / count, x) - far * _spread(dscale / count, x)
+    dx = (_spread(scale * inverse, x) * dx).astype(x.dtype)
     # The center moves nothing.
-    return dx.astype(x.dtype), dscale, dbias, jnp.zeros_like(center)
+    return (
+        dx,
+        dscale.sum(0).astype(scale.dtype),
+        dbias.sum(0).astype(scale.dtype),
+        jnp.zeros_like(center),
+    )
 
 
 _normalize.defvjp(_forward, _backward)
+
+
+def _sums(*each: jax.Array) -> jax.Array:
+    """Sums [groups, n, C] of n arrays [groups, B, ..., C]."""
+    return jnp.stack([x.sum(tuple(range(1, x.ndim - 1))) for x in each], axis=1)
+
+
+def _both(sums: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two times [groups, C] of [groups, 2, C]."""
+    return sums[:, 0], sums[:, 1]
+
+
+def _count(x: jax.Array, groups: int) -> int:
+    """How many numbers of a group of x [B, ..., C] each channel has."""
+    return x.size // x.shape[-1] // groups
 
 
 def _moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:

@@ -127,19 +127,47 @@ def apart(function: Callable[..., jax.Array], *arrays: tuple[jax.Array, Axes]) -
     return spread(*(array for array, _ in arrays))
 
 
-def total(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """The sum over all devices of what a function makes of their parts of arrays [B, ...]."""
+def has_whole_groups(groups: int) -> bool:
+    """Whether each of so many groups of a batch lies on devices of its own, or several on each."""
+    shards = size_of(target_mesh(), BATCH)
+    return groups % shards == 0 or shards % groups == 0
+
+
+def total(function: Callable[..., jax.Array], groups: int, *arrays: jax.Array) -> jax.Array:
+    """What a function makes of the groups of arrays [B, ...], added up over the devices of each.
+
+    Args:
+      function: maps arrays [g, B / groups, ...], for any number g of groups or parts of groups, to
+        sums [g, ...] over the batch.
+      groups: how many there are, of clips that follow one another; see `has_whole_groups`.
+
+    Returns:
+      [groups, ...].
+    """
     mesh = target_mesh()
+    shards = size_of(mesh, BATCH)
+    whole = shards == 1 or groups % shards == 0
+
+    def part(*parts: jax.Array) -> jax.Array:
+        here = groups // shards if whole else 1
+        sums = function(*(each.reshape(here, -1, *each.shape[1:]) for each in parts))
+        if whole:
+            return sums
+        own = jnp.arange(groups) == jax.lax.axis_index(BATCH) // (shards // groups)
+        own = own.reshape(-1, *[1] * (sums.ndim - 1))
+        return jax.lax.psum(jnp.where(own, sums, 0), BATCH)
+
     if mesh is None or mesh.size == 1:
-        return function(*arrays)
+        return part(*arrays)
     batch = PartitionSpec(BATCH)
-    return jax.shard_map(
-        lambda *parts: jax.lax.psum(function(*parts), BATCH),
+    sums = jax.shard_map(
+        part,
         mesh=mesh,
         in_specs=(batch,) * len(arrays),
-        out_specs=PartitionSpec(),
+        out_specs=batch if whole else PartitionSpec(),
         check_vma=False,
     )(*arrays)
+    return sums if whole else lie(sums, *[None] * sums.ndim)
 
 
 def divides(batch: int) -> bool:
