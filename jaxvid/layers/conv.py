@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxvid.base.errors import JaxvidError
+from jaxvid.layers import lanes
 from jaxvid.layers.backend import backend as traced_backend
 from jaxvid.layers.backend import note
 from jaxvid.layers.spread import apart, splits_heads
@@ -127,11 +128,16 @@ def chosen(geometry: Geometry, lowering: str | None = None, backend: str | None 
     Raises:
         JaxvidError: the name asked for is none of `LOWERINGS`.
     """
-    asked = lowering or _override.get() or os.environ.get("JAXVID_CONV") or None
-    _check_name(asked)
+    asked = _asked(lowering)
     if asked and LOWERINGS[asked].handles(geometry):
         return asked
     return TABLE.get(backend or traced_backend(), _UNMEASURED)[geometry.kind]
+
+
+def _asked(lowering: str | None) -> str | None:
+    asked = lowering or _override.get() or os.environ.get("JAXVID_CONV") or None
+    _check_name(asked)
+    return asked
 
 
 def _check_name(name: str | None) -> None:
@@ -169,6 +175,10 @@ def conv(
         JaxvidError: the shapes do not fit together, or the lowering's name is unknown.
     """
     geometry = _geometry(x_BTHWC, kernel_thwIO, tuple(stride), tuple(padding), groups)
+    across = (geometry.kernel[2], geometry.stride[2], geometry.padding[2])
+    if groups == 1 and not _asked(lowering) and lanes.fits(x_BTHWC.shape[3], *across):
+        note(f"{geometry.kind} convolution", "lanes")
+        return lanes.conv(x_BTHWC, kernel_thwIO, geometry.stride, geometry.padding)
     name = chosen(geometry, lowering)
     if name == "shifts" and splits_heads():
         name = "native"  # which the compiler splits by channels as it finds them

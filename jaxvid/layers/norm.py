@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvid.layers import spread
+from jaxvid.layers import lanes, spread
 from jaxvid.layers.backend import backend, target_mesh
 
 
@@ -36,7 +36,7 @@ class BatchNorm(nn.Module):
         normalised by its own; the running statistics take in the mean of theirs. With `measure`
         these become the whole batch's mean and biased variance, whatever they were.
         """
-        channels = x.shape[-1]
+        channels, shape = x.shape[-1], x.shape
         scale = self.param("scale", self.scale_init, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
@@ -45,7 +45,9 @@ class BatchNorm(nn.Module):
         if train:
             y = None
             if _at_once(x, groups):
-                y, mean, var = _normalize(x, scale, bias, running_mean.value, self.epsilon, groups)
+                y, mean, var = _normalize(
+                    lanes.packed(x), scale, bias, running_mean.value, self.epsilon, groups
+                )
             else:
                 mean, var = _moments(x.astype(wide), groups)
             if measure:
@@ -58,14 +60,18 @@ class BatchNorm(nn.Module):
                 running_mean.value = keep * running_mean.value + self.momentum * mean.mean(0)
                 running_var.value = keep * running_var.value + self.momentum * unbiased.mean(0)
             if y is not None:
-                return y.astype(self.dtype or x.dtype)
+                return y.astype(self.dtype or x.dtype).reshape(shape)
             mean, var = (_spread(each, x) for each in (mean, var))
         else:
             mean, var = running_mean.value, running_var.value
         # One multiply and one add per element: the rest is per channel.
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        y = x.astype(wide) * factor + (bias - mean * factor)
-        return y.astype(self.dtype or x.dtype)
+        offset = bias - mean * factor
+        if not train:
+            x = lanes.packed(x)
+            factor, offset = (jnp.tile(v, x.shape[-1] // channels) for v in (factor, offset))
+        y = x.astype(wide) * factor + offset
+        return y.astype(self.dtype or x.dtype).reshape(shape)
 
 
 def _at_once(x: jax.Array, groups: int) -> bool:
@@ -90,8 +96,9 @@ def _normalize(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each of the groups of x [B, ..., C] by its own mean and biased variance.
 
-    These, [groups, C], are returned too, and have no gradient. Squares are taken of distances to
-    `center`, the running mean, which is near enough to theirs that little cancels.
+    These, [groups, C], are returned too, and have no gradient. The last axis of x may hold its C
+    channels several times over, see `lanes`. Squares are taken of distances to `center`, the
+    running mean, which is near enough to theirs that little cancels.
     """
     return _forward(x, scale, bias, center, epsilon, groups)[0]
 
@@ -108,11 +115,12 @@ def _forward(
     groups: int,
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], _Kept]:
     wide = jnp.promote_types(jnp.promote_types(x.dtype, scale.dtype), jnp.float32)
+    copies, count = x.shape[-1] // len(scale), x.size // len(scale) // groups
 
     def sums(x: jax.Array) -> jax.Array:
-        return _sums(far := x.astype(wide) - center, jnp.square(far))
+        return _sums(far := x.astype(wide) - jnp.tile(center, copies), jnp.square(far))
 
-    shift, square = _both(spread.total(sums, groups, x) / _count(x, groups))
+    shift, square = _per_channel(spread.total(sums, groups, x) / count, copies)
     mean, var = center + shift, jnp.maximum(square - jnp.square(shift), 0)
     inverse = jax.lax.rsqrt(var + epsilon)
     factor = scale * inverse
@@ -128,8 +136,13 @@ def _backward(
     gradients: tuple[jax.Array, jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     x, scale, center, mean, inverse = kept
-    dy, count = gradients[0].astype(mean.dtype), _count(x, groups)
-    dbias, turn = _both(spread.total(lambda x, dy: _sums(dy, dy * (x - center)), groups, x, dy))
+    dy = gradients[0].astype(mean.dtype)
+    copies, count = x.shape[-1] // len(scale), x.size // len(scale) // groups
+
+    def sums(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return _sums(dy, dy * (x - jnp.tile(center, copies)))
+
+    dbias, turn = _per_channel(spread.total(sums, groups, x, dy), copies)
     dscale = inverse * (turn - (mean - center) * dbias)
     far = (x - _spread(mean, x)) * _spread(inverse, x)
     dx = dy - _spread(dbias / count, x) - far * _spread(dscale / count, x)
@@ -151,14 +164,11 @@ def _sums(*each: jax.Array) -> jax.Array:
     return jnp.stack([x.sum(tuple(range(1, x.ndim - 1))) for x in each], axis=1)
 
 
-def _both(sums: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two times [groups, C] of [groups, 2, C]."""
+def _per_channel(sums: jax.Array, copies: int) -> tuple[jax.Array, jax.Array]:
+    """Two times [groups, C] of [groups, 2, copies * C]: what the copies of each channel have."""
+    groups = len(sums)
+    sums = sums.reshape(groups, 2, copies, -1).sum(2)
     return sums[:, 0], sums[:, 1]
-
-
-def _count(x: jax.Array, groups: int) -> int:
-    """How many numbers of a group of x [B, ..., C] each channel has."""
-    return x.size // x.shape[-1] // groups
 
 
 def _moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
@@ -176,7 +186,11 @@ def _moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _spread(each: jax.Array, x: jax.Array) -> jax.Array:
-    """Gives every clip of x [B, ..., C] what its group has of `each` [groups, C]."""
+    """Gives every clip of x [B, ..., C] what its group has of `each` [groups, C].
+
+    The last axis of x may hold its C channels several times over.
+    """
+    each = jnp.tile(each, x.shape[-1] // each.shape[-1])
     if len(each) == 1:
         return each[0]
     each = jnp.repeat(each, len(x) // len(each), axis=0)

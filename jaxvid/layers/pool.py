@@ -8,11 +8,14 @@
 #   C  channels
 #   M  many in a row: frames or windows, of one sample or of all
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxvid.layers import lanes
 from jaxvid.layers.backend import backend
 
 Triple = tuple[int, int, int]
@@ -27,6 +30,8 @@ def max_pool(
     """
     if backend() == "cpu":
         return _quickly_differentiated(x_BTHWC, window, stride, padding)
+    if lanes.fits(x_BTHWC.shape[3], window[2], stride[2], padding[2]):
+        return _in_lanes(x_BTHWC, window, stride, padding)
     return _reduce_windows(x_BTHWC, window, stride, padding)
 
 
@@ -53,10 +58,25 @@ def _pairwise(x_BTHWC: jax.Array, window: Triple, stride: Triple, padding: Tripl
         best_BTHWC = lax.slice_in_dim(x_BTHWC, 0, reach, step, axis)
         for offset in range(1, size):
             other_BTHWC = lax.slice_in_dim(x_BTHWC, offset, offset + reach, step, axis)
-            better = (other_BTHWC > best_BTHWC) | jnp.isnan(other_BTHWC)
-            best_BTHWC = jnp.where(better, other_BTHWC, best_BTHWC)
+            best_BTHWC = _better(best_BTHWC, other_BTHWC)
         x_BTHWC = best_BTHWC
     return x_BTHWC
+
+
+def _better(best: jax.Array, other: jax.Array) -> jax.Array:
+    return jnp.where((other > best) | jnp.isnan(other), other, best)
+
+
+def _in_lanes(x_BTHWC: jax.Array, window: Triple, stride: Triple, padding: Triple) -> jax.Array:
+    """The same maximum of x in blocks of pixels: first over the columns of windows."""
+    columns = (
+        lanes.column(x_BTHWC, tap, window[2], stride[2], padding[2]) for tap in range(window[2])
+    )
+    x_BTHWC = functools.reduce(_better, columns)
+    shape, x_BTHWC = x_BTHWC.shape, lanes.packed(x_BTHWC)
+    others = [(*axes[:2], one) for axes, one in ((window, 1), (stride, 1), (padding, 0))]
+    y_BTHWC = _pairwise(x_BTHWC, *others)
+    return y_BTHWC.reshape(*y_BTHWC.shape[:3], *shape[3:])
 
 
 def _forward(

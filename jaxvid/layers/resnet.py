@@ -4,13 +4,14 @@ A frame network is the case in which every temporal kernel is 1. What a family a
 enters through `hook`, which the blocks call at named places; the trunk knows no family.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
-from jaxvid.layers import names
+from jaxvid.layers import lanes, names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.norm import BatchNorm
 from jaxvid.layers.pool import max_pool
@@ -96,7 +97,11 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             name="bn",
         )(x, train)
-        return nn.relu(x) if self.relu else x
+        return lanes.each(nn.relu, x) if self.relu else x
+
+
+def _joined(x: jax.Array, y: jax.Array) -> jax.Array:
+    return nn.relu(x + y)
 
 
 class ResidualBlock(nn.Module):
@@ -151,7 +156,7 @@ class BasicBlock(ResidualBlock):
             x = self.unit(
                 self.width, (1, 1, 1), self.stride, relu=False, name="downsample", **shared
             )(x, train)
-        return self.at("block_out", nn.relu(x + y), train)
+        return self.at("block_out", lanes.each(_joined, x, y), train)
 
 
 class Bottleneck(ResidualBlock):
@@ -192,7 +197,7 @@ class Bottleneck(ResidualBlock):
             x = ConvNorm(features, (1, 1, 1), self.stride, relu=False, name="downsample", **shared)(
                 x, train
             )
-        return self.at("block_out", nn.relu(x + y), train)
+        return self.at("block_out", lanes.each(_joined, x, y), train)
 
 
 class ResNet(nn.Module):
@@ -201,7 +206,8 @@ class ResNet(nn.Module):
     `inflate` gives, per stage, the temporal kernels of its blocks, repeated as often as needed.
     `temporal_strides` and `spatial_strides` are those of each stage's first block. `stem_pool` is
     the stride of the stem's pooling and `stem_pool_padding` its padding. `pool2` halves time after
-    stage 1. `stem_unit` makes the stem's convolution with its norm.
+    stage 1. `stem_unit` makes the stem's convolution with its norm. With `packs` narrow arrays
+    are packed into `lanes` on TPU, which is nothing for blocks whose convolutions are in groups.
     """
 
     depths: Sequence[int] = DEPTHS[50]
@@ -216,6 +222,7 @@ class ResNet(nn.Module):
     spatial_strides: Sequence[int] = (1, 2, 2, 2)
     temporal_strides: Sequence[int] = (1, 1, 1, 1)
     pool2: bool = False
+    packs: bool = False
     hook: Hook = no_hook
     zero_init: bool = False
     epsilon: float = 1e-5
@@ -228,39 +235,42 @@ class ResNet(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Maps video [B, T, H, W, C] to features [B, T', H', W', C'] and the intermediates."""
         out = {}
-        x = self.stem_unit(
-            self.width,
-            self.stem_kernel,
-            self.stem_stride,
-            tuple(k // 2 for k in self.stem_kernel),
-            epsilon=self.epsilon,
-            momentum=self.momentum,
-            dtype=self.dtype,
-            name="conv1",
-        )(video, train)
-        if self.stem_pool:
-            x = max_pool(x, (1, 3, 3), self.stem_pool, self.stem_pool_padding)
-        out["stem"] = x
-        for i, blocks in enumerate(self.depths):
-            for j in range(blocks):
-                spatial = self.spatial_strides[i] if j == 0 else 1
-                x = self.block(
-                    width=self.width * 2**i,
-                    stage=i + 1,
-                    block=j,
-                    blocks=blocks,
-                    stride=(self.temporal_strides[i] if j == 0 else 1, spatial, spatial),
-                    temporal=self.inflate[i][j % len(self.inflate[i])],
-                    hook=self.hook,
-                    zero_init=self.zero_init,
-                    epsilon=self.epsilon,
-                    momentum=self.momentum,
-                    dtype=self.dtype,
-                    name=f"layer{i + 1}_{j}",
-                )(x, train)
-            out[f"stage{i + 1}"] = x
-            if i == 0 and self.pool2:
-                x = max_pool(x, (2, 1, 1), (2, 1, 1))
+        stride = self.stem_stride[2] * (self.stem_pool[2] if self.stem_pool else 1)
+        columns = video.shape[3] // stride
+        with lanes.packing(self.width, columns) if self.packs else contextlib.nullcontext():
+            x = self.stem_unit(
+                self.width,
+                self.stem_kernel,
+                self.stem_stride,
+                tuple(k // 2 for k in self.stem_kernel),
+                epsilon=self.epsilon,
+                momentum=self.momentum,
+                dtype=self.dtype,
+                name="conv1",
+            )(video, train)
+            if self.stem_pool:
+                x = max_pool(x, (1, 3, 3), self.stem_pool, self.stem_pool_padding)
+            out["stem"] = x
+            for i, blocks in enumerate(self.depths):
+                for j in range(blocks):
+                    spatial = self.spatial_strides[i] if j == 0 else 1
+                    x = self.block(
+                        width=self.width * 2**i,
+                        stage=i + 1,
+                        block=j,
+                        blocks=blocks,
+                        stride=(self.temporal_strides[i] if j == 0 else 1, spatial, spatial),
+                        temporal=self.inflate[i][j % len(self.inflate[i])],
+                        hook=self.hook,
+                        zero_init=self.zero_init,
+                        epsilon=self.epsilon,
+                        momentum=self.momentum,
+                        dtype=self.dtype,
+                        name=f"layer{i + 1}_{j}",
+                    )(x, train)
+                out[f"stage{i + 1}"] = x
+                if i == 0 and self.pool2:
+                    x = max_pool(x, (2, 1, 1), (2, 1, 1))
         return x, out
 
 

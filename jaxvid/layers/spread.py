@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxvid.layers import lanes
 from jaxvid.layers.backend import target_mesh
 
 DATA, FSDP, MODEL = "data", "fsdp", "model"
@@ -275,4 +276,5 @@ def _by_batch(x: Any) -> Any:
     """x [B, ...] split over the batch and whole along all other axes."""
     if not isinstance(x, jax.Array) or x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
-    return lie(x, "batch", *[None] * (x.ndim - 1))
+    packed = lanes.packed(x)
+    return lie(packed, "batch", *[None] * (packed.ndim - 1)).reshape(x.shape)

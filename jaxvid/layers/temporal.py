@@ -6,6 +6,7 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 
+from jaxvid.layers import lanes
 from jaxvid.layers.backend import backend
 
 
@@ -16,7 +17,8 @@ def temporal_shift(x: jax.Array, divisor: int = 8) -> jax.Array:
     second C // divisor from the previous one, the rest stay; zeros enter at both ends.
     """
     if backend() == "tpu":
-        return _selected_shift(x, divisor)
+        packed, fold = lanes.packed(x), x.shape[-1] // divisor
+        return _selected_shift(packed, x.shape[-1], fold).reshape(x.shape)
     fold = x.shape[-1] // divisor
     zeros = jnp.zeros_like(x[:, :1, ..., :fold])
     future = jnp.concatenate([x[:, 1:, ..., :fold], zeros], axis=1)
@@ -26,15 +28,18 @@ def temporal_shift(x: jax.Array, divisor: int = 8) -> jax.Array:
 
 # Each slice of the channels would be written out on TPU, and so would its gradient: lanes of 128
 # are cheaper to read whole and to select from, in one pass.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _selected_shift(x: jax.Array, divisor: int) -> jax.Array:
-    return _select(x, divisor, 1)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _selected_shift(x: jax.Array, channels: int, fold: int) -> jax.Array:
+    return _select(x, channels, fold, 1)
 
 
-def _select(x: jax.Array, divisor: int, step: int) -> jax.Array:
-    """Takes the first share of the channels `step` frames later, the second as much earlier."""
-    fold, axis = x.shape[-1] // divisor, x.ndim - 1
-    channel = jax.lax.broadcasted_iota(jnp.int32, (1,) * axis + x.shape[-1:], axis)
+def _select(x: jax.Array, channels: int, fold: int, step: int) -> jax.Array:
+    """Takes `fold` channels from `step` frames later, the next `fold` from as much earlier.
+
+    The last axis of x may hold all channels several times over, see `lanes`.
+    """
+    axis = x.ndim - 1
+    channel = jax.lax.broadcasted_iota(jnp.int32, (1,) * axis + x.shape[-1:], axis) % channels
 
     def moved(by: int) -> jax.Array:
         ends = [(by, -by, 0) if a == 1 else (0, 0, 0) for a in range(x.ndim)]
@@ -45,8 +50,8 @@ def _select(x: jax.Array, divisor: int, step: int) -> jax.Array:
 
 
 _selected_shift.defvjp(
-    lambda x, divisor: (_selected_shift(x, divisor), None),
-    lambda divisor, _, dy: (_select(dy, divisor, -1),),
+    lambda x, channels, fold: (_selected_shift(x, channels, fold), None),
+    lambda channels, fold, _, dy: (_select(dy, channels, fold, -1),),
 )
 
 

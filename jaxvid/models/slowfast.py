@@ -118,7 +118,7 @@ class SlowFast(nn.Module):
         Those of the fast pathway are called `fast_stem`, `fast_stage1`, ...; T is a multiple of
         `alpha`.
         """
-        shared = {"block": Bottleneck, "zero_init": True, "dtype": self.dtype}
+        shared = {"block": Bottleneck, "zero_init": True, "packs": True, "dtype": self.dtype}
         # One by one: frames by a list of their numbers would be gathered, row by row on TPU.
         seen = slow_frames(video.shape[1], self.alpha, self.pyslowfast)
         slow_video = jnp.stack([video[:, t] for t in seen], axis=1)

@@ -102,7 +102,7 @@ class TSM(nn.Module):
         hook = shift_hook(every, self.shift_divisor, self.shift_point, self.shift_frames)
         if self.non_local:
             hook = chain(hook, non_local_hook(self.non_local, dtype=self.dtype))
-        trunk = self.trunk or functools.partial(ResNet, depths, block, width=self.width)
+        trunk = self.trunk or functools.partial(ResNet, depths, block, width=self.width, packs=True)
         x, out = trunk(hook=hook, dtype=self.dtype, name="backbone")(video, train)
         logits, out["pre_logits"] = MeanHead(
             self.num_classes,

@@ -100,8 +100,9 @@ def test_half_precision_keeps_its_statistics_in_float32(train):
         np.testing.assert_allclose(new["batch_stats"]["mean"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("measure", [False, True])
-def test_sums_that_are_taken_at_once_give_the_same(measure):
+def test_sums_that_are_taken_at_once_give_the_same(measure, groups):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(30, 2, (4, 3, 5, 7)), jnp.float32)
     weight = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
@@ -113,7 +114,12 @@ def test_sums_that_are_taken_at_once_give_the_same(measure):
 
     def loss(params, x):
         y, updated = norm.apply(
-            variables | {"params": params}, x, train=True, measure=measure, mutable=["batch_stats"]
+            variables | {"params": params},
+            x,
+            train=True,
+            groups=groups,
+            measure=measure,
+            mutable=["batch_stats"],
         )
         return (y * weight).sum(), (y, updated)
 
