@@ -44,7 +44,9 @@ CONFIG.train.update({"batch_size": 8, "epochs": float(STEPS)})
 CONFIG.test.batch_size = 8
 CONFIG.data.crop = CLIP[1]
 CONFIG.data.sampling.update(
-    {"clip_len": CLIP[0], "num_clips": 1} if zoo.pretrains(ROW) else {"num_clips": CLIP[0]}
+    {"num_clips": CLIP[0]}
+    if CONFIG.data.sampling.clip_len == 1
+    else {"clip_len": CLIP[0], "num_clips": 1}
 )
 CLASSES = [] if zoo.pretrains(ROW) else [str(number) for number in range(8)]
 
