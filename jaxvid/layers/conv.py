@@ -176,9 +176,12 @@ def conv(
     """
     geometry = _geometry(x_BTHWC, kernel_thwIO, tuple(stride), tuple(padding), groups)
     across = (geometry.kernel[2], geometry.stride[2], geometry.padding[2])
-    if groups == 1 and not _asked(lowering) and lanes.fits(x_BTHWC.shape[3], *across):
-        note(f"{geometry.kind} convolution", "lanes")
-        return lanes.conv(x_BTHWC, kernel_thwIO, geometry.stride, geometry.padding)
+    if not _asked(lowering) and lanes.fits(x_BTHWC.shape[3], *across):
+        alone = groups == geometry.inputs == geometry.outputs and across == (1, 1, 0)
+        if groups == 1 or alone:
+            note(f"{geometry.kind} convolution", "lanes")
+            way = lanes.conv if groups == 1 else lanes.depthwise
+            return way(x_BTHWC, kernel_thwIO, geometry.stride, geometry.padding)
     name = chosen(geometry, lowering)
     if name == "shifts" and splits_heads():
         name = "native"  # which the compiler splits by channels as it finds them

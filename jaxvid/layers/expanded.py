@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxvid.layers import names
+from jaxvid.layers import lanes, names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.heads import PositionHead
 from jaxvid.layers.norm import BatchNorm
@@ -24,25 +24,27 @@ class ExpandedStem(nn.Module):
     @nn.compact
     def __call__(self, video: jax.Array, train: bool = False) -> jax.Array:
         """Maps video [B, T, H, W, C] to [B, T, H / 2, W / 2, features]."""
-        x = Conv(
-            self.features,
-            (1, 3, 3),
-            (1, 2, 2),
-            (0, 1, 1),
-            dtype=self.dtype,
-            kernel_init=kernel_init,
-            name="conv_s",
-        )(video)
-        x = Conv(
-            self.features,
-            (5, 1, 1),
-            padding=(2, 0, 0),
-            groups=self.features,
-            dtype=self.dtype,
-            kernel_init=kernel_init,
-            name="conv_t",
-        )(x)
-        return nn.relu(BatchNorm(dtype=self.dtype, name="bn")(x, train))
+        with lanes.packing(self.features, video.shape[3] // 2):
+            x = Conv(
+                self.features,
+                (1, 3, 3),
+                (1, 2, 2),
+                (0, 1, 1),
+                dtype=self.dtype,
+                kernel_init=kernel_init,
+                name="conv_s",
+            )(video)
+            x = Conv(
+                self.features,
+                (5, 1, 1),
+                padding=(2, 0, 0),
+                groups=self.features,
+                dtype=self.dtype,
+                kernel_init=kernel_init,
+                name="conv_t",
+            )(x)
+            x = BatchNorm(dtype=self.dtype, name="bn")(x, train)
+            return lanes.each(nn.relu, x)
 
 
 class ExpandedHead(nn.Module):

@@ -109,6 +109,25 @@ def conv(
     return y_BTHWC.reshape(*rest, blocks * there, outputs)
 
 
+def depthwise(
+    x_BTHWC: jax.Array,
+    kernel_th11C: jax.Array,
+    stride: tuple[int, int, int],
+    padding: tuple[int, int, int],
+) -> jax.Array:
+    """Convolves each channel of x [B, T, H, W, C] with its own kernel along T and H."""
+    x_BTHWC, (*_, columns, channels) = packed(x_BTHWC), x_BTHWC.shape
+    y_BTHWC = lax.conv_general_dilated(
+        x_BTHWC,
+        jnp.tile(kernel_th11C, x_BTHWC.shape[-1] // channels),
+        window_strides=stride,
+        padding=[(p, p) for p in padding],
+        dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
+        feature_group_count=x_BTHWC.shape[-1],
+    )
+    return y_BTHWC.reshape(*y_BTHWC.shape[:3], columns, channels)
+
+
 def _meeting(
     width: int, stride: int, padding: int, here: int, there: int, first: int, last: int
 ) -> np.ndarray:

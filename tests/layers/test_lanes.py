@@ -76,6 +76,25 @@ def test_convolutions_are_the_same(kernel, stride, padding):
         np.testing.assert_allclose(ours, xlas, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("groups, outputs, way", [(3, 3, "lanes"), (3, 6, "native")])
+def test_depthwise_convolutions_along_time_are_the_same(groups, outputs, way):
+    x, weight = video(2, 5, 4, COLUMNS, 3), video(5, 1, 1, 1, outputs, seed=1)
+
+    def run(x, weight):
+        return conv(x, weight, padding=(2, 0, 0), groups=groups)
+
+    with use_lowering("native"):
+        wanted, backward = jax.vjp(run, x, weight)
+    dy = video(*wanted.shape, seed=2)
+    with tracing_for("tpu"), lanes.packing(32, COLUMNS), noting() as notes:
+        found, ours = jax.vjp(run, x, weight)
+        gradients = ours(dy)
+    assert list(notes) == [("depthwise convolution", way)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    for ours, xlas in zip(gradients, backward(dy), strict=True):
+        np.testing.assert_allclose(ours, xlas, rtol=1e-4, atol=1e-4)
+
+
 def test_a_lowering_that_is_asked_for_counts():
     with tracing_for("tpu"), lanes.packing(32, COLUMNS), noting() as notes:
         with use_lowering("planes"):
