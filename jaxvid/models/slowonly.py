@@ -48,6 +48,7 @@ class SlowOnly(nn.Module):
             inflate=((1,), (1,), (3,), (3,)),
             hook=hook,
             zero_init=True,
+            packs=True,
             dtype=self.dtype,
             name="backbone",
         )(video, train)

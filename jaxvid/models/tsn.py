@@ -64,7 +64,7 @@ class TSN(nn.Module):
         """Maps video [B, T, H, W, C] to logits [B, classes] and the intermediates by name."""
         depths = self.blocks or DEPTHS[self.depth]
         block = BasicBlock if self.depth < 50 else Bottleneck
-        trunk = self.trunk or functools.partial(ResNet, depths, block, width=self.width)
+        trunk = self.trunk or functools.partial(ResNet, depths, block, width=self.width, packs=True)
         x, out = trunk(dtype=self.dtype, name="backbone")(video, train)
         head = MeanHead(
             self.num_classes, self.dropout, init_std=self.init_std, dtype=self.dtype, name="head"
