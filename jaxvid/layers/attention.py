@@ -1,17 +1,20 @@
-"""Attention over [B, Q, N, D]: one function, three implementations, one rule that picks.
+"""Attention over [B, Q, N, D]: one function, four implementations, one rule that picks.
 
 `which` is the rule. In this order, the first that can do the job does it:
 
 cudnn   cuDNN's flash attention. CUDA only; float16 or bfloat16; head dimensions up to 128; a bias
         or mask only where queries and keys are both even in number (its gradient needs that).
+fused   Our kernel `layers.fused`. TPU only; float32 or bfloat16; all keys of some heads must
+        fit into a core's own memory; a bias only for the whole batch, a mask only for all heads.
 splash  JAX's splash attention kernel. TPU only; float32 or bfloat16; no bias or mask.
 xla     Everything else, in plain operations. Logits of one sample larger than `XLA_LOGITS` are
         computed in pieces, so that memory stays bounded.
 
-The flash kernels are not picked below `FLASH_KEYS` keys: there the logits are small.
+The kernels are not picked below `FLASH_KEYS` keys: there the logits are small.
 `jax.nn.dot_product_attention` on its own never picks cuDNN, so it is asked for by name. Over a mesh
 each device calls a kernel on its own part of the batch and the heads (see `layers.spread`). Where
-nobody said over which devices, splash is not picked, as the compiler does not split it by itself.
+nobody said over which devices, those for TPUs are not picked, as the compiler does not split them
+by itself.
 """
 
 # Names end in their axes, outermost first, as in `q_BQND`:
@@ -23,12 +26,13 @@ nobody said over which devices, splash is not picked, as the compiler does not s
 #   D  channels of a head
 #   E  channels of a head's values
 #   P  pieces, computed one after another
-# B and N are 1 in a bias or mask that is the same for all of them.
+#   W  what the batch takes in turn, a divisor of B
+# N is 1 in a bias or mask that is the same for all heads, and W is 1 in one for the whole batch.
 
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -38,8 +42,9 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.layers import spread
 from jaxvid.layers.backend import devices as traced_devices
 from jaxvid.layers.backend import note, platform, target_mesh
+from jaxvid.layers.fused import fits, fused
 
-IMPLEMENTATIONS = ("cudnn", "splash", "xla")
+IMPLEMENTATIONS = ("cudnn", "fused", "splash", "xla")
 FLASH_KEYS = 128
 XLA_LOGITS = 2**26
 _CUDNN_HEAD_DIM = 128
@@ -62,6 +67,7 @@ def attend(
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
     scale: float | None = None,
+    positions: tuple[jax.Array, jax.Array] | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """Computes softmax(scale q k' + bias) v for every head; the softmax is float32 or wider.
@@ -70,9 +76,12 @@ def attend(
         q_BQND: queries [B, Q, N, D], N heads of D channels.
         k_BKND: keys [B, K, N, D].
         v_BKNE: values [B, K, N, E]; E is usually D.
-        bias: [B or 1, N or 1, Q, K], added to the scaled logits.
-        mask: bool, [B or 1, N or 1, Q, K]; False forbids a pair. Each query needs one True.
+        bias: [W, N or 1, Q, K], added to the scaled logits. W is B or a divisor of it, so 1 too:
+            sample b takes number b % W.
+        mask: bool, [W, N or 1, Q, K]; False forbids a pair. Each query needs one True.
         scale: 1 / sqrt(D) if None.
+        positions: [B, Q, N, P] of queries and [K, P] of keys, whose products are added to the
+            scaled logits. What keys have of it is constant: it may get no gradient.
         implementation: one of `IMPLEMENTATIONS`; None follows the rule (see `which`).
 
     Returns:
@@ -81,25 +90,62 @@ def attend(
     Raises:
         JaxvidError: the shapes do not fit, or `implementation` cannot compute this.
     """
-    choice = which(q_BQND, k_BKND, v_BKNE, bias=bias, mask=mask, implementation=implementation)
-    note("attention", choice.implementation)
     scale = q_BQND.shape[-1] ** -0.5 if scale is None else scale
+    joined = (q_BQND, k_BKND) if positions is None else _join(q_BQND, k_BKND, scale, positions)
+    choice = which(*joined, v_BKNE, bias=bias, mask=mask, implementation=implementation)
+    note("attention", choice.implementation)
+    if positions is not None and choice.implementation != "fused":
+        (q_BQND, k_BKND), positions, scale = joined, None, 1.0
     tokens: spread.Axes = ("batch", None, "model", None)
     pairs: spread.Axes = ("batch", "model", None, None)
     inputs = [(x_BLND, tokens) for x_BLND in (q_BQND, k_BKND, v_BKNE)]
     if choice.implementation == "splash":
         return spread.apart(functools.partial(_splash, scale=scale), *inputs)
-    if choice.implementation == "cudnn":
-        given = {name: x for name, x in (("bias", bias), ("mask", mask)) if x is not None}
+    batch = q_BQND.shape[0]
+    bias, masks = _for_each(bias, batch), pairs
+    if mask is not None and choice.implementation == "fused" and spread.divides(batch // mask.shape[0]):
+        # A device has all turns, and every one of them on its own part of the batch.
+        masks = (None, "model", None, None)
+    else:
+        mask = _for_each(mask, batch)
+    if choice.implementation == "xla":
+        q_BQND, k_BKND, v_BKNE = (spread.lie(x_BLND, *tokens) for x_BLND, _ in inputs)
+        return _xla(q_BQND, k_BKND, v_BKNE, bias, mask, scale)
+    if positions is not None:
+        inputs += [(positions[0], tokens), (positions[1], (None, None))]
+    inputs += [(x, axes) for x, axes in ((bias, pairs), (mask, masks)) if x is not None]
+    kernel: Callable[..., jax.Array] = {"cudnn": _cudnn, "fused": _fused}[choice.implementation]
 
-        def call(q_BQND, k_BKND, v_BKNE, *pairwise):
-            both = dict(zip(given, pairwise, strict=True))
-            return _cudnn(q_BQND, k_BKND, v_BKNE, both.get("bias"), both.get("mask"), scale)
+    def call(*arrays: jax.Array) -> jax.Array:
+        rest = iter(arrays)
+        qkv = [next(rest) for _ in range(3)]
+        own = [] if positions is None else [next(rest), next(rest)]
+        both = [None if x is None else next(rest) for x in (bias, mask)]
+        return kernel(*qkv, *both, scale, *own)
 
-        inputs += [(x_BNQK, pairs) for x_BNQK in given.values()]
-        return spread.apart(call, *inputs)
-    q_BQND, k_BKND, v_BKNE = (spread.lie(x_BLND, *tokens) for x_BLND, _ in inputs)
-    return _xla(q_BQND, k_BKND, v_BKNE, bias, mask, scale)
+    return spread.apart(call, *inputs)
+
+
+def _join(
+    q_BQND: jax.Array, k_BKND: jax.Array, scale: float, positions: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Queries and keys with positions as further channels, whose products are the logits."""
+    positions_BQNP, places_KP = positions
+    places_BKNP = jnp.broadcast_to(
+        places_KP[None, :, None], (*k_BKND.shape[:3], places_KP.shape[-1])
+    )
+    return (
+        jnp.concatenate([q_BQND * scale, positions_BQNP], axis=-1),
+        jnp.concatenate([k_BKND, places_BKNP], axis=-1),
+    )
+
+
+def _for_each(x_WNQK: jax.Array | None, batch: int) -> jax.Array | None:
+    """What the samples of a batch take of x in turn: [B, N, Q, K], or x if all take the same."""
+    if x_WNQK is None or x_WNQK.shape[0] in (1, batch):
+        return x_WNQK
+    turns = jnp.broadcast_to(x_WNQK, (batch // x_WNQK.shape[0], *x_WNQK.shape))
+    return turns.reshape(batch, *x_WNQK.shape[1:])
 
 
 def which(
@@ -130,6 +176,7 @@ def which(
     devices = devices or traced_devices()
     obstacles = {
         "cudnn": _cudnn_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend),
+        "fused": _fused_obstacle(q_BQND, k_BKND, v_BKNE, bias, mask, backend, devices),
         "splash": _splash_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend, devices),
         "xla": None,
     }
@@ -145,7 +192,7 @@ def which(
                 f"leave implementation unset to use one that works"
             )
         return Choice(implementation, "asked for")
-    flash = [name for name in ("cudnn", "splash") if obstacles[name] is None]
+    flash = [name for name, why in obstacles.items() if why is None and name != "xla"]
     keys = k_BKND.shape[1]
     if flash and keys >= FLASH_KEYS:
         return Choice(flash[0], f"can compute this on {backend}")
@@ -167,13 +214,13 @@ def _check_shapes(q_BQND, k_BKND, v_BKNE, bias, mask):
             continue
         if (
             pair.ndim != 4
-            or pair.shape[0] not in (1, batch)
+            or batch % pair.shape[0]
             or pair.shape[1] not in (1, heads)
             or pair.shape[2:] != (queries, keys)
         ):
             raise JaxvidError(
-                f"attention's {name} must be [{batch} or 1, {heads} or 1, {queries}, {keys}], "
-                f"but is {list(pair.shape)}"
+                f"attention's {name} must be [{batch} or a divisor of it, {heads} or 1, {queries}, "
+                f"{keys}], but is {list(pair.shape)}"
             )
     if mask is not None and mask.dtype != jnp.bool_:
         raise JaxvidError(f"attention's mask must be bool, but is {mask.dtype}: give bias= floats")
@@ -196,15 +243,35 @@ def _cudnn_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend) -> str | None:
     return None
 
 
+def _fused_obstacle(q_BQND, k_BKND, v_BKNE, bias, mask, backend, devices) -> str | None:
+    """Why our kernel cannot do it, as the rest of a sentence that begins with its name."""
+    obstacle = _tpu_obstacle(q_BQND, k_BKND, v_BKNE, backend, devices)
+    if obstacle:
+        return obstacle
+    queries, keys, heads = q_BQND.shape[1], k_BKND.shape[1], q_BQND.shape[2]
+    if bias is not None and (bias.shape[0] != 1 or bias.shape[1] != heads):
+        return "takes a bias of all heads for the whole batch"
+    if mask is not None and mask.shape[1] != 1:
+        return "takes a mask for all heads"
+    if not fits(q_BQND, k_BKND, v_BKNE, bias, mask):
+        return f"has no room for {queries} queries and {keys} keys of {heads} heads"
+    return None
+
+
 def _splash_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend, devices) -> str | None:
     """Why splash attention cannot do it, as the rest of a sentence that begins with its name."""
+    if backend == "tpu" and pairwise:
+        return "takes no bias or mask"
+    return _tpu_obstacle(q_BQND, k_BKND, v_BKNE, backend, devices)
+
+
+def _tpu_obstacle(q_BQND, k_BKND, v_BKNE, backend, devices) -> str | None:
+    """Why no kernel for TPUs can do it."""
     if backend != "tpu":
         return f"needs a TPU, not {backend}"
     dtypes = _dtypes(q_BQND, k_BKND, v_BKNE)
     if dtypes not in ("bfloat16", "float32"):
         return f"needs float32 or bfloat16, not {dtypes}"
-    if pairwise:
-        return "takes no bias or mask"
     if not isinstance(q_BQND.shape[0], int):
         return "needs a batch of a known size"
     if devices > 1 and target_mesh() is None:
@@ -249,6 +316,12 @@ def _cudnn_elsewhere() -> Iterator[None]:
         yield
     finally:
         fused_attention_stablehlo.check_cudnn_version = check
+
+
+def _fused(q_BQND, k_BKND, v_BKNE, bias_1NQK, mask_W1QK, scale, *positions):
+    bias_NQK = None if bias_1NQK is None else bias_1NQK[0]
+    mask_WQK = None if mask_W1QK is None else mask_W1QK[:, 0]
+    return fused(q_BQND, k_BKND, v_BKNE, bias_NQK, mask_WQK, *positions, scale=scale)
 
 
 def _splash(q_BQND, k_BKND, v_BKNE, scale, interpret=False):

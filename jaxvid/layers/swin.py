@@ -62,7 +62,7 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
         """Maps x [B, T, H, W, C] to the same shape."""
-        batch, *size, channels = x_BTHWC.shape
+        _, *size, channels = x_BTHWC.shape
         window, shift = fit_window(size, self.window)
         rolled = self.shifted and any(shift)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=dense_init)
@@ -83,11 +83,8 @@ class WindowAttention(nn.Module):
                 channels, 3, self.heads, kernel_init=dense_init, dtype=self.dtype, name="qkv"
             )(x_MLC)
         )
-        mask_M1LL = None
-        if rolled:
-            mask_MLL = shift_mask(padded, window, shift)
-            mask_BMLL = jnp.broadcast_to(mask_MLL, (batch, *mask_MLL.shape))
-            mask_M1LL = mask_BMLL.reshape(count, 1, tokens, tokens)
+        # One sample's windows follow another's, with the same masks.
+        mask_M1LL = shift_mask(padded, window, shift)[:, None] if rolled else None
         bias_NLL = window_bias(table_RN, self.window, tokens)
         y_MLND = attend(q_MLND, k_MLND, v_MLND, bias=bias_NLL[None], mask=mask_M1LL)
         y_MLC = dense(channels, name="proj")(y_MLND.reshape(count, tokens, channels))

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from jaxvid.base.errors import JaxvidError
+from jaxvid.devices.placement import make_mesh
 from jaxvid.layers import attention
 from jaxvid.layers.attention import attend, which
+from jaxvid.layers.backend import tracing_for
+from jaxvid.layers.fused import fused
 
 
 def expected(q, k, v, bias=None, mask=None, scale=None):
@@ -56,6 +59,15 @@ def test_bias_and_mask_broadcast_over_batch_and_heads(batch, heads):
         np.testing.assert_allclose(
             attend(q, k, v, **kwargs), expected(q, k, v, **kwargs), atol=1e-6
         )
+
+
+def test_samples_take_biases_and_masks_in_turn():
+    q, k, v = draw(batch=6)
+    bias, mask = draw_pairs(2, 3)
+    out = attend(q, k, v, bias=bias, mask=mask)
+    np.testing.assert_allclose(out, expected(q, k, v, bias, mask), atol=1e-6)
+    each = attend(q, k, v, bias=jnp.tile(bias, (3, 1, 1, 1)), mask=jnp.tile(mask, (3, 1, 1, 1)))
+    np.testing.assert_array_equal(out, each)
 
 
 def test_half_precision_inputs_keep_their_dtype_and_a_wide_softmax():
@@ -117,10 +129,27 @@ def ask(backend, dtype=jnp.bfloat16, queries=1568, keys=392, width=96, devices=1
         ("xla", "at most 128 channels", {"backend": "cuda", "width": 136}),
         ("xla", "fewer than 128", {"backend": "cuda", "keys": 49}),
         ("xla", "not rocm", {"backend": "rocm"}),
-        ("splash", "tpu", {"backend": "tpu"}),
-        ("splash", "tpu", {"backend": "tpu", "dtype": jnp.float32, "width": 136}),
+        ("fused", "tpu", {"backend": "tpu"}),
+        ("fused", "tpu", {"backend": "tpu", "dtype": jnp.float32, "width": 136}),
+        ("fused", "tpu", {"backend": "tpu", "queries": 392, "bias": struct(1, 4, 392, 392)}),
+        (
+            "fused",
+            "tpu",
+            {"backend": "tpu", "queries": 392, "mask": struct(2, 1, 392, 392, dtype=jnp.bool_)},
+        ),
+        ("splash", "tpu", {"backend": "tpu", "keys": 9000}),
         ("xla", "there are 4", {"backend": "tpu", "devices": 4}),
-        ("xla", "no bias", {"backend": "tpu", "bias": struct(1, 4, 1568, 392)}),
+        ("xla", "no room", {"backend": "tpu", "keys": 1568, "bias": struct(1, 4, 1568, 1568)}),
+        (
+            "xla",
+            "whole batch",
+            {"backend": "tpu", "queries": 392, "bias": struct(2, 4, 392, 392)},
+        ),
+        (
+            "xla",
+            "for all heads",
+            {"backend": "tpu", "queries": 392, "mask": struct(1, 4, 392, 392, dtype=jnp.bool_)},
+        ),
         ("xla", "not float64", {"backend": "tpu", "dtype": jnp.float64}),
         ("xla", "not cpu", {"backend": "cpu"}),
         ("xla", "asked for", {"backend": "cuda", "implementation": "xla"}),
@@ -140,9 +169,10 @@ def test_rule(picked, reason, arguments):
         ({"backend": "cpu", "implementation": "cudnn"}, "'cudnn' needs CUDA, not cpu"),
         ({"backend": "cuda", "implementation": "splash"}, "'splash' needs a TPU, not cuda"),
         ({"backend": "cuda", "dtype": jnp.float32, "implementation": "cudnn"}, "not float32"),
-        ({"backend": "cpu", "implementation": "flash"}, "choose one of cudnn, splash, xla"),
+        ({"backend": "cpu", "implementation": "flash"}, "choose one of cudnn, fused, splash, xla"),
         ({"backend": "cpu", "bias": struct(1, 1, 1568, 391)}, "bias must be"),
         ({"backend": "cpu", "bias": struct(1, 4, 392)}, "bias must be"),
+        ({"backend": "cpu", "bias": struct(3, 4, 1568, 392)}, "2 or a divisor of it"),
         ({"backend": "cpu", "mask": struct(1, 1, 1568, 392)}, "must be bool"),
     ],
 )
@@ -172,6 +202,44 @@ def test_cudnn_is_asked_for_by_name_with_widths_it_takes(monkeypatch):
     out = attention._cudnn(q, k, v, None, None, 0.3)
     assert asked == {"implementation": "cudnn", "widths": {16}}
     np.testing.assert_allclose(out, expected(q, k, v, scale=0.3), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_positions_are_added_to_the_logits(scale):
+    q, k, v = draw()
+    rng = np.random.default_rng(2)
+    positions, places = (jnp.asarray(rng.normal(size=s), q.dtype) for s in ((2, 7, 3, 2), (5, 2)))
+    bias = jnp.einsum("BQNP,KP->BNQK", positions, places)
+    out = attend(q, k, v, scale=scale, positions=(positions, places))
+    np.testing.assert_allclose(out, expected(q, k, v, bias, scale=scale), atol=1e-6)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_fused_is_called_on_each_part_with_all_turns_of_a_mask(monkeypatch, shards):
+    called = []
+
+    def stand_in(*arrays, scale):
+        called.append([x.shape for x in arrays])
+        return fused(*arrays, scale=scale, interpret=True)
+
+    monkeypatch.setattr(attention, "fused", stand_in)
+    q, k, v = draw(keys=130, batch=4)
+    bias, mask = draw_pairs(1, 3, keys=130)[0], draw_pairs(2, 1, keys=130)[1]
+    rng = np.random.default_rng(2)
+    positions, places = (jnp.asarray(rng.normal(size=s), q.dtype) for s in ((4, 7, 3, 2), (130, 2)))
+    # Traced only, the mesh may have the one device that is here twice.
+    mesh = make_mesh(jax.devices()[:1] * shards)
+    with tracing_for("tpu", mesh):
+        traced = jax.jit(
+            lambda: attend(q, k, v, bias=bias, mask=mask, positions=(positions, places))
+        ).trace()
+    part, keys = (4 // shards, 7, 3, 4), (4 // shards, 130, 3, 4)
+    pairs = [(3, 7, 130), (2, 7, 130)]
+    assert called == [[part, keys, keys, *pairs, (*part[:3], 2), (130, 2)]]
+    if shards == 1:
+        out = traced.lower().compile()()
+        bias = bias + jnp.einsum("BQNP,KP->BNQK", positions, places)
+        np.testing.assert_allclose(out, expected(q, k, v, bias, mask), atol=1e-5)
 
 
 def test_splash_masks_its_padding():
