@@ -115,8 +115,11 @@ def apart(function: Callable[..., jax.Array], *arrays: tuple[jax.Array, Axes]) -
 
     def spec(x: jax.Array, axes: Axes) -> PartitionSpec:
         named = {"batch": BATCH, "model": MODEL, None: None}
+        # An axis that the mesh does not split is named too: a gradient would be added up over it.
+        unsplit = {"model"} if size_of(mesh, MODEL) == 1 else set()
         found = [
-            named[axis] if size > 1 else None for axis, size in zip(axes, x.shape, strict=True)
+            named[axis] if size > 1 or axis in unsplit else None
+            for axis, size in zip(axes, x.shape, strict=True)
         ]
         heads = [size for axis, size in zip(axes, x.shape, strict=True) if axis == "model"]
         if any(size % size_of(mesh, MODEL) for size in heads):

@@ -68,26 +68,28 @@ def pooled(size: Triple, stride: Triple) -> Triple:
 class HeadPool(nn.Module):
     """Depthwise convolution over the token grid, one kernel for all heads; the class token passes.
 
-    `kernel` is [3, 3, 3, 1, D].
+    `kernel` is [3, 3, 3, 1, D], where D is the number of channels of each of `heads`.
     """
 
+    heads: int
     stride: Triple
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, size: Triple) -> jax.Array:
-        """Maps tokens [B, 1 + T H W, N, D] on grid `size` to [B, 1 + T' H' W', N, D]."""
-        batch, _, heads, width = x.shape
+        """Maps tokens [B, 1 + T H W, N D] on grid `size` to [B, 1 + T' H' W', N D]."""
+        batch, _, channels = x.shape
+        width = channels // self.heads
         kernel = self.param("kernel", normal_init, (*POOL_KERNEL, 1, width), jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         grid = conv(
-            x[:, 1:].reshape(batch, *size, heads * width),
-            jnp.tile(kernel, heads),
+            x[:, 1:].reshape(batch, *size, channels),
+            jnp.tile(kernel, self.heads),
             stride=self.stride,
             padding=POOL_PADDING,
-            groups=heads * width,
+            groups=channels,
         )
-        return jnp.concatenate([x[:, :1], grid.reshape(batch, -1, heads, width)], axis=1)
+        return jnp.concatenate([x[:, :1], grid.reshape(batch, -1, channels)], axis=1)
 
 
 class RelativePositions(nn.Module):
@@ -107,8 +109,8 @@ class RelativePositions(nn.Module):
             q: [B, Q, N, D], pooled and not scaled, without the class token, on grid `q_size`.
 
         Returns:
-            [B, 1 + Q, N, kT + kH + kW], and [1, 1 + K, 1, kT + kH + kW] marking each key's place on
-            grid `k_size`; zero for the class token.
+            [B, 1 + Q, N, kT + kH + kW], and [1 + K, kT + kH + kW] marking each key's place on grid
+            `k_size`; zero for the class token.
         """
         grid = q.reshape(q.shape[0], *q_size, *q.shape[2:])
         formulas = ("bthwnc,tkc->bthwnk", "bthwnc,hkc->bthwnk", "bthwnc,wkc->bthwnk")
@@ -123,9 +125,10 @@ class RelativePositions(nn.Module):
             table = relative_embeddings(table, q_size[axis], k_size[axis])
             terms.append(jnp.einsum(formula, grid, table.astype(q.dtype)))
         channels = jnp.concatenate(terms, axis=-1).reshape(*q.shape[:3], -1)
-        places = jnp.asarray(axis_one_hots(k_size), q.dtype)[None, :, None]
-        class_token = ((0, 0), (1, 0), (0, 0), (0, 0))
-        return jnp.pad(channels, class_token), jnp.pad(places, class_token)
+        places = jnp.asarray(axis_one_hots(k_size), q.dtype)
+        class_token = (1, 0)
+        channels = jnp.pad(channels, ((0, 0), class_token, (0, 0), (0, 0)))
+        return channels, jnp.pad(places, (class_token, (0, 0)))
 
 
 class Attention(nn.Module):
@@ -157,8 +160,8 @@ class Attention(nn.Module):
         )
         q, k, v = (
             layer_norm(self.dtype, f"norm_{name}")(
-                HeadPool(stride, self.dtype, name=f"pool_{name}")(
-                    part.reshape(batch, -1, self.heads, width), size
+                HeadPool(self.heads, stride, self.dtype, name=f"pool_{name}")(part, size).reshape(
+                    batch, -1, self.heads, width
                 )
             )
             for name, part, stride in zip(
@@ -172,19 +175,15 @@ class Attention(nn.Module):
             n // min(strides)
             for n, *strides in zip(self.table_size, self.stride_q, self.stride_kv, strict=True)
         )
-        positions, places = RelativePositions(cast(Triple, rows), name="positions")(
+        positions = RelativePositions(cast(Triple, rows), name="positions")(
             q[:, 1:], pooled(size, self.stride_q), pooled(size, self.stride_kv)
         )
         # The positional term is a dot product too, of what each query makes of the tables with the
-        # key's place: as extra channels it needs no bias the size of the logits.
-        y = attend(
-            jnp.concatenate([q * width**-0.5, positions], axis=-1),
-            jnp.concatenate([k, jnp.broadcast_to(places, (*k.shape[:3], places.shape[-1]))], -1),
-            v,
-            scale=1.0,
-        )
+        # key's place: it needs no bias the size of the logits.
+        y = attend(q, k, v, positions=positions)
+        y, q = (each.reshape(batch, -1, self.dim) for each in (y, q))
         y = jnp.concatenate([y[:, :1], y[:, 1:] + q[:, 1:]], axis=1)
-        return dense(self.dim, self.dtype, "proj")(y.reshape(batch, -1, self.dim))
+        return dense(self.dim, self.dtype, "proj")(y)
 
 
 class BlockPlan(NamedTuple):

@@ -96,7 +96,7 @@ def test_positional_channels_make_the_bias_of_their_definition(reach):
     module = mvit.RelativePositions(reach)
     variables = module.init(jax.random.key(0), q, q_size, k_size)
     terms, places = module.apply(variables, q, q_size, k_size)
-    bias = jnp.einsum("bqnc,xkyc->bnqk", terms, places)
+    bias = jnp.einsum("bqnc,kc->bnqk", terms, places)
     assert not bias[:, :, 0].any()
     assert not bias[:, :, :, 0].any()
 
@@ -114,14 +114,14 @@ def test_positional_channels_make_the_bias_of_their_definition(reach):
 
 
 def test_pooling_shares_one_kernel_between_heads_and_spares_the_class_token():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 1 + 2 * 4 * 4, 3, 5)), jnp.float32)
-    pool = mvit.HeadPool((1, 2, 2))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 1 + 2 * 4 * 4, 15)), jnp.float32)
+    pool = mvit.HeadPool(3, (1, 2, 2))
     variables = pool.init(jax.random.key(0), x, (2, 4, 4))
     y = pool.apply(variables, x, (2, 4, 4))
-    assert y.shape == (1, 1 + 2 * 2 * 2, 3, 5)
+    assert y.shape == (1, 1 + 2 * 2 * 2, 15)
     np.testing.assert_array_equal(y[:, 0], x[:, 0])
-    alone = pool.apply(variables, x[:, :, 1:2], (2, 4, 4))
-    np.testing.assert_allclose(y[:, :, 1:2], alone, atol=1e-6)
+    alone = mvit.HeadPool(1, (1, 2, 2)).apply(variables, x[:, :, 5:10], (2, 4, 4))
+    np.testing.assert_allclose(y[:, :, 5:10], alone, atol=1e-6)
 
 
 def test_attention_places_unscaled_queries_and_adds_all_but_the_class_token():
@@ -136,15 +136,15 @@ def test_attention_places_unscaled_queries_and_adds_all_but_the_class_token():
 
     def project(name, part, stride):
         y = (x @ params["qkv"]["kernel"] + params["qkv"]["bias"])[..., part * 8 : part * 8 + 8]
-        pool = mvit.HeadPool(stride)
-        y = pool.apply({"params": params[f"pool_{name}"]}, y.reshape(1, 33, 2, 4), size)
+        pool = mvit.HeadPool(2, stride)
+        y = pool.apply({"params": params[f"pool_{name}"]}, y, size).reshape(1, -1, 2, 4)
         y = (y - y.mean(-1, keepdims=True)) / jnp.sqrt(y.var(-1, keepdims=True) + 1e-6)
         return y * params[f"norm_{name}"]["scale"] + params[f"norm_{name}"]["bias"]
 
     q, k, v = project("q", 0, stride_q), project("k", 1, stride_kv), project("v", 2, stride_kv)
     positions = mvit.RelativePositions((2, 2, 2))
     terms, places = positions.apply({"params": params["positions"]}, q[:, 1:], q_size, k_size)
-    logits = jnp.einsum("bqnd,bknd->bnqk", q, k) / 2 + jnp.einsum("bqnc,xkyc->bnqk", terms, places)
+    logits = jnp.einsum("bqnd,bknd->bnqk", q, k) / 2 + jnp.einsum("bqnc,kc->bnqk", terms, places)
     y = jnp.einsum("bnqk,bknd->bqnd", jax.nn.softmax(logits), v) + q.at[:, 0].set(0)
     expected = y.reshape(1, 9, 8) @ params["proj"]["kernel"] + params["proj"]["bias"]
     np.testing.assert_allclose(module.apply(variables, x, size), expected, atol=1e-4)
