@@ -1,4 +1,4 @@
-"""Linear layers that share a matrix."""
+"""Linear layers that share a matrix, and such behind an activation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvid.layers.spread import lie, splits_heads, used_by_heads
+from jaxvid.layers.backend import backend
+from jaxvid.layers.spread import lie, lie_hidden, splits_heads, used_by_heads
 
 
 class Joined(nn.Module):
@@ -51,3 +52,18 @@ def joined(
     if bias is not None:
         y = y + used_by_heads(bias.reshape(count, *[1] * (y.ndim - 2), -1))
     return list(lie(y, None, "batch", *["any"] * (y.ndim - 3), "model"))
+
+
+def behind(
+    activation: Callable[[jax.Array], jax.Array], layer: nn.Module, x: jax.Array
+) -> jax.Array:
+    """What a layer makes of the activation of hidden channels x [..., C].
+
+    Of the two the backward pass is given x alone and computes the activation again, but on CPU,
+    where that would take longer than reading it.
+    """
+
+    def call(layer: nn.Module, x: jax.Array) -> jax.Array:
+        return layer(lie_hidden(activation(x)))
+
+    return call(layer, x) if backend() == "cpu" else nn.remat(call)(layer, x)

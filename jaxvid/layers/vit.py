@@ -23,10 +23,9 @@ import jax.numpy as jnp
 
 from jaxvid.layers.attention import attend
 from jaxvid.layers.drop import DropPath
-from jaxvid.layers.linear import Joined
+from jaxvid.layers.linear import Joined, behind
 from jaxvid.layers.norm import LayerNorm
 from jaxvid.layers.shortcut import add
-from jaxvid.layers.spread import lie_hidden
 
 Activation = Callable[[jax.Array], jax.Array]
 Initializer = Callable[..., jax.Array]
@@ -83,8 +82,8 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., C] to [..., C]."""
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
-        hidden = lie_hidden(self.activation(dense(self.hidden, name="fc1")(x)))
-        return dense(x.shape[-1], name="fc2")(hidden)
+        hidden = dense(self.hidden, name="fc1")(x)
+        return behind(self.activation, dense(x.shape[-1], name="fc2"), hidden)
 
 
 class Block(nn.Module):

@@ -22,13 +22,12 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv, conv
 from jaxvid.layers.drop import DropPath
-from jaxvid.layers.linear import Joined
+from jaxvid.layers.linear import Joined, behind
 from jaxvid.layers.norm import LayerNorm
 from jaxvid.layers.pool import max_pool
 from jaxvid.layers.position import axis_one_hots, relative_embeddings
 from jaxvid.layers.shortcut import add
-from jaxvid.layers.spread import lie_hidden
-from jaxvid.layers.vit import apply_blocks
+from jaxvid.layers.vit import apply_blocks, exact_gelu
 from jaxvid.rows import (
     CLASS_COUNTS,
     IMAGENET_MEAN,
@@ -258,8 +257,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., C] to [..., features]."""
-        x = nn.gelu(dense(self.hidden, self.dtype, "fc1")(x), approximate=False)
-        return dense(self.features, self.dtype, "fc2")(lie_hidden(x))
+        x = dense(self.hidden, self.dtype, "fc1")(x)
+        return behind(exact_gelu, dense(self.features, self.dtype, "fc2"), x)
 
 
 class MViT(nn.Module):
