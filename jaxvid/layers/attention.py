@@ -4,9 +4,9 @@
 
 cudnn   cuDNN's flash attention. CUDA only; float16 or bfloat16; head dimensions up to 128; a bias
         or mask only where queries and keys are both even in number (its gradient needs that).
+splash  JAX's splash attention kernel. TPU only; float32 or bfloat16; no bias, mask or positions.
 fused   Our kernel `layers.fused`. TPU only; float32 or bfloat16; all keys of some heads must
         fit into a core's own memory; a bias only for the whole batch, a mask only for all heads.
-splash  JAX's splash attention kernel. TPU only; float32 or bfloat16; no bias or mask.
 xla     Everything else, in plain operations. Logits of one sample larger than `XLA_LOGITS` are
         computed in pieces, so that memory stays bounded.
 
@@ -92,7 +92,14 @@ def attend(
     """
     scale = q_BQND.shape[-1] ** -0.5 if scale is None else scale
     joined = (q_BQND, k_BKND) if positions is None else _join(q_BQND, k_BKND, scale, positions)
-    choice = which(*joined, v_BKNE, bias=bias, mask=mask, implementation=implementation)
+    choice = which(
+        *joined,
+        v_BKNE,
+        bias=bias,
+        mask=mask,
+        positioned=positions is not None,
+        implementation=implementation,
+    )
     note("attention", choice.implementation)
     if positions is not None and choice.implementation != "fused":
         (q_BQND, k_BKND), positions, scale = joined, None, 1.0
@@ -103,7 +110,11 @@ def attend(
         return spread.apart(functools.partial(_splash, scale=scale), *inputs)
     batch = q_BQND.shape[0]
     bias, masks = _for_each(bias, batch), pairs
-    if mask is not None and choice.implementation == "fused" and spread.divides(batch // mask.shape[0]):
+    if (
+        mask is not None
+        and choice.implementation == "fused"
+        and spread.divides(batch // mask.shape[0])
+    ):
         # A device has all turns, and every one of them on its own part of the batch.
         masks = (None, "model", None, None)
     else:
@@ -155,6 +166,7 @@ def which(
     *,
     bias: jax.ShapeDtypeStruct | jax.Array | None = None,
     mask: jax.ShapeDtypeStruct | jax.Array | None = None,
+    positioned: bool = False,
     implementation: str | None = None,
     backend: str | None = None,
     devices: int | None = None,
@@ -164,6 +176,7 @@ def which(
     Args:
         q_BQND, k_BKND, v_BKNE, bias, mask, implementation: as for `attend`; only shapes and dtypes
             are read.
+        positioned: whether `attend` is given positions, and q and k are joined with them here.
         backend: `cpu`, `cuda`, `rocm` or `tpu`; None is the one that the program is traced for.
         devices: how many devices the program spans; None means those that it is traced for.
 
@@ -176,8 +189,8 @@ def which(
     devices = devices or traced_devices()
     obstacles = {
         "cudnn": _cudnn_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend),
-        "fused": _fused_obstacle(q_BQND, k_BKND, v_BKNE, bias, mask, backend, devices),
         "splash": _splash_obstacle(q_BQND, k_BKND, v_BKNE, pairwise, backend, devices),
+        "fused": _fused_obstacle(q_BQND, k_BKND, v_BKNE, bias, mask, backend, devices),
         "xla": None,
     }
     if implementation is not None:
@@ -193,6 +206,8 @@ def which(
             )
         return Choice(implementation, "asked for")
     flash = [name for name, why in obstacles.items() if why is None and name != "xla"]
+    if positioned and "fused" in flash:  # The others want them copied beside queries and keys.
+        flash = ["fused"]
     keys = k_BKND.shape[1]
     if flash and keys >= FLASH_KEYS:
         return Choice(flash[0], f"can compute this on {backend}")

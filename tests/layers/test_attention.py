@@ -129,8 +129,10 @@ def ask(backend, dtype=jnp.bfloat16, queries=1568, keys=392, width=96, devices=1
         ("xla", "at most 128 channels", {"backend": "cuda", "width": 136}),
         ("xla", "fewer than 128", {"backend": "cuda", "keys": 49}),
         ("xla", "not rocm", {"backend": "rocm"}),
-        ("fused", "tpu", {"backend": "tpu"}),
-        ("fused", "tpu", {"backend": "tpu", "dtype": jnp.float32, "width": 136}),
+        ("splash", "tpu", {"backend": "tpu"}),
+        ("splash", "tpu", {"backend": "tpu", "dtype": jnp.float32, "width": 136}),
+        ("fused", "tpu", {"backend": "tpu", "positioned": True}),
+        ("splash", "tpu", {"backend": "tpu", "keys": 9000, "positioned": True}),
         ("fused", "tpu", {"backend": "tpu", "queries": 392, "bias": struct(1, 4, 392, 392)}),
         (
             "fused",
