@@ -97,7 +97,8 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
         log(line)
     lessons = {}
     if plan.teacher:
-        variables = teachers.load(config.train.teacher)
+        loaded = teachers.load(config.train.teacher)
+        variables = {name: loaded[name] for name in plan.batch["teacher"]}
         lessons = {"teacher": jax.device_put(variables, placement.replicated(mesh))}
         log(f"learning the labels that {config.train.teacher} gives to tokens")
     state = start.first_state(plan, checkpoints, last)

@@ -39,7 +39,8 @@ def compiled(axes, variants):
 @pytest.fixture(scope="module")
 def mixed(request):
     """Steps of the variants that this run asks for: all, or with `-k` those of a family alone."""
-    asked = [item for item in request.session.items if "mixed" in getattr(item, "fixturenames", ())]
+    test = test_only_parameters_are_gathered
+    asked = [item for item in request.session.items if getattr(item, "obj", None) is test]
     return compiled(MIXED, [item.callspec.params["variant"] for item in asked])
 
 
