@@ -83,12 +83,12 @@ def traced(variant: str, classes: int, frames: int, side: int):
     model = zoo.create_model(variant, classes)
     channels = zoo.starting_row(variant).view[-1]
     video = jax.ShapeDtypeStruct((1, frames, side, side, channels), jnp.float32)
-    # MViT's relative positions were not counted on the reference. Here they are further channels
-    # of queries and keys, beyond the values' width, and what makes them is called `positions`.
+    # MViT's relative positions were not counted on the reference. Here attention is given them, and
+    # what makes them is called `positions`.
     attend = mvit.attend
 
-    def attend_without_positions(q, k, v, **scale):
-        return attend(q[..., : v.shape[-1]], k[..., : v.shape[-1]], v, **scale)
+    def attend_without_positions(q, k, v, positions):
+        return attend(q, k, v)
 
     with use_lowering("native"), mock.patch.object(mvit, "attend", attend_without_positions):
         program, ((logits, _), variables) = jax.make_jaxpr(
