@@ -4,23 +4,16 @@ python -m jaxvid.main --config=configs/tsm_r50.py:runlocal --workdir=runs/tsm
 python -m jaxvid.main --config=configs/zoo_row.py:name=NAME,init=DIR --mode=eval --workdir=runs/test
 """
 
-import functools
 from typing import cast
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import app, flags
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.exits import exit_on_error
 from jaxvid.config import command
 from jaxvid.devices import compiled, processes
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A config file, with its arguments: configs/FILE.py:name=value,...; those of the library are "
-    "found from any folder.",
-)
+_CONFIG = command.config_flag()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, logs and results; a run found there goes on."
 )
@@ -62,11 +55,8 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """The command's entry: wrong input ends it with one sentence and exit code 1."""
-    flags.mark_flags_as_required(["config", "workdir"])
-    # absl's own default shows what JAX notes to itself, such as that there is no TPU.
-    flags.FLAGS["verbosity"].value = logging.WARNING
     with processes.failing_at_once(), exit_on_error():
-        app.run(main, flags_parser=functools.partial(command.parse, name="jaxvid.main"))
+        command.run(main, "jaxvid.main", ["config", "workdir"])
 
 
 if __name__ == "__main__":

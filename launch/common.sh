@@ -31,6 +31,12 @@ whole_number() {
     [[ $2 =~ ^[1-9][0-9]{0,5}$ ]] || fail "$1=$2 must be a whole number from 1"
 }
 
+# Fails unless a value is the name of a bucket, or empty.
+bucket_name() {
+    [[ -z $2 || $2 =~ ^[a-z0-9][a-z0-9._-]+$ ]] ||
+        fail "$1=$2 must be the name alone, without gs:// and without a path"
+}
+
 # Prints the comment at the head of a script, which is its help.
 usage() {
     awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$1"

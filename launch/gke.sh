@@ -62,8 +62,7 @@ kubernetes_name --name "$name"
     fail "--image=$image must be the address of an image that the cluster can pull"
 [[ -n $topology$gpus && (-z $topology || -z $gpus) ]] ||
     fail "give either --topology, such as v6e:4x4, or --gpus, such as nvidia-h100-80gb:8"
-[[ -z $bucket || $bucket =~ ^[a-z0-9][a-z0-9._-]+$ ]] ||
-    fail "--bucket=$bucket must be the name alone, without gs:// and without a path"
+bucket_name --bucket "$bucket"
 [[ -z $claim ]] || kubernetes_name --claim "$claim"
 [[ -n $bucket$claim && (-z $bucket || -z $claim) ]] ||
     fail "give either --bucket or --claim: the workdir must be on a disk that all pods share"

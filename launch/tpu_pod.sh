@@ -72,8 +72,7 @@ done
 [[ $name =~ ^[a-z][a-z0-9-]{0,61}$ ]] ||
     fail "--name=$name must be small letters, digits and dashes, a letter first"
 [[ -n $zone ]] || fail "--zone is missing: give the zone of your quota, such as us-east5-b"
-[[ -z $bucket || $bucket =~ ^[a-z0-9][a-z0-9._-]+$ ]] ||
-    fail "--bucket=$bucket must be the name alone, without gs:// and without a path"
+bucket_name --bucket "$bucket"
 whole_number --slices "$slices"
 whole_number --timeout "$timeout"
 whole_number --poll "$poll"

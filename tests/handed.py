@@ -3,11 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
-
 from jaxvid.config import parts
 from jaxvid.inference import scoring
-from jaxvid.layers.preprocess import normalizer
 
 
 def frozen(config: Any) -> parts.Config:
@@ -40,6 +37,4 @@ test_batches.__test__ = False
 
 def make_scorer(model: Any, config: Any) -> scoring.Scorer:
     """What scores the views of a test by `config`."""
-    config = frozen(config)
-    prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
-    return scoring.make_scorer(model, config.test, config.train.loss, prepare)
+    return scoring.scorer_for(model, frozen(config))

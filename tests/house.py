@@ -77,6 +77,7 @@ ARROWS = {
     "jaxvid.plan": {
         "jaxvid.plan",
         "jaxvid.config",
+        "jaxvid.data",
         "jaxvid.devices",
         "jaxvid.inference",
         "jaxvid.layers",

@@ -1,15 +1,36 @@
 """The flags of commands that take `--config=FILE.py:...` and `--config.FIELD=...`."""
 
 import ast
+import functools
 import re
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
-from absl import flags
+from absl import app, flags, logging
+from ml_collections import config_flags
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.config import loading
+
+
+def config_flag() -> flags.FlagHolder[ml_collections.ConfigDict]:
+    """Defines `--config`, and `--config.FIELD` for all of its fields."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "A config file, with its arguments: configs/FILE.py:name=value,...; those of the library "
+        "are found from any folder.",
+    )
+
+
+def run(main: Callable[[list[str]], None], name: str, required: Sequence[str]) -> None:
+    """Runs the command `name`, which cannot do without the flags `required`."""
+    flags.mark_flags_as_required(required)
+    # absl's own default shows what JAX notes to itself, such as that there is no TPU.
+    flags.FLAGS["verbosity"].value = logging.WARNING
+    app.run(main, flags_parser=functools.partial(parse, name=name))
 
 
 def parse(argv: list[str], name: str) -> list[str]:

@@ -35,18 +35,17 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, axes: str = "") -> Me
     # Auto, because with jax's default (Explicit) linen's dropout does not trace.
     types = (AxisType.Auto,) * len(spread.AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
-        mesh = jax.make_mesh(shape, spread.AXES, types, devices=devices)
-        _check_rows(mesh, axes)
-        return mesh
     if shape[0] % slices:
         raise JaxvidError(
             f"config.train.mesh={axes!r} makes data:{shape[0]}, but there are {slices} slices: let "
             f"data be a multiple of {slices}, so that parameters come together within a slice"
         )
-    within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
-    grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
-    mesh = Mesh(grid, spread.AXES, axis_types=types)
+    if slices == 1:
+        mesh = jax.make_mesh(shape, spread.AXES, types, devices=devices)
+    else:
+        within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
+        grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+        mesh = Mesh(grid, spread.AXES, axis_types=types)
     _check_rows(mesh, axes)
     return mesh
 

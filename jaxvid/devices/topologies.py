@@ -4,6 +4,7 @@ JAX compiles for TPUs wherever `libtpu` is installed, and for NVIDIA's GPUs wher
 is, on a CPU. What is compiled so cannot be run.
 """
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -25,6 +26,8 @@ _TPU_ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _ACCELERATORS = {"v4": "v4-8", "v5e": "v5litepod-8", "v5p": "v5p-8", "v6e": "v6e-8"}
+# Of a GPU, by the first number of its compute capability.
+_FEATURES = {8: "NONE", 9: "ACCELERATED_FEATURES"}
 
 
 class Topology(NamedTuple):
@@ -85,11 +88,9 @@ def find(name: str) -> Topology:
 
 def _cpus(name: str, count: int) -> Topology:
     """Simulated devices of this machine's CPU."""
-    try:
+    with contextlib.suppress(RuntimeError):  # JAX may know its devices already.
         jax.config.update("jax_num_cpu_devices", count)
-        devices = jax.devices("cpu")
-    except RuntimeError:  # JAX knows its devices already.
-        devices = jax.devices("cpu")
+    devices = jax.devices("cpu")
     if len(devices) < count:
         raise JaxvidError(
             f"--topology={name!r}: JAX has {len(devices)} CPU devices in this process already: "
@@ -182,6 +183,3 @@ platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
 device_description_str: "{chip.device_kinds[0]}"
 """
-
-
-_FEATURES = {8: "NONE", 9: "ACCELERATED_FEATURES"}

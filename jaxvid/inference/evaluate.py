@@ -62,9 +62,7 @@ def _class_test(
     split: datasets.Split,
     mesh: jax.sharding.Mesh,
 ) -> Test:
-    prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
-    precision = config.model.matmul_precision
-    scorer = scoring.make_scorer(model, config.test, config.train.loss, prepare, mesh, precision)
+    scorer = scoring.scorer_for(model, config, mesh)
     classes, paths = list(split.classes), list(split.paths)
 
     def test(variables: Any, batches: Iterable[dict[str, np.ndarray]], what: str) -> Outcome:

@@ -12,10 +12,11 @@ import numpy as np
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError, listed
 from jaxvid.base.progress import Progress
-from jaxvid.config.parts import Test
+from jaxvid.config.parts import Config, Test
 from jaxvid.devices import placement
 from jaxvid.layers import spread
 from jaxvid.layers.backend import for_mesh
+from jaxvid.layers.preprocess import normalizer
 from jaxvid.objectives import losses
 
 Scorer = Callable[..., jax.Array]
@@ -65,6 +66,13 @@ def make_scorer(
         return result if average == "prob" else losses.probabilities(loss, result)
 
     return jax.jit(for_mesh(score, mesh, precision))
+
+
+def scorer_for(model: nn.Module, config: Config, mesh: jax.sharding.Mesh | None = None) -> Scorer:
+    """What scores the views of a test by `config`; see `make_scorer`."""
+    prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
+    precision = config.model.matmul_precision
+    return make_scorer(model, config.test, config.train.loss, prepare, mesh, precision)
 
 
 def check_scores(scores: np.ndarray, paths: Sequence[str], what: str = "test") -> None:

@@ -91,9 +91,13 @@ def attend(
         JaxvidError: the shapes do not fit, or `implementation` cannot compute this.
     """
     scale = q_BQND.shape[-1] ** -0.5 if scale is None else scale
-    joined = (q_BQND, k_BKND) if positions is None else _join(q_BQND, k_BKND, scale, positions)
+    join = functools.partial(_join, scale=scale)
+    asked = (q_BQND, k_BKND)
+    if positions is not None:
+        asked = jax.eval_shape(join, q_BQND, k_BKND, positions)
     choice = which(
-        *joined,
+        asked[0],
+        asked[1],
         v_BKNE,
         bias=bias,
         mask=mask,
@@ -102,7 +106,7 @@ def attend(
     )
     note("attention", choice.implementation)
     if positions is not None and choice.implementation != "fused":
-        (q_BQND, k_BKND), positions, scale = joined, None, 1.0
+        (q_BQND, k_BKND), positions, scale = join(q_BQND, k_BKND, positions), None, 1.0
     tokens: spread.Axes = ("batch", None, "model", None)
     pairs: spread.Axes = ("batch", "model", None, None)
     inputs = [(x_BLND, tokens) for x_BLND in (q_BQND, k_BKND, v_BKNE)]
@@ -138,7 +142,7 @@ def attend(
 
 
 def _join(
-    q_BQND: jax.Array, k_BKND: jax.Array, scale: float, positions: tuple[jax.Array, jax.Array]
+    q_BQND: jax.Array, k_BKND: jax.Array, positions: tuple[jax.Array, jax.Array], scale: float
 ) -> tuple[jax.Array, jax.Array]:
     """Queries and keys with positions as further channels, whose products are the logits."""
     positions_BQNP, places_KP = positions

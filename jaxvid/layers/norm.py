@@ -1,6 +1,5 @@
 """Batch and layer normalisation with the semantics that published weights assume."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -85,24 +84,6 @@ def _at_once(x: jax.Array, groups: int) -> bool:
     return spread.divides(len(x)) and spread.has_whole_groups(groups)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _normalize(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    center: jax.Array,
-    epsilon: float,
-    groups: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises each of the groups of x [B, ..., C] by its own mean and biased variance.
-
-    These, [groups, C], are returned too, and have no gradient. The last axis of x may hold its C
-    channels several times over, see `lanes`. Squares are taken of distances to `center`, the
-    running mean, which is near enough to theirs that little cancels.
-    """
-    return _forward(x, scale, bias, center, epsilon, groups)[0]
-
-
 _Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
 
@@ -114,6 +95,12 @@ def _forward(
     epsilon: float,
     groups: int,
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], _Kept]:
+    """Normalises each of the groups of x [B, ..., C] by its own mean and biased variance.
+
+    These, [groups, C], are returned too, and have no gradient. The last axis of x may hold its C
+    channels several times over, see `lanes`. Squares are taken of distances to `center`, the
+    running mean, which is near enough to theirs that little cancels.
+    """
     wide = jnp.promote_types(jnp.promote_types(x.dtype, scale.dtype), jnp.float32)
     copies, count = x.shape[-1] // len(scale), x.size // len(scale) // groups
 
@@ -156,6 +143,12 @@ def _backward(
     )
 
 
+_normalize = jax.custom_vjp(
+    lambda x, scale, bias, center, epsilon, groups: _forward(
+        x, scale, bias, center, epsilon, groups
+    )[0],
+    nondiff_argnums=(4, 5),
+)
 _normalize.defvjp(_forward, _backward)
 
 

@@ -7,6 +7,7 @@ said which mesh a program is for (see `backend.tracing_for`).
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvid.layers import lanes
 from jaxvid.layers.backend import target_mesh
+from jaxvid.layers.blocks import Run, changing
 
 DATA, FSDP, MODEL = "data", "fsdp", "model"
 AXES = (DATA, FSDP, MODEL)
@@ -35,10 +37,7 @@ _FREE = PartitionSpec.UNCONSTRAINED
 def size_of(mesh: Mesh | None, axes: str | tuple[str, ...]) -> int:
     """How many devices stand along axes of a mesh together."""
     axes = (axes,) if isinstance(axes, str) else axes
-    count = 1
-    for axis in axes:
-        count *= mesh.shape.get(axis, 1) if mesh is not None else 1
-    return count
+    return math.prod(mesh.shape.get(axis, 1) for axis in axes) if mesh is not None else 1
 
 
 def kept_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -50,8 +49,7 @@ def kept_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """
     count = size_of(mesh, KEPT)
     axes = [axis for axis, size in enumerate(shape) if size and size % count == 0]
-    size = functools.reduce(lambda a, b: a * b, shape, 1)
-    if count == 1 or size < SMALL or not axes:
+    if count == 1 or math.prod(shape) < SMALL or not axes:
         return PartitionSpec()
     # Of equals the last: in a kernel those are its channels.
     split = max(axes, key=lambda axis: (shape[axis], axis))
@@ -246,32 +244,19 @@ def gathering(
     if mesh is None or mesh.size == 1:
         yield
         return
-    inside: list[str] = []
 
-    def wrap(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        path = "/".join(context.module.path)
-        if path not in blocks or context.method_name != "__call__" or path in inside:
-            return call(*args, **kwargs)
-        leaves, structure = jax.tree.flatten((args, kwargs))
-        arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+    def change(path: str, run: Run) -> Run:
+        def by_batch(module: nn.Module, arrays: dict[int, jax.Array]) -> Any:
+            return jax.tree.map(_by_batch, run(module, jax.tree.map(_by_batch, arrays)))
 
-        def run(module: nn.Module, arrays: dict[int, jax.Array]) -> Any:
-            given = [_by_batch(arrays[i]) if i in arrays else x for i, x in enumerate(leaves)]
-            args, kwargs = jax.tree.unflatten(structure, given)
-            return jax.tree.map(_by_batch, module(*args, **kwargs))
+        if size_of(mesh, KEPT) == 1:
+            return by_batch
+        gathered = nn.map_variables(by_batch, "params", functools.partial(whole, dtype=dtype))
+        if path in recomputed:
+            return gathered
+        return nn.remat(gathered, policy=_kept_for_backward)
 
-        inside.append(path)
-        try:
-            if size_of(mesh, KEPT) == 1:
-                return run(context.module, arrays)
-            gathered = nn.map_variables(run, "params", functools.partial(whole, dtype=dtype))
-            if path in recomputed:
-                return gathered(context.module, arrays)
-            return nn.remat(gathered, policy=_kept_for_backward)(context.module, arrays)
-        finally:
-            inside.pop()
-
-    with nn.intercept_methods(wrap):
+    with changing(blocks, change):
         yield
 
 

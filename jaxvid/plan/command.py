@@ -4,22 +4,18 @@ python -m jaxvid.plan --config=configs/mvit_s.py --topology=v5e:16x16
 python -m jaxvid.plan --config=configs/zoo_row.py:name=NAME --topology=h200:8 --clips=8 --json
 """
 
-import functools
 import json
 import os
 import sys
 from typing import cast
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import app, flags
 
 from jaxvid.base.exits import exit_on_error
 from jaxvid.base.text import say
 from jaxvid.config import command
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A config file, with its arguments: configs/FILE.py:name=value,..."
-)
+_CONFIG = command.config_flag()
 _TOPOLOGY = flags.DEFINE_string(
     "topology",
     None,
@@ -81,7 +77,5 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """The command's entry: exit code 1 where it does not fit, or where the input is wrong."""
-    flags.mark_flags_as_required(["config", "topology"])
-    flags.FLAGS["verbosity"].value = logging.WARNING
     with exit_on_error():
-        app.run(main, flags_parser=functools.partial(command.parse, name="jaxvid.plan"))
+        command.run(main, "jaxvid.plan", ["config", "topology"])

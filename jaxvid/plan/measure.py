@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from jaxvid import zoo
 from jaxvid.config.parts import Config
+from jaxvid.data import pipeline
 from jaxvid.devices import placement
 from jaxvid.devices.topologies import Topology
 from jaxvid.inference import scoring
 from jaxvid.layers.backend import noting
-from jaxvid.layers.preprocess import normalizer
 from jaxvid.reports import programs
 from jaxvid.training import plan as plans
 from jaxvid.training.program import operations
@@ -127,13 +127,12 @@ def held(tree: Any) -> int:
 def _take_test(plan: plans.Plan, topology: Topology) -> Taken:
     """What the test of one batch takes."""
     config, mesh = plan.config, plan.mesh
-    prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
-    score = scoring.make_scorer(plan.model, config.test, config.train.loss, prepare, mesh)
-    sampling, size = config.test.sampling, config.test.crop
-    frames = sampling.clip_len if sampling.clip_len > 1 else sampling.num_clips
-    channels = plan.batch["video"].shape[-1]
+    score = scoring.scorer_for(plan.model, config, mesh)
+    _, clips = pipeline.plan_test(config.test.protocol, 1, None)
+    *_, channels = plan.batch["video"].shape
+    size = config.test.crop
     views = jax.ShapeDtypeStruct(
-        (config.test.batch_size, config.test.views, frames, size, size, channels),
+        (config.test.batch_size, *clips.shape, size, size, channels),
         jnp.uint8,
         sharding=placement.split_batch(mesh),
     )
@@ -167,20 +166,12 @@ def _take(function: Any, arguments: tuple[Any, ...], topology: Topology) -> tupl
             argument_bytes=given,
             temporary_bytes=memory.temp_size_in_bytes,
             needed_bytes=needed,
-            bytes=program.traffic(_counted(compiled)),
+            bytes=program.traffic(programs.counted_bytes(compiled)),
             collectives=programs.summed(program.collectives()),
             seconds=seconds,
         ),
         picked,
     )
-
-
-def _counted(compiled: jax.stages.Compiled) -> float | None:
-    """The compiler's count of bytes, with loops as one round; not every compiler has one."""
-    try:
-        return (compiled.cost_analysis() or {}).get("bytes accessed")
-    except (NotImplementedError, jax.errors.JaxRuntimeError):
-        return None
 
 
 def _refused(said: str, arguments: Any, seconds: float) -> Taken:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 # Bits of an element, by the name of its type.
@@ -167,21 +169,18 @@ class Program:
             kind = each.kind.removesuffix("-start")
             if kind in COLLECTIVES:
                 results = each.results
-                if each.kind.endswith("-start") and kind != "all-reduce" and len(results) > 1:
-                    # Operands stand before results there, and what the chip notes behind them.
-                    results = (
-                        results[len(results) // 2 :][:1]
-                        if kind != "all-gather"
-                        else (max(results, key=lambda array: array.bytes),)
-                    )
+                if each.kind.endswith("-start") and kind != "all-reduce":
+                    # Operands stand before results there, and numbers that the chip needs behind.
+                    results = tuple(array for array in results if array.shape)
+                    results = results[len(results) // 2 :]
                 found.append(Collective(kind, results, each.times, each.origin))
         return sorted(found, key=lambda each: -each.bytes)
 
     def traffic(self, counted: float | None = None) -> float:
         """Bytes that are read from and written to memory in a run.
 
-        `counted` is the compiler's own number (`compiled.cost_analysis()`), where it has one: that
-        takes a loop for one round, to which the others are added.
+        `counted` is the compiler's own number (`counted_bytes`), where it has one: that takes a
+        loop for one round, to which the others are added.
         """
         first = 0 if counted is None else 1
         return (counted or 0) + sum(
@@ -269,3 +268,14 @@ def summed(collectives: list[Collective]) -> dict[str, dict[str, int]]:
         of_kind["count"] += each.times
         of_kind["bytes"] += each.bytes
     return total
+
+
+def counted_bytes(compiled: jax.stages.Compiled) -> float | None:
+    """The compiler's own count of bytes read and written, with every loop as one round.
+
+    None where the compiler has none.
+    """
+    try:
+        return (compiled.cost_analysis() or {}).get("bytes accessed")
+    except (NotImplementedError, jax.errors.JaxRuntimeError):
+        return None

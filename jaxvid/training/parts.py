@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvid.base.errors import JaxvidError
+from jaxvid.layers.blocks import changing
 from jaxvid.layers.norm import BatchNorm
 from jaxvid.rows import FREEZE_NORM
 
@@ -199,29 +200,7 @@ def recomputing(paths: Set[str]) -> Iterator[None]:
 
     See Chen et al., "Training deep nets with sublinear memory cost", 2016.
     """
-    inside: list[str] = []
-
-    def wrap(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        path = "/".join(context.module.path)
-        if path not in paths or context.method_name != "__call__" or path in inside:
-            return call(*args, **kwargs)
-        leaves, structure = jax.tree.flatten((args, kwargs))
-        # Sizes and flags must stay what they are: only arrays become arguments of the function
-        # that is computed twice.
-        arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
-
-        def run(module: nn.Module, arrays: dict[int, jax.Array]) -> Any:
-            given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
-            args, kwargs = jax.tree.unflatten(structure, given)
-            return module(*args, **kwargs)
-
-        inside.append(path)
-        try:
-            return nn.remat(run)(context.module, arrays)
-        finally:
-            inside.pop()
-
-    with nn.intercept_methods(wrap):
+    with changing(paths, lambda _, run: nn.remat(run)):
         yield
 
 

@@ -10,6 +10,7 @@ import jax
 from jaxvid.devices import chips, costs
 from jaxvid.devices.processes import log
 from jaxvid.layers.backend import PLAIN, tracing_for
+from jaxvid.reports.programs import counted_bytes
 from jaxvid.training.plan import Plan
 
 
@@ -50,11 +51,8 @@ def compiled(plan: Plan) -> Program:
     executable = traced.lower().compile()
     seconds = time.monotonic() - begun
     log(f"compiled the step in {seconds:.1f} s: {counted.flops / 1e9:.4g} GFLOP")
-    return Program(
-        executable,
-        counted.flops,
-        math.nan if counted.loops else _traffic(executable),
-    )
+    traffic = None if counted.loops else counted_bytes(executable)
+    return Program(executable, counted.flops, math.nan if traffic is None else traffic)
 
 
 def operations(plan: Plan, counted: costs.Counted | None = None) -> costs.Counted:
@@ -68,12 +66,3 @@ def operations(plan: Plan, counted: costs.Counted | None = None) -> costs.Counte
     step = cast(Any, plan.step).__wrapped__
     with tracing_for(PLAIN):
         return costs.count(jax.make_jaxpr(step)(plan.state, plan.batch))
-
-
-def _traffic(executable: jax.stages.Compiled) -> float:
-    """The compiler's count of bytes; not every compiler has one."""
-    try:
-        analysis = executable.cost_analysis() or {}
-    except (NotImplementedError, jax.errors.JaxRuntimeError):
-        return math.nan
-    return float(analysis.get("bytes accessed", math.nan))

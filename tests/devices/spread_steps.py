@@ -16,9 +16,8 @@ import numpy as np
 
 from jaxvid import config, zoo
 from jaxvid.devices import placement
-from jaxvid.inference.scoring import make_scorer
+from jaxvid.inference.scoring import scorer_for
 from jaxvid.layers import spread
-from jaxvid.layers.preprocess import normalizer
 from jaxvid.reports.programs import Program, summed
 from jaxvid.training import plan as plans
 from tests import compiling, handed
@@ -67,7 +66,7 @@ def faults(plan, program):
                 found.append(f"all-to-all of {array.shape}: {each.origin}")
     if any("callback" in name for name in program.custom_calls()):
         found.append("calls the host back")
-    if {"f64", "s64", "c128"} & program.dtypes() - {"s64"}:
+    if {"f64", "c128"} & program.dtypes():
         found.append("computes in float64")
     leaves = len([leaf for leaf in jax.tree.leaves(plan.state) if math.prod(leaf.shape)])
     if program.aliases() < leaves:
@@ -78,13 +77,12 @@ def faults(plan, program):
 def tested(plan):
     """The program of a test, but for what of the state comes together before."""
     config, mesh = plan.config, plan.mesh
-    prepare = normalizer(config.data, np.dtype(config.model.dtype))
     views = jax.ShapeDtypeStruct(
         (8, 1, *plan.batch["video"].shape[1:]), np.uint8, sharding=placement.split_batch(mesh)
     )
     if config.train.loss == "pixels":
         return Program("")
-    score = make_scorer(plan.model, config.test, config.train.loss, prepare, mesh)
+    score = scorer_for(plan.model, config, mesh)
     return Program(score.lower(plan.state.variables, views).compile().as_text())
 
 

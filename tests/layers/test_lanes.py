@@ -45,6 +45,17 @@ def test_elsewhere_and_where_nothing_is_narrow_nothing_is_packed(platform, chann
         assert lanes.pixels(columns) == 1
 
 
+def both_ways(run, x, weight):
+    """What was picked, and answers with gradients: packed, and by XLA's own convolution."""
+    with use_lowering("native"):
+        wanted, backward = jax.vjp(run, x, weight)
+    dy = video(*wanted.shape, seed=2)
+    with tracing_for("tpu"), lanes.packing(32, COLUMNS), noting() as notes:
+        found, ours = jax.vjp(run, x, weight)
+        gradients = ours(dy)
+    return notes, (found, gradients), (wanted, backward(dy))
+
+
 @pytest.mark.parametrize(
     "kernel, stride, padding",
     [
@@ -64,15 +75,10 @@ def test_convolutions_are_the_same(kernel, stride, padding):
     def run(x, weight):
         return conv(x, weight, stride=stride, padding=padding)
 
-    with use_lowering("native"):
-        wanted, backward = jax.vjp(run, x, weight)
-    dy = video(*wanted.shape, seed=2)
-    with tracing_for("tpu"), lanes.packing(32, COLUMNS), noting() as notes:
-        found, ours = jax.vjp(run, x, weight)
-        gradients = ours(dy)
+    notes, (found, gradients), (wanted, native) = both_ways(run, x, weight)
     assert [way for _, way in notes] == ["lanes"]
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
-    for ours, xlas in zip(gradients, backward(dy), strict=True):
+    for ours, xlas in zip(gradients, native, strict=True):
         np.testing.assert_allclose(ours, xlas, rtol=1e-4, atol=2e-4)
 
 
@@ -83,15 +89,10 @@ def test_depthwise_convolutions_along_time_are_the_same(groups, outputs, way):
     def run(x, weight):
         return conv(x, weight, padding=(2, 0, 0), groups=groups)
 
-    with use_lowering("native"):
-        wanted, backward = jax.vjp(run, x, weight)
-    dy = video(*wanted.shape, seed=2)
-    with tracing_for("tpu"), lanes.packing(32, COLUMNS), noting() as notes:
-        found, ours = jax.vjp(run, x, weight)
-        gradients = ours(dy)
+    notes, (found, gradients), (wanted, native) = both_ways(run, x, weight)
     assert list(notes) == [("depthwise convolution", way)]
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
-    for ours, xlas in zip(gradients, backward(dy), strict=True):
+    for ours, xlas in zip(gradients, native, strict=True):
         np.testing.assert_allclose(ours, xlas, rtol=1e-4, atol=1e-4)
 
 

@@ -24,6 +24,7 @@ TEXT = """HloModule step, input_output_alias={ {0}: (0, {}, may-alias), {1}: (1,
 ENTRY %main (p0: f32[3], p1: f32[3]) -> (f32[3], f32[3]) {
   %p0 = f32[3]{0} parameter(0)
   %begun = (bf16[2,8]{1,0}, bf16[4,8]{1,0}) all-gather-start(%p0), dimensions={0}
+  %sent = (bf16[5]{0}, bf16[5]{0}, s32[], s32[]) collective-permute-start(%p0)
   %both = (f32[3]{0}, f32[]) all-reduce(%p0, %p0), to_apply=%add
   %loop = (s32[], bf16[4,8]) while(%p0), body=%body, backend_config={"known_trip_count":{"n":"12"}}
   %told = f32[3]{0} custom-call(%p0), custom_call_target="tpu_custom_call"
@@ -54,6 +55,7 @@ def test_what_devices_send_counts_as_often_as_it_is_sent():
     assert summed(PROGRAM.collectives()) == {
         "all-gather": {"count": 13, "bytes": 13 * 64},
         "all-reduce": {"count": 2, "bytes": 16 + 4},
+        "collective-permute": {"count": 1, "bytes": 10},
     }
     first = PROGRAM.collectives()[0]
     assert (first.kind, first.times, first.origin) == ("all-gather", 12, "jit(step)/block")
@@ -61,9 +63,9 @@ def test_what_devices_send_counts_as_often_as_it_is_sent():
 
 
 def test_bytes_are_counted_as_often_as_they_move():
-    # all-gather-start 12 + 96, all-reduce 2 x 12 + 16, custom call 24, fusion 12 + 4; in the loop
-    # 12 times an all-gather of a pair of 68 to 64.
-    once = (96 + 12) + (16 + 24) + 24 + (4 + 12)
+    # all-gather-start 12 + 96, collective-permute-start 12 + 28, all-reduce 2 x 12 + 16, custom
+    # call 24, fusion 12 + 4; in the loop 12 times an all-gather of a pair of 68 to 64.
+    once = (96 + 12) + (28 + 12) + (16 + 24) + 24 + (4 + 12)
     assert PROGRAM.traffic() == once + 12 * (64 + 68)
     # The compiler's own number counts the loop once.
     assert PROGRAM.traffic(1000.0) == 1000 + 11 * (64 + 68)
