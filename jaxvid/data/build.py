@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "DMVR's layout, with an index, frame rates and class names beside them. A build that was "
         "killed goes on where it was when the same command is run again.",
         epilog="The CSV begins with the line path,label, or with path alone for videos without "
-        "labels, which pretraining takes; paths start from --videos; labels are "
+        "labels, which pretraining takes; with the columns start and end, in seconds, a line is "
+        "that part of its video; paths start from --videos; labels are "
         "names or class numbers (0, 1, ..., none with leading zeros), several of one video with | "
         "between; what holds a comma stands in quotes. Videos that cannot be read are left out and "
         "listed with the reason in bad_videos.csv in --out.",
@@ -53,7 +54,7 @@ def show(summary: Summary) -> None:
         f"{len(summary.classes)} classes, {summary.num_bytes / 1e6:.1f} MB in {summary.num_shards} "
         f"shards in {summary.folder}"
     )
-    for wrong, what in ((summary.bad, "left out"), (summary.damaged, "kept though damaged")):
+    for wrong, what in ((summary.bad, "left out"), (summary.damaged, "kept though not whole")):
         if wrong:
             text.say(f"{len(wrong)} {what}, listed in {summary.folder / 'bad_videos.csv'}:")
             for path, reason in list(wrong.items())[:5]:

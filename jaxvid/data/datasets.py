@@ -138,6 +138,12 @@ def _files(data: Data, folder: pathlib.Path | None, split: str) -> Source:
         say(f"warning: {reason}; other videos take its place", error=True)
     for path, reason in source.repeated.items():
         say(f"warning: {csv_file}: {path} is {reason}", error=True)
+    if source.cut:
+        say(
+            f"note: {csv_file}: windows that reach beyond their videos, and end with them: "
+            f"{len(source.cut)}, the first {source.path[source.cut[0]]}",
+            error=True,
+        )
     return source
 
 

@@ -8,6 +8,7 @@ a mirrored camera) has been applied. Colours follow the file's own matrix and ra
 import contextlib
 import dataclasses
 import errno
+import itertools
 import math
 import os
 import re
@@ -21,7 +22,8 @@ import numpy as np
 
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import bounds, boxes
+from jaxvid.data import bounds, boxes, windows
+from jaxvid.data.windows import Window
 
 # fmt: off
 FORMATS = (
@@ -46,6 +48,9 @@ _BARREN = 10_000  # packets of a stream of which not one gives a frame
 
 _TOLERATED = 0.1  # part of a file that may be missing at its end before it counts as truncated
 _RATE_ERROR = 0.01  # by which a container's average rate may differ from its timestamps
+_TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # they say of each packet when it is shown
+_LEAD = 1.0  # seconds before a window to look for its key frame: pictures may be stored reordered
+_SAME = 1e-6  # seconds that two times may differ by and be one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Info:
 
     `height` and `width` are those of the frames that come out; `fps` is NaN where nothing tells
     it; `damaged` counts packets that did not decode, frames that the decoder patched up, and
-    packets missing at the end.
+    packets missing at the end. `cut` are the seconds by which a window reaches beyond the video.
     """
 
     num_frames: int
@@ -63,19 +68,27 @@ class Info:
     width: int
     codec: str
     damaged: int
+    cut: float = 0.0
 
 
 class Video:
     """An open video file: `frames()` decodes it once, then `info()` says what it was.
 
-    With `short_side` larger frames are shrunk to that shorter side, never enlarged. `live` takes a
-    stream that may have no end in place of a file: `-` for a video on standard input, or a camera
-    of Video4Linux by number (`0`) or device (`/dev/video0`). `time` is when the last frame that
-    came out is shown, in seconds of the file's own clock, or None where the file does not say.
+    With `short_side` larger frames are shrunk to that shorter side, never enlarged. The frames of
+    the `window` are all that there are: decoding starts at a key frame shortly before it where the
+    container says when frames are shown, else at the first. `live` takes a stream that may have no
+    end in place of a file: `-` for a video on standard input, or a camera of Video4Linux by number
+    (`0`) or device (`/dev/video0`). `time` is when the last frame that came out is shown, in
+    seconds of the file's own clock, or None where the file does not say.
     """
 
     def __init__(
-        self, path: str | os.PathLike, short_side: int | None = None, *, live: bool = False
+        self,
+        path: str | os.PathLike,
+        short_side: int | None = None,
+        *,
+        window: Window = windows.WHOLE,
+        live: bool = False,
     ):
         try:
             import av
@@ -88,6 +101,9 @@ class Video:
         self._size: tuple[int, int] | None = None  # height, width before turning upright
         self._upright = (0, 0)
         self.time: float | None = None
+        self._window = window
+        self._passed = 0  # frames before the window
+        self._cut = 0.0
         self._live = live
         self._span = (math.inf, -math.inf)
         self._timed = 0
@@ -99,6 +115,11 @@ class Video:
             self._container = _open_stream(av, self._input)
         else:
             self._container = _open_camera(av, self._path)
+        self._choose()
+
+    def _choose(self) -> None:
+        """Picks the video stream and prepares its decoder."""
+        av = self._av
         streams = [
             stream
             for stream in self._container.streams.video
@@ -165,6 +186,10 @@ class Video:
                 self._upright = self._size[::-1] if _transposes(matrix) else self._size
             if number == last:
                 return
+        if not self._count and self._window != windows.WHOLE:
+            raise JaxvidError(
+                f"{self._path} has no frame in its {self._window} s: correct start and end"
+            )
         if not self._count:
             raise JaxvidError(
                 f"{self._path} has a video stream without a single readable frame (of at most "
@@ -181,12 +206,67 @@ class Video:
             width=self._upright[1],
             codec=self._stream.codec_context.name,
             damaged=self._damaged,
+            cut=self._cut,
         )
 
     def _decode(self) -> Iterator:
+        """Yields the frames of the window."""
+        at = -math.inf
+        for frame in self._decode_all():
+            at = self._seconds(frame)
+            if at < self._window.start - _SAME:
+                self._passed += 1
+                continue
+            if at >= self._window.end - _SAME:
+                return
+            self._damaged += bool(frame.is_corrupt)
+            self.time = frame.time
+            if frame.time is not None:
+                self._timed += 1
+                self._span = min(self._span[0], frame.time), max(self._span[1], frame.time)
+            yield frame
+        if self._count and self._window.end < math.inf:
+            step = 1 / self._rate() if self._rate() > 0 else 0.0
+            missing = self._window.end - (at + step)
+            self._cut = missing if missing > step / 2 else 0.0
+
+    def _seconds(self, frame: Any) -> float:
+        """When a frame is shown, in seconds from the start of the file."""
+        if self._window == windows.WHOLE:
+            return 0.0
+        if frame.time is not None:
+            return frame.time - self._origin()
+        rate = _possible(float(self._stream.average_rate or 0))
+        if math.isnan(rate):
+            raise JaxvidError(f"{self._path} does not say when its frames are shown: cut it")
+        return (self._passed + self._count) / rate
+
+    def _origin(self) -> float:
+        """The time that players show as 0, in seconds."""
+        return (self._container.start_time or 0) / self._av.time_base
+
+    def _demux(self) -> Iterator:
+        """The packets from the last key frame before the window on, or all where none is found."""
+        av, start = self._av, self._window.start
+        if start <= _LEAD or self._container.format.name not in _TIMED:
+            return self._container.demux(self._stream)
+        with contextlib.suppress(av.FFmpegError, StopIteration):
+            self._container.seek(round((start - _LEAD + self._origin()) * av.time_base))
+            packets = self._container.demux(self._stream)
+            first = next(packets)
+            if first.is_keyframe and first.pts is not None:
+                shown = float(first.pts * first.time_base) - self._origin()
+                if shown <= start + _SAME:
+                    return itertools.chain([first], packets)
+        self._container.close()
+        self._container = _open_file(av, self._path)
+        self._choose()
+        return self._container.demux(self._stream)
+
+    def _decode_all(self) -> Iterator:
         """Yields decoded frames; a packet that does not decode is counted and passed over."""
         av = self._av
-        packets = self._container.demux(self._stream)
+        packets = self._demux()
         barren = 0
         while True:
             if self._input:
@@ -210,15 +290,10 @@ class Video:
                 continue
             for frame in frames:
                 barren = 0
-                self._damaged += bool(frame.is_corrupt)
-                self.time = frame.time
-                if frame.time is not None:
-                    self._timed += 1
-                    self._span = min(self._span[0], frame.time), max(self._span[1], frame.time)
                 yield frame
 
     def _check_whole(self) -> None:
-        if self._live:
+        if self._live or self._window != windows.WHOLE:
             return
         expected = self._stream.frames  # 0 where the container does not say
         missing = max(0, expected - self._packets)
@@ -362,18 +437,20 @@ def frames_at(
     path: str | os.PathLike,
     indices: Collection[int] | np.ndarray,
     short_side: int | None = None,
+    window: Window = windows.WHOLE,
 ) -> np.ndarray:
     """Decodes the frames numbered `indices`, in that order and with repeats: uint8 [N, H, W, 3].
 
-    Decoding runs from the start to the last of them, for only that numbers frames exactly in
-    every container; the others are not converted. Raises `JaxvidError` also where the video ends
+    They are numbered from the start of the window. Decoding runs from the start to the last of
+    them, for only that numbers frames exactly in every container; the others are not converted.
+    Raises `JaxvidError` also where the video ends
     before.
     """
     numbers = np.asarray(indices, np.int64)
     if not numbers.size or numbers.min() < 0:
         raise JaxvidError(f"frames of {path} are numbered from 0; asked for {numbers.tolist()}")
     wanted = sorted(set(numbers.tolist()))
-    with Video(path, short_side) as video:
+    with Video(path, short_side, window=window) as video:
         images = dict(zip(wanted, video.frames(wanted=frozenset(wanted)), strict=False))
         if len(images) < len(wanted):
             count = video.info().num_frames

@@ -1,8 +1,9 @@
 """Video files as a source of frames, without records: a folder, and a CSV of what is in it.
 
 Frames are the same as in records of the same files, but for the noise of their JPEGs, and so is
-everything that is drawn. Each clip is decoded from the start of its file to its last frame, so
-records are several times faster, and worth their disk for more than a few epochs.
+everything that is drawn. Each clip is decoded from the start of its file, or from a key frame
+before its window, to its last frame, so records are several times faster, and worth their disk for
+more than a few epochs.
 
 How many frames a file has is known once all of it was decoded. That is done on first use and noted
 in `<csv>.probed` beside the CSV, a line a file, so that it is done once, and goes on after a kill.
@@ -25,11 +26,13 @@ from jaxvid.base.progress import Progress
 from jaxvid.base.text import say
 from jaxvid.data import bounds, decode, records, table
 from jaxvid.data.cores import usable_cores
+from jaxvid.data.windows import WHOLE, Window
 from jaxvid.rows import RECORD_SIDE
 
 _MAX_LINE, _MAX_NOTES = 1 << 16, 1 << 30  # bytes of the notes that are read
 _VERSION = f"probed by jaxvid, version 1, frames of at most {RECORD_SIDE} pixels"
-_Key = tuple[str, int, int]  # path as written, size, time of the last change
+_Key = tuple[str | int | float, ...]
+"""Path as written, size, time of the last change; and start and end of a window."""
 _Found = decode.Info | str  # or why it cannot be read
 
 
@@ -38,7 +41,7 @@ class Files:
 
     Arrays over the videos as those of `Records`. `bad` maps the numbers of files that cannot be
     read to the reason: they have a frame that cannot be had, so that they count as bad records do.
-    Reading is thread safe.
+    `cut` are the numbers of those whose window reaches beyond them. Reading is thread safe.
     """
 
     encoded = False
@@ -70,15 +73,17 @@ class Files:
         names = self.classes if csv_file == first_csv else ()  # said once for both splits
         table.say_oddities(folder, rows, names, csv_file)
         # Objects, not padded to the longest.
-        self.path = np.array([row.path for row in rows], object)
+        self.path = np.array([row.name for row in rows], object)
         self.labels = [numbers[row.label] for row in rows]
-        self._keys = [_key(folder, path) for path in self.path.tolist()]
-        found = _probe_all(folder, csv_file, self._keys, workers)
+        self._rows = rows
+        self._keys = [_key(folder, row) for row in rows]
+        found = _probe_all(folder, csv_file, rows, self._keys, workers)
         self.bad = {n: reason for n, reason in enumerate(found) if isinstance(reason, str)}
         if len(self.bad) == len(rows):
             raise JaxvidError(f"no video of {csv_file} can be read: {self.bad[0]}")
         some = next(info for info in found if isinstance(info, decode.Info))
         infos = [some if isinstance(info, str) else info for info in found]
+        self.cut = [n for n, info in enumerate(infos) if info.cut and n not in self.bad]
         readable = np.array([n not in self.bad for n in range(len(rows))])
         self.num_frames = np.where(readable, [info.num_frames for info in infos], 1)
         self.fps = np.array([info.fps for info in infos], np.float32)
@@ -96,10 +101,11 @@ class Files:
         """Decodes the frames `indices`: uint8 `[N, H, W, 3]`."""
         if number in self.bad:
             raise JaxvidError(self.bad[number])
-        path = str(self.path[number])
-        frames = decode.frames_at(table.locate(self._folder, path), indices, RECORD_SIDE)
+        row = self._rows[number]
+        path = table.locate(self._folder, row.path)
+        frames = decode.frames_at(path, indices, RECORD_SIDE, row.window)
         same = frames.shape[1:3] == (self.height[number], self.width[number])
-        if not same or _key(self._folder, path) != self._keys[number]:
+        if not same or _key(self._folder, row) != self._keys[number]:
             raise JaxvidError(
                 f"{self.name(number)} has changed since it was probed: delete {_notes(self._csv)}"
             )
@@ -107,17 +113,24 @@ class Files:
 
 
 def _probe_all(
-    folder: pathlib.Path, csv_file: pathlib.Path, keys: Sequence[_Key], workers: int
+    folder: pathlib.Path,
+    csv_file: pathlib.Path,
+    rows: Sequence[table.Row],
+    keys: Sequence[_Key],
+    workers: int,
 ) -> list[_Found]:
-    """What each file is, from the notes or by decoding it, several at a time."""
+    """What the video of each row is, from the notes or by decoding it, several at a time."""
     known = _read_notes(_notes(csv_file), frozenset(keys))
-    missing = [key for key in keys if key not in known]
+    missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
     if missing:
         progress = Progress(len(missing), f"probing the videos of {csv_file.name}", "videos")
         with _note_writer(_notes(csv_file)) as write, _pool(workers) as pool:
             for key, found in zip(
                 missing,
-                pool.map(lambda key: _probe(table.locate(folder, key[0])), missing),
+                pool.map(
+                    lambda row: _probe(table.locate(folder, row.path), row.window),
+                    missing.values(),
+                ),
                 strict=True,
             ):
                 known[key] = found
@@ -137,17 +150,18 @@ def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _key(folder: pathlib.Path, path: str) -> _Key:
+def _key(folder: pathlib.Path, row: table.Row) -> _Key:
+    part = () if row.window == WHOLE else (row.window.start, row.window.end)
     try:
-        stat = table.locate(folder, path).stat()
+        stat = table.locate(folder, row.path).stat()
     except (OSError, ValueError):  # missing, or no name that a file can have
-        return path, -1, -1
-    return path, stat.st_size, stat.st_mtime_ns
+        return row.path, -1, -1, *part
+    return row.path, stat.st_size, stat.st_mtime_ns, *part
 
 
-def _probe(path: pathlib.Path) -> _Found:
+def _probe(path: pathlib.Path, window: Window) -> _Found:
     try:
-        with decode.Video(path, RECORD_SIDE) as video:
+        with decode.Video(path, RECORD_SIDE, window=window) as video:
             for _ in video.frames(wanted=()):
                 pass
             return video.info()
@@ -172,9 +186,9 @@ def _read_notes(path: pathlib.Path, wanted: Collection[_Key]) -> dict[_Key, _Fou
             return known
         while file.tell() < _MAX_NOTES and (line := file.readline(_MAX_LINE)):
             with contextlib.suppress(ValueError, TypeError, RecursionError):
-                name, size, time, found = json.loads(line)
-                if (name, size, time) in wanted:
-                    known[name, size, time] = _read_found(found)
+                *said, found = json.loads(line)
+                if (key := tuple(said)) in wanted:
+                    known[key] = _read_found(found)
     return known
 
 
@@ -191,6 +205,8 @@ def _read_found(said: str | dict) -> _Found:
         and all(type(count) is int and 0 < count < 2**31 for count in counts)
         and bounds.size_problem(info.height, info.width) is None
         and (math.isnan(info.fps) or 0 < info.fps <= bounds.MAX_FPS)
+        and isinstance(info.cut, float)
+        and 0 <= info.cut < math.inf
     ):
         raise ValueError("not what a video is")
     return info

@@ -3,7 +3,8 @@
 Labels are names or class numbers; several of one video stand in its one cell, as `run|jump`, where
 one that is there twice counts once. Labels are numbers where all are 0 or begin with another digit:
 `007` is a name. A CSV whose only column is `path` lists videos without labels, as pretraining takes
-them. What may stand in a cell is decided in `jaxvid.base.text`.
+them. With `start` and `end`, in seconds, a line is that part of its video only. What may stand in a
+cell is decided in `jaxvid.base.text`.
 """
 
 import csv
@@ -15,9 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError
+from jaxvid.data import windows
+from jaxvid.data.windows import Window
 
 MAX_CLASSES = text.MAX_CLASSES
 """A larger integer label is a mistake, not a class."""
+_COLUMNS = ("path", "label", "start", "end")
 _MAX_PATH = 4096
 _BYTES = re.compile("[\udc80-\udcff]")  # that are not UTF-8
 _INTEGER = re.compile("0|[1-9][0-9]*")
@@ -27,15 +31,26 @@ _NUMERIC = re.compile(r"[+-]?[0-9]+([.,][0-9]*)?([eE][+-]?[0-9]+)?")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the CSV: where it stands, the video's path as written, its label as written."""
+    """One line of the CSV: where it stands, the video's path and its label as written.
+
+    `window` is the part of the video that is meant.
+    """
 
     line: int
     path: str
     label: str
+    window: Window = windows.WHOLE
+
+    @property
+    def name(self) -> str:
+        """What tells the line's video apart: its path, with the window if it has one."""
+        return self.window.name(self.path)
 
 
 def read(path: pathlib.Path) -> list[Row]:
-    """Reads a CSV with the columns `path` and `label`, or `path` alone; others are ignored.
+    """Reads a CSV with the columns `path` and `label`, or without labels.
+
+    It may have the columns `start` and `end`; others are ignored.
 
     Empty lines and empty cells beyond the header's, as spreadsheets write them, are passed over.
 
@@ -56,7 +71,8 @@ def read(path: pathlib.Path) -> list[Row]:
             del cells[-1]
         _check_count(cells, header, f"{path} line {line}")
         named = dict(zip(header, cells, strict=True))
-        row = Row(line, named["path"], named.get("label", ""))
+        window = windows.read(named.get("start", ""), named.get("end", ""), f"{path} line {line}")
+        row = Row(line, named["path"], named.get("label", ""), window)
         if not row.path or "label" in named and not row.label:
             raise JaxvidError(
                 f"{path} line {line} has no {'label' if row.path else 'path'}; each line must have "
@@ -127,13 +143,14 @@ def _header(path: pathlib.Path, cells: Sequence[str]) -> list[str]:
     header = [text.one_line(cell, f"{path} line 1", "column").lower() for cell in cells]
     while header and not header[-1]:
         del header[-1]
-    missing = [name for name in ("path", "label") if name not in header and header != ["path"]]
+    labelled = not {"path"} <= {*header} <= {"path", "start", "end"}
+    missing = [name for name in ("path", "label") if name not in header and labelled]
     if missing:
         raise JaxvidError(
             f"{path} has no column {' and no column '.join(missing)} in its first line "
             f"({text.quoted(','.join(header), 60)}); begin it with the header path,label"
         )
-    twice = next((name for name in ("path", "label") if header.count(name) > 1), None)
+    twice = next((name for name in _COLUMNS if header.count(name) > 1), None)
     if twice:
         raise JaxvidError(f"{path} has two columns {twice!r}: leave one of them out")
     return header
@@ -226,21 +243,23 @@ def _parts(row: Row, known: Mapping[str, int], source: pathlib.Path) -> tuple[st
 def without_repeats(rows: Sequence[Row], source: pathlib.Path) -> tuple[list[Row], dict[str, str]]:
     """Keeps the first of rows that repeat a video; other labels for the same one are an error.
 
+    The same part of a video is meant: a video may be there with several windows.
+
     Returns:
-        The rows kept, and a map from the path of each other to why it was not.
+        The rows kept, and a map from the name of each other to why it was not.
     """
-    first: dict[str, Row] = {}
+    first: dict[tuple[str, Window], Row] = {}
     repeated: dict[str, str] = {}
     for row in rows:
-        before = first.setdefault(os.path.normpath(text.normal(row.path)), row)
+        before = first.setdefault((os.path.normpath(text.normal(row.path)), row.window), row)
         if text.normal(before.label) != text.normal(row.label):
             raise JaxvidError(
-                f"{source} lines {before.line} and {row.line} label {row.path} both "
+                f"{source} lines {before.line} and {row.line} label {row.name} both "
                 f"{text.quoted(before.label)} and {text.quoted(row.label)}; keep one of them, or "
                 "write both labels in one line with | between"
             )
         if before is not row:
-            repeated[row.path] = f"repeated in line {row.line}; line {before.line} was kept"
+            repeated[row.name] = f"repeated in line {row.line}; line {before.line} was kept"
     return list(first.values()), repeated
 
 

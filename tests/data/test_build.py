@@ -142,8 +142,8 @@ def test_what_cannot_be_read_is_listed_with_its_reason(videos, table, tmp_path):
 
 
 def test_a_damaged_video_is_kept_and_said(videos, table, tmp_path, monkeypatch):
-    def damaged(path, short_side, quality, encode=tasks.encode_video):
-        images, info = encode(path, short_side, quality)
+    def damaged(path, *how, encode=tasks.encode_video):
+        images, info = encode(path, *how)
         return images, dataclasses.replace(info, damaged=2 * (path.name == "4.mp4"))
 
     monkeypatch.setattr(tasks, "encode_video", damaged)
@@ -310,11 +310,11 @@ def test_a_killed_build_looks_unfinished_and_goes_on(videos, table, tmp_path, mo
     build(videos, table, tmp_path / "whole", shards=5, workers=1)
     seen = []
 
-    def killed(path, short_side, quality, encode=tasks.encode_video):
+    def killed(path, *how, encode=tasks.encode_video):
         seen.append(path.name)
         if len(seen) == 4:
             raise KeyboardInterrupt
-        return encode(path, short_side, quality)
+        return encode(path, *how)
 
     monkeypatch.setattr(tasks, "encode_video", killed)
     out = tmp_path / "out"
@@ -370,10 +370,10 @@ def test_a_full_disk_is_said_and_survived(videos, table, tmp_path, monkeypatch):
 def dying_work(pipe, workplace):
     """A worker that dies at 2.mp4, as one does whose decoder writes where it must not."""
 
-    def encode(path, short_side, quality, encode=tasks.encode_video):
+    def encode(path, *how, encode=tasks.encode_video):
         if path.name == "2.mp4":
             os._exit(11)
-        return encode(path, short_side, quality)
+        return encode(path, *how)
 
     tasks.encode_video = encode
     work(pipe, workplace)

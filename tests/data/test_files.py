@@ -187,9 +187,9 @@ def probed(monkeypatch, folder, **data):
     """Opens the files; returns those that were decoded for it."""
     seen = []
 
-    def probe(path, probe=files._probe):
+    def probe(path, window, probe=files._probe):
         seen.append(path.name)
-        return probe(path)
+        return probe(path, window)
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "_probe", probe)

@@ -138,7 +138,14 @@ def _plan(
     count = min(MAX_SHARDS, max(1, round(len(kept) ** 0.5))) if count is None else count
     count = min(count, len(kept))
     jobs = [
-        Job(number, row.path, numbers[row.label], tuple(names[i] for i in numbers[row.label]))
+        Job(
+            number,
+            row.name,
+            numbers[row.label],
+            tuple(names[i] for i in numbers[row.label]),
+            row.path,
+            row.window,
+        )
         for number, row in enumerate(kept)
     ]
     tasks = [
@@ -194,7 +201,7 @@ def _fingerprint(tasks: Sequence[Task], names: tuple[str, ...]) -> str:
     for task in tasks:
         digest.update(repr(task).encode())
         for job in task.jobs:
-            path = table.locate(task.videos, job.path)
+            path = table.locate(task.videos, job.file)
             stat = path.stat() if table.is_there(path) else None
             digest.update(repr(stat and (stat.st_size, stat.st_mtime_ns)).encode())
     return digest.hexdigest()

@@ -11,17 +11,24 @@ import numpy as np
 
 from jaxvid.base import whole
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import bounds, decode, shards, table
+from jaxvid.data import bounds, decode, shards, table, windows
+from jaxvid.data.windows import Window
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One video to encode, with its classes; `number` is its place among the records."""
+    """One video to encode, with its classes; `number` is its place among the records.
+
+    It is the `window` of the `file`, and `path` is what it is called.
+    """
 
     number: int
     path: str
     labels: tuple[int, ...]
     texts: tuple[str, ...]
+    # The path says both already: they are no other build's.
+    file: str = dataclasses.field(repr=False)
+    window: Window = dataclasses.field(default=windows.WHOLE, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +78,16 @@ class Result:
 
 
 def encode_video(
-    path: pathlib.Path, short_side: int, quality: int
+    path: pathlib.Path, short_side: int, quality: int, window: Window
 ) -> tuple[list[bytes], decode.Info]:
-    """Decodes a whole video into JPEGs.
+    """Decodes all frames of a window into JPEGs.
 
     Raises `JaxvidError` where it cannot be read, or is too long for one record.
     """
     from PIL import Image
 
     images, size = [], 0
-    with decode.Video(path, short_side) as video:
+    with decode.Video(path, short_side, window=window) as video:
         for frame in video.frames():
             out = io.BytesIO()
             Image.fromarray(frame).save(out, "JPEG", quality=quality, subsampling="4:4:4")
@@ -106,9 +113,9 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
             if job.number in task.skip:
                 result.bad[job.number] = task.skip[job.number]
                 continue
-            path = table.locate(task.videos, job.path)
+            path = table.locate(task.videos, job.file)
             try:
-                images, info = encode_video(path, task.short_side, task.quality)
+                images, info = encode_video(path, task.short_side, task.quality, job.window)
             except JaxvidError as error:
                 result.bad[job.number] = str(error).removeprefix(f"{path} ")
                 tell(job.number)
@@ -126,6 +133,8 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
             )
             if info.damaged:
                 result.damaged[job.number] = f"{info.damaged} damaged or missing packets"
+            elif info.cut:
+                result.damaged[job.number] = f"the video ends {info.cut:.2f} s before its window"
             tell(job.number)
         file.flush()
         os.fsync(file.fileno())
