@@ -25,6 +25,7 @@ PARTS = {
     "training": "groups of BatchNorm in every family; runs that go on with costly settings",
     "answers": "every family's exported program answers as the network; heat maps are gradients",
     "devices": "eight devices and several processes train as one does, and go on as others",
+    "chips": "with libtpu: on a v5e only parameters travel, in the memory that the page says",
     "kills": "a run killed at twenty moments ends as one undisturbed",
     "races": "of fifty pairs of commands in one place none tears what the other writes",
     "faults": "every command under every fault is done, or ends with one sentence",

@@ -112,7 +112,7 @@ TEXTS = {
     *("model.name", "model.dtype", "data.dataset", "data.train_split", "data.test_split"),
     *("data.crop_mode", "data.rand_augment", "data.channel_order", "data.sampling.sampler"),
     *("data.sampling.out_of_bound", "train.loss", "train.freeze_norm", "train.sharding"),
-    *("model.matmul_precision", "train.mesh"),
+    *("model.matmul_precision", "train.mesh", "train.reduce_dtype"),
     *("optim.name", "optim.schedule", "optim.schedule_every", "optim.cosine_from"),
     *("optim.warmup", "optim.warmup_every"),
     *("test.sampling.sampler", "test.sampling.out_of_bound"),

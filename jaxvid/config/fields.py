@@ -145,6 +145,7 @@ RULES = {
     "train.norm_group": at_least(0),
     "train.precise_norm_batches": at_least(0),
     "train.sharding": one_of("replicated", "fsdp"),
+    "train.reduce_dtype": one_of("", "float32"),
     "train.log_steps": at_least(1),
     "train.eval_epochs": above(0),
     "train.checkpoint_steps": at_least(1),

@@ -70,7 +70,10 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """How long and on what batches a run learns, by which loss, and what it keeps."""
+    """How long and on what batches a run learns, by which loss, and what it keeps.
+
+    `reduce_dtype` is what devices add gradients up in; "" is what kernels are multiplied in.
+    """
 
     batch_size: int
     epochs: float
@@ -94,6 +97,7 @@ class Train:
     remat: bool
     sharding: str
     mesh: str
+    reduce_dtype: str
     log_steps: int
     eval_epochs: float
     checkpoint_steps: int

@@ -122,6 +122,7 @@ def _train(recipe: Recipe) -> dict[str, Any]:
         "remat": False,
         "sharding": "replicated",
         "mesh": "",
+        "reduce_dtype": "",
         "log_steps": 20,
         "eval_epochs": 5.0,
         "checkpoint_steps": 1000,

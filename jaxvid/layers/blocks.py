@@ -15,8 +15,7 @@ Run = Callable[[nn.Module, dict[int, jax.Array]], Any]
 def changing(paths: Set[str], change: Callable[[str, Run], Run]) -> Iterator[None]:
     """Lets every module at `paths` be called as `change` makes of its path and its call.
 
-    Sizes and flags among the arguments stay what they are: only arrays are arguments of the call,
-    which flax's transformations may then be applied to.
+    Only arrays are arguments of the call, which flax's transformations may then be applied to.
     """
     inside: list[str] = []
 
@@ -24,14 +23,7 @@ def changing(paths: Set[str], change: Callable[[str, Run], Run]) -> Iterator[Non
         path = "/".join(context.module.path)
         if path not in paths or context.method_name != "__call__" or path in inside:
             return call(*args, **kwargs)
-        leaves, structure = jax.tree.flatten((args, kwargs))
-        arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
-
-        def run(module: nn.Module, arrays: dict[int, jax.Array]) -> Any:
-            given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
-            args, kwargs = jax.tree.unflatten(structure, given)
-            return module(*args, **kwargs)
-
+        run, arrays = with_arrays(args, kwargs)
         inside.append(path)
         try:
             return change(path, run)(context.module, arrays)
@@ -40,3 +32,15 @@ def changing(paths: Set[str], change: Callable[[str, Run], Run]) -> Iterator[Non
 
     with nn.intercept_methods(wrap):
         yield
+
+
+def with_arrays(args: Any, kwargs: Any) -> tuple[Run, dict[int, jax.Array]]:
+    """A module's call with the arrays among its arguments, and these; sizes and flags stay."""
+    leaves, structure = jax.tree.flatten((args, kwargs))
+
+    def run(module: nn.Module, arrays: dict[int, jax.Array]) -> Any:
+        given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
+        args, kwargs = jax.tree.unflatten(structure, given)
+        return module(*args, **kwargs)
+
+    return run, {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}

@@ -177,7 +177,9 @@ def divides(batch: int) -> bool:
     return batch % size_of(target_mesh(), BATCH) == 0
 
 
-def whole(params: Any, dtype: Any = None, but: Set[str] = frozenset()) -> Any:
+def whole(
+    params: Any, dtype: Any = None, but: Set[str] = frozenset(), reduced_in: Any = None
+) -> Any:
     """A tree of parameters, of which each comes together on every device; see `gathering`.
 
     Those of the blocks `but` stay as they are.
@@ -191,7 +193,8 @@ def whole(params: Any, dtype: Any = None, but: Set[str] = frozenset()) -> Any:
         if any("/".join(names[:depth]) in but for depth in range(1, len(names))):
             return leaf
         # Kernels in the dtype in which they are multiplied.
-        return _whole(leaf, mesh, dtype if dtype and names[-1] == "kernel" else leaf.dtype)
+        travels = dtype if dtype and names[-1] == "kernel" else leaf.dtype
+        return _whole(leaf, mesh, travels, reduced_in or travels)
 
     return jax.tree_util.tree_map_with_path(gather, params)
 
@@ -202,7 +205,7 @@ def whole_variables(model: nn.Module, variables: Mapping[str, Any]) -> dict[str,
     return {k: whole(v, dtype) if k == "params" else v for k, v in variables.items()}
 
 
-def _whole(leaf: jax.Array, mesh: Mesh, dtype: Any) -> jax.Array:
+def _whole(leaf: jax.Array, mesh: Mesh, dtype: Any, reduced_in: Any) -> jax.Array:
     spec = kept_spec(leaf.shape, mesh)
     if spec == PartitionSpec():
         return leaf
@@ -212,7 +215,8 @@ def _whole(leaf: jax.Array, mesh: Mesh, dtype: Any) -> jax.Array:
     @jax.custom_vjp
     def gather(leaf: jax.Array) -> jax.Array:
         leaf = jax.lax.with_sharding_constraint(leaf.astype(dtype), kept)
-        return jax.lax.with_sharding_constraint(leaf, everywhere)
+        # Its gradient is of the dtype that it is given in.
+        return jax.lax.with_sharding_constraint(leaf, everywhere).astype(reduced_in)
 
     def scatter(_: None, gradient: jax.Array) -> tuple[jax.Array]:
         if splits_heads():
@@ -232,18 +236,24 @@ def _kept_for_backward(primitive: Any, *_: Any, **__: Any) -> bool:
 
 @contextmanager
 def gathering(
-    blocks: Set[str], dtype: Any = None, recomputed: Set[str] = frozenset()
+    blocks: Set[str],
+    dtype: Any = None,
+    recomputed: Set[str] = frozenset(),
+    reduced_in: Any = None,
 ) -> Iterator[None]:
     """Lets the parameters of each block come together where the block begins, and go after it.
 
     The backward pass gathers them again, so that no more than one block's are whole at a time; of
     blocks that are `recomputed` in it that is left to whoever does so. They travel in `dtype` where
-    they are kernels. What enters and leaves a block is split over the batch.
+    they are kernels, and their gradients in `reduced_in`, if that is said. What enters and leaves a
+    block is split over the batch.
     """
     mesh = target_mesh()
     if mesh is None or mesh.size == 1:
         yield
         return
+
+    together = functools.partial(whole, dtype=dtype, reduced_in=reduced_in)
 
     def change(path: str, run: Run) -> Run:
         def by_batch(module: nn.Module, arrays: dict[int, jax.Array]) -> Any:
@@ -251,7 +261,7 @@ def gathering(
 
         if size_of(mesh, KEPT) == 1:
             return by_batch
-        gathered = nn.map_variables(by_batch, "params", functools.partial(whole, dtype=dtype))
+        gathered = nn.map_variables(by_batch, "params", together)
         if path in recomputed:
             return gathered
         return nn.remat(gathered, policy=_kept_for_backward)

@@ -15,6 +15,7 @@ from jaxvid.config.parts import Config
 from jaxvid.inference import reconstruct
 from jaxvid.layers import spread
 from jaxvid.layers.preprocess import normalizer
+from jaxvid.layers.wide import wide_gradients
 from jaxvid.objectives import losses, masking
 from jaxvid.training import mixing, parts
 from jaxvid.training.descent import Descent, make_descent
@@ -57,22 +58,32 @@ class Blocks:
       paths: all of them, where the parameters of each come together by themselves.
       recomputed: whether the backward pass keeps their inputs only, and computes the rest again.
       dtype: what kernels travel in between devices; None is their own.
+      wide: whether devices add gradients up in float32, rather than in `dtype`.
     """
 
     paths: frozenset[str] = frozenset()
     recomputed: bool = False
     dtype: Any = None
+    wide: bool = False
+
+    @property
+    def _reduced_in(self) -> Any:
+        return jnp.float32 if self.wide else None
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Lets a network that is applied inside compute them so."""
         recomputed = self.paths if self.recomputed else frozenset()
-        with spread.gathering(self.paths, self.dtype, recomputed), parts.recomputing(recomputed):
+        with (
+            spread.gathering(self.paths, self.dtype, recomputed, self._reduced_in),
+            parts.recomputing(recomputed),
+            wide_gradients(self.wide),
+        ):
             yield
 
     def gather(self, params: Any) -> Any:
         """The parameters, of which those that lie in no block come together at once."""
-        return spread.whole(params, self.dtype, but=self.paths)
+        return spread.whole(params, self.dtype, self.paths, self._reduced_in)
 
 
 def _make_loss(lesson: Lesson) -> Callable[..., jax.Array]:
@@ -249,7 +260,9 @@ def make_train_step(
     train = config.train
     shared: dict[str, Any] = {
         "descent": Descent(frozen, train.accumulate_steps, train.ema_decay),
-        "blocks": Blocks(frozenset(blocks), train.remat, config.model.compute_dtype),
+        "blocks": Blocks(
+            frozenset(blocks), train.remat, config.model.compute_dtype, bool(train.reduce_dtype)
+        ),
         "prepare": normalizer(config.data, jnp.dtype(config.model.dtype)),
     }
     if train.loss == "pixels":

@@ -1,21 +1,23 @@
-"""Compiles training steps for 8 simulated devices and prints what is wrong with what they send.
+"""Compiles training steps for chips and prints what is wrong with what they send each other.
 
 For `test_spread.py`, in a process of its own: the number of devices cannot be changed later.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 \\
-      python -m tests.devices.spread_steps data:2,fsdp:2,model:2 tsm_test videomae_test
+    python -m tests.devices.spread_steps cpu:8 data:2,fsdp:2,model:2 tsm_test videomae_test
+
+Words such as `reduce_dtype=float32` change fields of `config.train`.
 """
 
 import json
 import math
 import sys
 import time
+from collections import Counter
 
 import jax
 import numpy as np
 
 from jaxvid import config, zoo
-from jaxvid.devices import placement
+from jaxvid.devices import placement, topologies
 from jaxvid.inference.scoring import scorer_for
 from jaxvid.layers import spread
 from jaxvid.reports.programs import Program, summed
@@ -29,14 +31,16 @@ spread.SMALL = 16
 TOKEN = 4 * 16
 
 
-def make_plan(variant, axes, **changes):
+def make_plan(variant, topology, axes, **changes):
     made = config.from_row(variant, runlocal=True)
+    if topology.platform != "cpu":
+        made.model.dtype = "bfloat16"
     size = 16 if made.data.repeats == 1 else 8 * made.data.repeats
     made.train.update({"mesh": axes, "batch_size": size, **changes})
     made.test.batch_size = 8
     if made.train.norm_group:
         made.train.norm_group = size // 8
-    mesh = placement.make_mesh(axes=axes)
+    mesh = placement.make_mesh(topology.devices, axes)
     classes = [] if zoo.pretrains(variant) else [str(number) for number in range(5)]
     return plans.plan(handed.frozen(made), mesh, classes)
 
@@ -53,14 +57,20 @@ def faults(plan, program):
     # Matrices that several layers share are brought apart.
     for leaf in params:
         whole |= {sides((*leaf.shape[:-1], n, leaf.shape[-1] // n)) for n in (2, 3)}
-    sizes = {leaf.size for leaf in params}
+    sizes = {leaf.size for leaf in params if leaf.size > 1}
+    tiled = plan.mesh.devices.flat[0].platform != "cpu"
+
+    def is_parameter(array, times):
+        if sides(array.shape) in whole or tiled and array.size in sizes:
+            return True
+        # Blocks that are computed in a loop lie one behind the other.
+        return times > 1 and any(array.size % size == 0 for size in sizes)
+
     found = []
     for each in program.collectives():
         for array in each.results:
             if each.kind == "all-gather" and array.size > TOKEN:
-                # Blocks that are computed in a loop lie one behind the other.
-                stacked = any(array.size % size == 0 for size in sizes if size > 1)
-                if sides(array.shape) not in whole and not (each.times > 1 and stacked):
+                if not is_parameter(array, each.times):
                     found.append(f"gathers {array.shape}, no parameter: {each.origin}")
             elif each.kind == "all-to-all":
                 found.append(f"all-to-all of {array.shape}: {each.origin}")
@@ -71,6 +81,16 @@ def faults(plan, program):
     leaves = len([leaf for leaf in jax.tree.leaves(plan.state) if math.prod(leaf.shape)])
     if program.aliases() < leaves:
         found.append(f"takes the memory of {program.aliases()} of {leaves} arrays over")
+    return found
+
+
+def added_up(program):
+    """Bytes of what devices add up, by dtype."""
+    found = Counter()
+    for each in program.collectives():
+        if each.kind in ("all-reduce", "reduce-scatter"):
+            for array in each.results:
+                found[array.dtype] += array.bytes
     return found
 
 
@@ -86,10 +106,12 @@ def tested(plan):
     return Program(score.lower(plan.state.variables, views).compile().as_text())
 
 
-def main(axes, *variants):
-    for variant in variants:
+def main(name, axes, *words):
+    topology = topologies.find(name)
+    changes = dict(word.split("=") for word in words if "=" in word)
+    for variant in (word for word in words if "=" not in word):
         begun = time.monotonic()
-        plan = make_plan(variant, axes)
+        plan = make_plan(variant, topology, axes, **changes)
         with compiling.quickly():
             program = Program(plan.step.lower(plan.state, plan.batch).compile().as_text())
             in_test = summed(tested(plan).collectives()) if axes == "data:8" else None
@@ -97,6 +119,7 @@ def main(axes, *variants):
             "variant": variant,
             "faults": faults(plan, program),
             "collectives": summed(program.collectives()),
+            "summed": added_up(program),
             "in_test": in_test,
             "norms": len(jax.tree.leaves(plan.state.batch_stats)) // 2,
             "seconds": round(time.monotonic() - begun, 1),

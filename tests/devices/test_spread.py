@@ -23,13 +23,11 @@ def first_of_each_family():
     return [*tiny.values(), "videomae_pretrain_test"]
 
 
-def compiled(axes, variants):
-    """What the steps of variants do on a mesh of 8 simulated devices, by variant."""
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": str(ROOT),
-    }
-    words = [sys.executable, "-m", "tests.devices.spread_steps", axes, *variants]
+def compiled(axes, variants, topology="cpu:8", *changes):
+    """What the steps of variants do on a mesh of a topology's devices, by variant."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    asked = [topology, axes, *changes, *variants]
+    words = [sys.executable, "-m", "tests.devices.spread_steps", *asked]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answers = map(json.loads, done.stdout.splitlines())
