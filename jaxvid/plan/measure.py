@@ -37,6 +37,8 @@ class Taken:
         while of what is kept in parts.
       needed_bytes: memory of both, and of results that take no argument's memory over.
       bytes: what it reads from the device's memory and writes to it.
+      cycles: the compiler's estimate of the clock cycles of a device, without what devices send
+        each other and kernels written by hand; 0 where it makes none.
       collectives: what devices send each other, {kind: {count, bytes}}.
       seconds: how long tracing and compiling took.
     """
@@ -47,6 +49,7 @@ class Taken:
     temporary_bytes: int
     needed_bytes: int
     bytes: float
+    cycles: int
     collectives: dict[str, dict[str, int]]
     seconds: float
 
@@ -167,6 +170,7 @@ def _take(function: Any, arguments: tuple[Any, ...], topology: Topology) -> tupl
             temporary_bytes=memory.temp_size_in_bytes,
             needed_bytes=needed,
             bytes=program.traffic(programs.counted_bytes(compiled)),
+            cycles=program.cycles(),
             collectives=programs.summed(program.collectives()),
             seconds=seconds,
         ),
@@ -187,6 +191,7 @@ def _refused(said: str, arguments: Any, seconds: float) -> Taken:
         temporary_bytes=max(needed - given, 0),
         needed_bytes=needed,
         bytes=float("nan"),
+        cycles=0,
         collectives={},
         seconds=seconds,
     )

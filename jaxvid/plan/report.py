@@ -29,6 +29,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "bytes": _number(step.bytes),
         "compute_seconds": _number(_over(report.flops, report.topology.flops)),
         "memory_seconds": _number(_over(step.bytes, report.topology.bandwidth)),
+        "cycles": step.cycles,
         "collectives": step.collectives,
         "attention": report.picked.get("attention", {}),
         "lowerings": {what: ways for what, ways in report.picked.items() if what != "attention"},
@@ -131,6 +132,8 @@ def _bounds(report: Report) -> list[str]:
             f"bound by {by}: at most {report.clips / longer:.0f} clips/s a device, "
             f"{100 * compute / longer:.0f} % of its arithmetic"
         )
+    if report.step.cycles:
+        lines.append(f"{report.step.cycles / 1e6:.3g} million cycles, as the compiler estimates")
     return lines
 
 

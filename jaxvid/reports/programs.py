@@ -22,6 +22,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r"known_trip_count\D{0,12}(\d+)")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -175,6 +176,14 @@ class Program:
                     results = results[len(results) // 2 :]
                 found.append(Collective(kind, results, each.times, each.origin))
         return sorted(found, key=lambda each: -each.bytes)
+
+    def cycles(self) -> int:
+        """Clock cycles of a run, as the compiler for TPUs estimates them: 0 by any other.
+
+        What devices send each other and kernels written by hand are not in it.
+        """
+        found = ((each, _CYCLES.search(each.rest)) for each in self.instructions())
+        return sum(each.times * int(cycles[1]) for each, cycles in found if cycles)
 
     def traffic(self, counted: float | None = None) -> float:
         """Bytes that are read from and written to memory in a run.

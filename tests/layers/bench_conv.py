@@ -1,10 +1,14 @@
 """Times every lowering of `jaxvid.layers.conv` on the shapes that video networks are made of.
 
     python tests/layers/bench_conv.py [PATTERN ...] [--repeats=5] [--only=native,fold]
+    python tests/layers/bench_conv.py [PATTERN ...] --topology=v5e:2x2
 
 Prints milliseconds for the forward pass and for forward and backward (gradients of the kernel and,
 except for stems, of the input), the best first. `TABLE` in jaxvid/layers/conv.py is chosen from it.
 Timings of one shape are taken in turns, so that a busy machine spoils the ratios less.
+
+With a topology of TPUs that are not here it prints thousands of cycles, which the compiler
+estimates for 8 clips in bfloat16.
 """
 
 import argparse
@@ -12,9 +16,14 @@ import fnmatch
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
+from jaxvid.devices import topologies
+from jaxvid.layers.backend import tracing_for
 from jaxvid.layers.conv import LOWERINGS, Geometry, chosen, conv
+from jaxvid.reports.programs import Program
 
 # name -> x (T, H, W, C), outputs, kernel, stride, padding, groups
 SHAPES = {
@@ -49,39 +58,61 @@ SHAPES = {
 }
 
 
-def programs(name, lowering):
-    """Compiled forward, and forward and backward, with their arguments."""
+def functions(name, lowering, clips=1):
+    """Forward, and forward and backward, with the shapes of their arguments x, w and dy."""
     size, outputs, kernel, stride, padding, groups = SHAPES[name]
-    rng = np.random.default_rng(0)
-    x = jax.device_put(rng.normal(size=(1, *size)).astype(np.float32))
-    w = rng.normal(size=(*kernel, size[-1] // groups, outputs)).astype(np.float32)
-    w = jax.device_put(w)
 
     def forward(x, w):
         return conv(x, w, stride=stride, padding=padding, groups=groups, lowering=lowering)
 
-    gradient_of = 1 if size[-1] == 3 else (0, 1)
-    dy = jax.device_put(rng.normal(size=jax.eval_shape(forward, x, w).shape).astype(np.float32))
-
     def both(x, w, dy):
-        if gradient_of == 1:
+        if size[-1] == 3:
             y, pullback = jax.vjp(lambda w: forward(x, w), w)
         else:
             y, pullback = jax.vjp(forward, x, w)
         return y, pullback(dy)
 
-    args = (x, w, dy)
-    return jax.jit(forward).lower(x, w).compile(), jax.jit(both).lower(*args).compile(), args
+    x = jax.ShapeDtypeStruct((clips, *size), np.float32)
+    w = jax.ShapeDtypeStruct((*kernel, size[-1] // groups, outputs), np.float32)
+    return forward, both, (x, w, jax.eval_shape(forward, x, w))
+
+
+def programs(name, lowering):
+    """Compiled forward, and forward and backward, with their arguments."""
+    forward, both, shapes = functions(name, lowering)
+    rng = np.random.default_rng(0)
+    args = [jax.device_put(rng.normal(size=s.shape).astype(np.float32)) for s in shapes]
+    return jax.jit(forward).lower(*args[:2]).compile(), jax.jit(both).lower(*args).compile(), args
+
+
+def candidates(name, only):
+    """The lowerings of a shape, and its geometry."""
+    size, outputs, kernel, stride, padding, groups = SHAPES[name]
+    geometry = Geometry(kernel, stride, padding, groups, size[-1], outputs)
+    able = [each for each, entry in LOWERINGS.items() if entry.handles(geometry)]
+    return [each for each in able if not only or each in only], geometry
+
+
+def estimate(name, only, topology):
+    """Thousands of cycles that the compiler expects: {lowering: (forward, both)}."""
+    names, geometry = candidates(name, only)
+    placed = SingleDeviceSharding(topology.devices[0])
+    found = {}
+    with tracing_for("tpu"):
+        for lowering in names:
+            forward, both, shapes = functions(name, lowering, clips=8)
+            args = [jax.ShapeDtypeStruct(s.shape, jnp.bfloat16, sharding=placed) for s in shapes]
+            found[lowering] = tuple(
+                Program(jax.jit(call).lower(*given).compile().as_text()).cycles() / 1e3
+                for call, given in ((forward, args[:2]), (both, args))
+            )
+        return chosen(geometry), found
 
 
 def measure(name, only, repeats):
     """Milliseconds of each lowering, the least of several turns: {lowering: (forward, both)}."""
-    size, outputs, kernel, stride, padding, groups = SHAPES[name]
-    geometry = Geometry(kernel, stride, padding, groups, size[-1], outputs)
-    built = {}
-    for lowering, entry in LOWERINGS.items():
-        if entry.handles(geometry) and (not only or lowering in only):
-            built[lowering] = programs(name, lowering)
+    names, geometry = candidates(name, only)
+    built = {lowering: programs(name, lowering) for lowering in names}
     best = {lowering: [float("inf"), float("inf")] for lowering in built}
     for _ in range(repeats):
         for lowering, (forward, both, args) in built.items():
@@ -101,14 +132,18 @@ def main():
     parser.add_argument("patterns", nargs="*", default=["*"], help="which shapes, e.g. 'mvit*'")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default="", help="comma-separated lowerings")
+    parser.add_argument("--topology", default="", help="TPUs that are not here, such as v5e:2x2")
     args = parser.parse_args()
     only = args.only.split(",") if args.only else None
-    print(
-        f"{'shape':<26} {'lowering':<9} {'forward':>9} {'+backward':>10}  ms on {jax.devices()[0]}"
-    )
+    topology = topologies.find(args.topology) if args.topology else None
+    unit = f"kilocycles on {args.topology}" if topology else f"ms on {jax.devices()[0]}"
+    print(f"{'shape':<26} {'lowering':<9} {'forward':>9} {'+backward':>10}  {unit}")
     for name in SHAPES:
         if any(fnmatch.fnmatch(name, pattern) for pattern in args.patterns):
-            choice, best = measure(name, only, args.repeats)
+            if topology:
+                choice, best = estimate(name, only, topology)
+            else:
+                choice, best = measure(name, only, args.repeats)
             for lowering, (forward, both) in sorted(best.items(), key=lambda item: item[1]):
                 mark = "*" if lowering == choice else " "
                 print(f"{name:<26} {lowering:<8}{mark} {forward:9.2f} {both:10.2f}", flush=True)

@@ -17,7 +17,7 @@ TEXT = """HloModule step, input_output_alias={ {0}: (0, {}, may-alias), {1}: (1,
 
 %body (x: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
   %x = (s32[], bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
-  %whole = bf16[4,8]{1,0} all-gather(%x), dimensions={0}, metadata={op_name="jit(step)/block"}
+  %whole = bf16[4,8]{1,0} all-gather(%x), dimensions={0}, metadata={op_name="jit(step)/block"}, ESTIMATE
   ROOT %next = (s32[], bf16[4,8]{1,0}) tuple(%x, %whole)
 }
 
@@ -28,10 +28,10 @@ ENTRY %main (p0: f32[3], p1: f32[3]) -> (f32[3], f32[3]) {
   %both = (f32[3]{0}, f32[]) all-reduce(%p0, %p0), to_apply=%add
   %loop = (s32[], bf16[4,8]) while(%p0), body=%body, backend_config={"known_trip_count":{"n":"12"}}
   %told = f32[3]{0} custom-call(%p0), custom_call_target="tpu_custom_call"
-  %f = f32[] fusion(%p0), kind=kLoop, calls=%fused
+  %f = f32[] fusion(%p0), kind=kLoop, calls=%fused, backend_config={"w":{"estimated_cycles":"500"}}
   ROOT %out = (f32[3]{0}, f32[3]{0}) tuple(%p0, %p0)
 }
-"""
+""".replace("ESTIMATE", 'backend_config={"window_config":{"estimated_cycles":"7"}}')
 PROGRAM = Program(TEXT)
 
 
@@ -69,6 +69,10 @@ def test_bytes_are_counted_as_often_as_they_move():
     assert PROGRAM.traffic() == once + 12 * (64 + 68)
     # The compiler's own number counts the loop once.
     assert PROGRAM.traffic(1000.0) == 1000 + 11 * (64 + 68)
+
+
+def test_cycles_are_counted_as_often_as_they_pass():
+    assert PROGRAM.cycles() == 500 + 12 * 7
 
 
 def test_calls_aliases_and_types_are_found():
