@@ -2,12 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from converters import changes, checkpoints, download, images, many, shards, torch_write
-from jaxvid import checkpoint, zoo
-from jaxvid.base import paths, text
-from jaxvid.base.errors import JaxvidError
+from converters.download import MIRROR
+from jaxvid.base import paths
 from jaxvid.base.exits import exit_on_error
 
 DESCRIPTION = """\
@@ -45,26 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     args = _parser().parse_args(argv)
     paths.arguments(args, "checkpoint", "all", "out", "classes")
-    if args.all is not None:
-        _all(args)
-        return
-    if args.checkpoint is None and (args.to == "torch" or args.image_weights):
-        raise JaxvidError("--checkpoint is missing: give the folder or file to convert")
-    if args.checkpoint is not None:
-        _refuse(args, ("mirror",), "--checkpoint, as nothing is downloaded then")
-        paths.readable(args.checkpoint, "--checkpoint")
-    if args.to == "torch":
-        torch_write.check_free(args.out, overwrite=args.overwrite)
-    else:
-        checkpoint.check_free(args.out, "--out", overwrite=args.overwrite)
-    if args.to == "torch":
-        _to_torch(args)
-    elif args.image_weights:
-        _from_images(args)
-    elif args.checkpoint and args.checkpoint.is_dir() and not _of_others(args.checkpoint):
-        _from_ours(args)
-    else:
-        _to_jaxvid(args)
+    from converters import commands  # JAX with it, which --help does without
+
+    commands.run(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mirror",
         metavar="BASE",
         help="where to download from: stands in for the https://HOST of published addresses "
-        f"(default: the environment variable {download.MIRROR}, if set)",
+        f"(default: the environment variable {MIRROR}, if set)",
     )
     parser.add_argument(
         "--out",
@@ -157,114 +137,6 @@ def _parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace what is at --out (default: refuse)"
     )
     return parser
-
-
-def _all(args: argparse.Namespace) -> None:
-    where = "--all"
-    _refuse(args, ("checkpoint", "mirror", "classes", "deploy", "image_weights"), where)
-    _refuse(args, ("classes_to", "classes_from"), where)
-    if args.to != "jaxvid":
-        raise JaxvidError("--to=torch takes one --checkpoint: leave --all out")
-    paths.writable(args.out, "--out")
-    many.convert_all(args.all, args.out, args.model or "*", ema=args.ema, overwrite=args.overwrite)
-
-
-def _to_jaxvid(args: argparse.Namespace) -> None:
-    if args.model is None:
-        raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
-    if args.checkpoint is None:
-        args.checkpoint = _published(args.model, args.mirror)
-    classes = _read_classes(args.classes) if args.classes else None
-    variables, meta, report = checkpoints.convert_and_tell(
-        args.model, args.checkpoint, classes=classes, ema=args.ema
-    )
-    text.say(*report.lines())
-    _save(args, variables, meta)
-
-
-def _published(name: str, mirror: str | None) -> Path:
-    """Returns the published checkpoint of a model, downloaded where it is not here yet."""
-    row = zoo.starting_row(name)
-    if row.source is None:
-        raise JaxvidError(
-            f"no checkpoint of {row.name} is published: give one as --checkpoint, or train it"
-        )
-    if row.file is None:
-        raise JaxvidError(
-            f"the checkpoint of {row.name} lies behind a web page, {row.source}: bring the file by "
-            "hand and give it as --checkpoint"
-        )
-    return download.fetch(row.source, mirror=mirror)
-
-
-def _from_images(args: argparse.Namespace) -> None:
-    _refuse(args, ("classes", "classes_to", "classes_from", "deploy"), "--image-weights")
-    if args.model is None:
-        raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
-    variables, meta, lines = images.inflate_and_tell(args.model, args.checkpoint, ema=args.ema)
-    text.say(*lines)
-    _save(args, variables, meta)
-
-
-def _from_ours(args: argparse.Namespace) -> None:
-    if not args.deploy and not args.classes_to:
-        raise JaxvidError(
-            f"{args.checkpoint} is a folder: give a file to convert, or say what to make of a "
-            "converted or trained checkpoint (--deploy, --classes-to=DATASET, --to=torch)"
-        )
-    _refuse(args, ("model", "classes", "ema"), "a converted or trained checkpoint")
-    _save(args, checkpoint.load_finite(args.checkpoint), checkpoint.load_meta(args.checkpoint))
-
-
-def _of_others(folder: Path) -> bool:
-    """Says whether a folder holds a checkpoint to convert, and is not one of ours."""
-    ours = (folder / checkpoint.RECORD, folder / "checkpoints", *folder.glob("step_*"))
-    return not any(path.exists() for path in ours) and shards.holds_weights(folder)
-
-
-def _save(args: argparse.Namespace, variables: dict, meta: dict) -> None:
-    """Writes variables with the classes and in the form that were asked for."""
-    if args.classes_to:
-        variables, meta = changes.map_classes(
-            variables, meta, args.classes_to, args.classes_from, missing=args.missing
-        )
-    if args.deploy:
-        variables, meta = changes.deploy(variables, meta)
-    checkpoint.save(args.out, variables, meta, overwrite=args.overwrite)
-    if changes.is_trunk(meta):
-        text.say(f"wrote {args.out} (the trunk of {meta['row']}, for init= to train from)")
-    else:
-        text.say(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
-
-
-def _to_torch(args: argparse.Namespace) -> None:
-    _refuse(args, ("classes", "classes_to", "ema", "deploy", "image_weights"), "--to=torch")
-    meta = checkpoint.load_meta(args.checkpoint)
-    name = meta.get("row") or args.model
-    if name is None:
-        raise JaxvidError(f"{args.checkpoint} does not say of which model it is: add --model=NAME")
-    if args.model not in (None, name, meta.get("variant")):
-        raise JaxvidError(f"{args.checkpoint} is of {name}, not of {args.model}: leave --model out")
-    tensors = checkpoints.to_torch(name, checkpoint.load_finite(args.checkpoint), meta)
-    classes = {"classes": list(meta.get("classes") or [])}
-    torch_write.write(
-        args.out, tensors, {"jaxvid": name, "dataset_meta": classes}, overwrite=args.overwrite
-    )
-    text.say(f"wrote {args.out} ({name}, {len(tensors)} tensors)")
-
-
-def _refuse(args: argparse.Namespace, flags: Sequence[str], where: str) -> None:
-    for flag in flags:
-        if getattr(args, flag):
-            raise JaxvidError(f"--{flag.replace('_', '-')} has no use with {where}: leave it out")
-
-
-def _read_classes(path: Path) -> list[str]:
-    classes = list(text.read_names(path))
-    if not classes:
-        raise JaxvidError(f"--classes={path} is empty: it should hold one class name a line")
-    text.say(*(f"note: {path}: {line}" for line in text.alike(classes)), error=True)
-    return classes
 
 
 if __name__ == "__main__":

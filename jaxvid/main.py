@@ -11,7 +11,6 @@ from absl import app, flags
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.exits import exit_on_error
 from jaxvid.config import command
-from jaxvid.devices import compiled, processes
 
 _CONFIG = command.config_flag()
 _WORKDIR = flags.DEFINE_string(
@@ -38,11 +37,17 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     if _MODE.value == "eval" and _PROFILE.value:
         raise JaxvidError("--profile is of the steps of a training: leave out --mode=eval, or it")
-    processes.join_processes()
-    kept = compiled.keep()
-    if kept:
-        processes.log(f"compiled programs are kept in {kept}")
-    workdir = cast(str, _WORKDIR.value)  # `run` requires it
+    from jaxvid.devices import compiled, processes  # JAX with them, which --help does without
+
+    with processes.failing_at_once(), exit_on_error():
+        processes.join_processes()
+        kept = compiled.keep()
+        if kept:
+            processes.log(f"compiled programs are kept in {kept}")
+        _work(cast(str, _WORKDIR.value))  # `run` requires it
+
+
+def _work(workdir: str) -> None:
     if _MODE.value == "eval":
         from jaxvid.inference.evaluate import evaluate
 
@@ -55,7 +60,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """The command's entry: wrong input ends it with one sentence and exit code 1."""
-    with processes.failing_at_once(), exit_on_error():
+    with exit_on_error():
         command.run(main, "jaxvid.main", ["config", "workdir"])
 
 

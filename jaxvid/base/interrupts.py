@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from typing import Any
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -20,11 +21,15 @@ def leave_quietly_when_interrupted() -> None:
 
 
 def let_through() -> None:
-    """Lets Ctrl-C raise from now on, wherever it falls; does nothing outside the main thread."""
+    """Lets Ctrl-C raise from now on, wherever it falls; does nothing outside the main thread.
+
+    But for where a module is being loaded, which it ends the command in: one whose initialisation
+    is interrupted prints what it likes, and may say that it failed and nothing of why.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
     if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _raise)
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _not_lost
 
@@ -34,6 +39,15 @@ def was_interrupted(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _raise(number: int, frame: types.FrameType | None) -> None:
+    at = frame
+    while at is not None:
+        if at.f_code.co_filename == "<frozen importlib._bootstrap>":
+            _leave()
+        at = at.f_back
+    signal.default_int_handler(number, frame)
 
 
 def _leave(*_: Any) -> None:

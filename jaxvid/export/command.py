@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from jaxvid.base import paths
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
-from jaxvid.export.folder import PLATFORMS, export
-from jaxvid.export.formats import WRITERS
+from jaxvid.export.choices import FORMATS, PLATFORMS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the flags and writes the program; see `--help`."""
     args = _parser().parse_args(argv)
     paths.arguments(args, "checkpoint", "out")
+    from jaxvid.export.folder import export  # JAX with it, which --help does without
+
     card = export(
         args.checkpoint,
         args.out,
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME", help="the row, if the checkpoint does not say")
     add(
         "--format",
-        choices=tuple(WRITERS),
+        choices=FORMATS,
         default="stablehlo",
         help="stablehlo, for JAX, or savedmodel, for TensorFlow (default stablehlo)",
     )

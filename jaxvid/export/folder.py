@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jaxvid.base import jsons, locks, paths, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.export import formats
+from jaxvid.export.choices import PLATFORMS
 from jaxvid.export.formats import Bundle
 from jaxvid.export.program import for_platforms, make_program
 from jaxvid.export.subject import Subject, load_subject
 
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 CARD = "model.json"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxvid.base.errors import JaxvidError
+from jaxvid.export.choices import FORMATS
 from jaxvid.export.program import Program
 
 PROGRAM = "model.jax"
@@ -96,4 +97,4 @@ def write_savedmodel(bundle: Bundle, folder: pathlib.Path) -> None:
         raise
 
 
-WRITERS = {"stablehlo": write_stablehlo, "savedmodel": write_savedmodel}
+WRITERS = dict(zip(FORMATS, (write_stablehlo, write_savedmodel), strict=True))

@@ -16,7 +16,7 @@ import pytest
 
 import converters
 from converters import __main__ as cli
-from converters import download, torch_write
+from converters import commands, download, torch_write
 from jaxvid import checkpoint, zoo
 from jaxvid.base.errors import JaxvidError
 from tests.converters.server import Answer, Server, published_name
@@ -354,7 +354,9 @@ def test_the_command_downloads_what_it_converts(tmp_path, cache, monkeypatch, ca
     data = (tmp_path / "a.pth").read_bytes()
     row = zoo.starting_row("tsm_test")
     source = f"https://example.com/files/{published_name(data)}"
-    monkeypatch.setattr(cli.zoo, "starting_row", lambda _: dataclasses.replace(row, source=source))
+    monkeypatch.setattr(
+        commands.zoo, "starting_row", lambda _: dataclasses.replace(row, source=source)
+    )
     with Server(data).running() as address:
         cli.main(["--model=tsm_test", f"--mirror={address}", f"--out={tmp_path / 'a'}"])
     assert f"downloading {address}/files/" in capsys.readouterr().out

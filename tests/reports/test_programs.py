@@ -17,7 +17,7 @@ TEXT = """HloModule step, input_output_alias={ {0}: (0, {}, may-alias), {1}: (1,
 
 %body (x: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
   %x = (s32[], bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
-  %whole = bf16[4,8]{1,0} all-gather(%x), dimensions={0}, metadata={op_name="jit(step)/block"}, ESTIMATE
+  %whole = bf16[4,8]{1,0} all-gather(%x), dimensions={0}, metadata={op_name="jit(step)/block"}CYCLES
   ROOT %next = (s32[], bf16[4,8]{1,0}) tuple(%x, %whole)
 }
 
@@ -31,7 +31,7 @@ ENTRY %main (p0: f32[3], p1: f32[3]) -> (f32[3], f32[3]) {
   %f = f32[] fusion(%p0), kind=kLoop, calls=%fused, backend_config={"w":{"estimated_cycles":"500"}}
   ROOT %out = (f32[3]{0}, f32[3]{0}) tuple(%p0, %p0)
 }
-""".replace("ESTIMATE", 'backend_config={"window_config":{"estimated_cycles":"7"}}')
+""".replace("CYCLES", ', backend_config={"window_config":{"estimated_cycles":"7"}}')
 PROGRAM = Program(TEXT)
 
 
