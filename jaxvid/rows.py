@@ -139,6 +139,8 @@ class Protocol:
     @property
     def views(self) -> str:
         """The tables' short form: clips (or frames of a frame net) x crops."""
+        if self.sampling.sampler == "untrimmed":
+            return f"every {self.sampling.clip_interval} frames x{CROP_COUNTS[self.crops]}"
         dense = self.sampling.sampler == "dense"
         clips = self.sampling.clips * (self.sampling.num_sample_positions if dense else 1)
         return f"{clips}x{CROP_COUNTS[self.crops]}"

@@ -20,10 +20,10 @@ from jaxvid import checkpoint, predict, zoo
 from jaxvid import config as configs
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.exits import exit_on_error
-from jaxvid.data import build, datasets, decode, pipeline
+from jaxvid.data import build, datasets, decode, pipeline, views
 from jaxvid.devices import placement
+from jaxvid.inference import evaluate, scoring
 from jaxvid.inference import predictor as predictor_room
-from jaxvid.inference import scoring
 from jaxvid.predict import files
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE, Protocol, Sampling
 from jaxvid.training import resume
@@ -143,6 +143,30 @@ def test_the_records_own_frames_score_exactly_as_in_evaluation(predictor, evalua
         frames = np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs])
         ours = predictor.scores(frames, fps=float(split.source.fps[number]))
         np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("average", ["prob", "score"])
+def test_untrimmed_videos_score_as_in_evaluation(evaluation, tmp_path, monkeypatch, average):
+    monkeypatch.setattr(views, "PIECE", 8)  # videos are of 20 frames
+    _, split = evaluation
+    config = make_config()
+    config.test.update({"average": average, "batch_size": 8})
+    config.test.sampling.update({"sampler": "untrimmed", "clip_len": 2, "clip_interval": 1})
+    config.data.update({"dataset": "mine", "data_dir": str(split.source.folder)})
+    model = zoo.create_model("tsm_test", len(CLASSES))
+    meta = resume.describe(handed.frozen(config), CLASSES, 320)
+    config.init = str(save_network(tmp_path / "best", model, (1, 2, 32, 32, 3), meta))
+    evaluate.evaluate(config, tmp_path / "run")
+    with np.load(tmp_path / "run" / "eval" / "scores.npz") as file:
+        scores = file["scores"]
+    untrimmed = predict.Predictor(tmp_path / "best")
+    for number, expected in enumerate(scores):
+        frames = split.source.frames(number, np.arange(split.source.num_frames[number]))
+        frames = np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in frames])
+        np.testing.assert_allclose(untrimmed.scores(frames), expected, atol=1e-6)
+    assert np.abs(scores[0] - scores[1]).max() > 0.01, "the clips are too alike to tell"
+    result = json.loads((tmp_path / "run" / "eval" / "result.json").read_text())
+    assert result["views"] == "every 1 frames x3"
 
 
 def test_a_file_scores_as_its_frames(predictor, videos):

@@ -16,10 +16,12 @@ from jaxvid.data.clips import epoch_order as epoch_order
 from jaxvid.data.clips import generator as generator
 from jaxvid.data.clips import make_augmentation as make_augmentation
 from jaxvid.data.datasets import Split
-from jaxvid.data.views import Views
+from jaxvid.data.views import Pieces, Views
 from jaxvid.data.views import make_protocol as make_protocol
 from jaxvid.data.views import make_views as make_views
 from jaxvid.data.views import plan_test as plan_test
+from jaxvid.data.views import untrimmed as untrimmed
+from jaxvid.data.views import views_shape as views_shape
 
 
 def steps_per_epoch(videos: int, batch_size: int, repeats: int = 1) -> int:
@@ -82,6 +84,9 @@ def test_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's part of every global batch of the test's views, each video once.
 
+    With the sampler `untrimmed` a video has as many views as it is long, and is there in pieces
+    that follow one another.
+
     Args:
         split: the videos.
         test: the protocol, and the videos of a global batch.
@@ -93,12 +98,13 @@ def test_batches(
     Returns:
         An iterator of `video` uint8 `[B, V, T, H, W, C]`, `label` as in training, `index` int64
         `[B]` and `weight` float32 `[B]`. The last batch is filled up with zeros of weight 0 and
-        index -1. Every process gets the same number of batches.
+        index -1. Of pieces, `weight` is the share of their video, and `shown` float32 `[B, V]` is 0
+        for views that only fill them up. Every process gets the same number of batches.
     """
     part = Part(test.batch_size, process, processes, "test")
-    views = Views(split, test, part, loss)
-    steps = -(-len(split) // part.batch)
-    own = sum(part.number(i) < len(split) for i in range(steps * part.size))
+    views = (Pieces if untrimmed(test.protocol) else Views)(split, test, part, loss)
+    steps = -(-len(views) // part.batch)
+    own = sum(part.number(i) < len(views) for i in range(steps * part.size))
     # All views of a batch of videos are large: hold no more than the next one.
     batches = Batches(views, range(own), part.size, workers=workers, ahead=1, max_bad=0)
     return filled(batches, steps, part.size, views.none())

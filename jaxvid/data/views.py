@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxvid.base.errors import JaxvidError
 from jaxvid.config.parts import Test
 from jaxvid.data import augment, sampling
 from jaxvid.data.batches import Part
@@ -13,6 +12,9 @@ from jaxvid.data.cpu_tf import tf
 from jaxvid.data.datasets import Split
 from jaxvid.data.examples import Labels, fetch, fps_of, images_spec, pixels_of
 from jaxvid.rows import CROP_COUNTS, Protocol
+
+PIECE = 10
+"""Clips of an untrimmed video in one example: as many as the tables' tests commonly have."""
 
 
 def make_protocol(test: Test) -> Protocol:
@@ -54,27 +56,36 @@ def make_views(frames: np.ndarray, clips: np.ndarray, protocol: Protocol) -> np.
     return augment.make_views(tf.constant(frames), tf.constant(clips), protocol).numpy()
 
 
+def views_shape(protocol: Protocol) -> tuple[int, int, int, int, int]:
+    """Shape [V, T, H, W, C] of the views of one example of a test."""
+    clips, length = _frames(protocol, 1, None).shape
+    clips = PIECE if untrimmed(protocol) else clips
+    return (clips * CROP_COUNTS[protocol.crops], length, protocol.crop, protocol.crop, 3)
+
+
+def untrimmed(protocol: Protocol) -> bool:
+    """Whether every video has its own number of views, and is tested in pieces."""
+    return protocol.sampling.sampler == "untrimmed"
+
+
 class Views:
     """All views of each video as an example: `video`, `label`, `index`, and a `weight` of 1."""
 
     def __init__(self, split: Split, test: Test, part: Part, loss: str):
         self.source = split.source
         self._part, self._protocol = part, make_protocol(test)
-        if self._protocol.sampling.sampler == "untrimmed":
-            raise JaxvidError(
-                "the untrimmed sampler gives every video its own number of views, which cannot be"
-                " batched: take another sampler, or predict video by video"
-            )
-        clips, length = _frames(self._protocol, 1, None).shape
-        views, crop = clips * CROP_COUNTS[self._protocol.crops], self._protocol.crop
-        self._shape = (views, length, crop, crop, 3)
+        self._shape = views_shape(self._protocol)
+        clips = self._shape[0] // CROP_COUNTS[self._protocol.crops]
         self._labels = Labels(split, loss)
         self.specs = {
             "images": images_spec(self.source),
-            "frames": tf.TensorSpec([clips, length], tf.int64),
+            "frames": tf.TensorSpec([clips, self._shape[1]], tf.int64),
             "label": self._labels.spec,
             "index": tf.TensorSpec([], tf.int64),
         }
+
+    def __len__(self) -> int:
+        return len(self.source)
 
     def pick(self, position: int, attempt: int) -> int:
         """The videos in their order; nothing stands in for a bad one."""
@@ -82,9 +93,16 @@ class Views:
 
     def load(self, position: int, video: int) -> dict[str, Any]:
         """Reads the frames of all clips."""
+        return self._loaded(video, self._clips(video))
+
+    def _clips(self, video: int) -> np.ndarray:
+        """The numbers of the frames of all clips of a video, int64 `[clips, T]`."""
         total, fps = int(self.source.num_frames[video]), fps_of(self.source, video)
+        return _frames(self._protocol, total, fps)
+
+    def _loaded(self, video: int, clips: np.ndarray) -> dict[str, Any]:
         return {
-            **fetch(self.source, video, _frames(self._protocol, total, fps)),
+            **fetch(self.source, video, clips),
             "label": self._labels(video),
             "index": np.int64(video),
         }
@@ -109,6 +127,51 @@ class Views:
             "index": np.zeros(0, np.int64),
             "weight": np.zeros(0, np.float32),
         }
+
+
+class Pieces(Views):
+    """The views of videos that each have their own number of clips, `PIECE` of these at a time.
+
+    The `weight` of a piece is its share of its video's clips, and `shown` [V] is 0 for views that
+    only fill it up.
+    """
+
+    def __init__(self, split: Split, test: Test, part: Part, loss: str):
+        super().__init__(split, test, part, loss)
+        pieces = [-(-len(self._clips(video)) // PIECE) for video in range(len(split))]
+        self._ends = np.cumsum(pieces)
+        self.specs |= {
+            "shown": tf.TensorSpec([self._shape[0]], tf.float32),
+            "weight": tf.TensorSpec([], tf.float32),
+        }
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def pick(self, position: int, attempt: int) -> int:
+        """The video of each piece, in their order; nothing stands in for a bad one."""
+        return int(np.searchsorted(self._ends, self._part.number(position), side="right"))
+
+    def load(self, position: int, video: int) -> dict[str, Any]:
+        """Reads the frames of a piece; its last clip fills it up."""
+        clips = self._clips(video)
+        left = int(self._ends[video]) - self._part.number(position)  # pieces, this one included
+        first = (-(-len(clips) // PIECE) - left) * PIECE
+        places = np.arange(first, first + PIECE)
+        shown = (places < len(clips)).astype(np.float32)
+        return {
+            **self._loaded(video, clips[np.minimum(places, len(clips) - 1)]),
+            "shown": np.tile(shown, CROP_COUNTS[self._protocol.crops]),
+            "weight": np.float32(shown.sum() / len(clips)),
+        }
+
+    def change(self, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """Decodes, resizes and crops them."""
+        return super().change(loaded) | {name: loaded[name] for name in ("shown", "weight")}
+
+    def none(self) -> dict[str, np.ndarray]:
+        """A batch of no pieces."""
+        return super().none() | {"shown": np.zeros((0, self._shape[0]), np.float32)}
 
 
 def _frames(protocol: Protocol, total_frames: int, fps: float | None) -> np.ndarray:

@@ -67,6 +67,8 @@ def _class_test(
 
     def test(variables: Any, batches: Iterable[dict[str, np.ndarray]], what: str) -> Outcome:
         scores, labels = scoring.score_batches(scorer, variables, batches, len(split), mesh, what)
+        if pipeline.untrimmed(config.test.protocol):
+            scores = scoring.whole(config.test, config.train.loss, scores)
         scoring.check_scores(scores, paths, what)
         result = metrics.measure(scores, labels)
 
@@ -120,7 +122,13 @@ def _reconstruction_test(
 
 def report_line(config: Config, result: metrics.Result) -> str:
     """The one line that a paper's table would need: protocol, videos, accuracies."""
-    return f"{config.model.name}: views={config.test.views}, {config.test.crop} px, {result}"
+    return f"{config.model.name}: views={_views(config)}, {config.test.crop} px, {result}"
+
+
+def _views(config: Config) -> int | str:
+    """The views of one video, or where that goes by its length, how."""
+    protocol = config.test.protocol
+    return protocol.views if pipeline.untrimmed(protocol) else config.test.views
 
 
 def _protocol(config: Config) -> dict[str, Any]:
@@ -129,7 +137,7 @@ def _protocol(config: Config) -> dict[str, Any]:
         "model": config.model.name,
         "dataset": config.data.dataset,
         "split": config.data.test_split,
-        "views": config.test.views,
+        "views": _views(config),
         "test": dataclasses.asdict(config.test),
     }
 

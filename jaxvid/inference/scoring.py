@@ -21,6 +21,7 @@ from jaxvid.objectives import losses
 
 Scorer = Callable[..., jax.Array]
 """(variables, video) -> scores; also of the videos' numbers where it goes by these."""
+_ROUNDED = 1e-5  # by which the shares of a video may miss 1: a video has far fewer pieces
 
 
 def make_scorer(
@@ -38,6 +39,9 @@ def make_scorer(
     (`average="score"`) or after (`"prob"`) the softmax, or the sigmoid where the `loss` that the
     network was trained with says so. It is meant for the devices of `mesh`, and
     multiplies float32 in `precision`.
+
+    Of pieces of videos, the function is also given `shown` [B, V], 0 for views that do not count.
+    It then gives their mean answers, of which `whole` makes the videos' scores.
     """
     losses.check_kind(loss)
     average = test.average
@@ -45,23 +49,32 @@ def make_scorer(
         raise JaxvidError(f"config.test.average={average!r} is unknown: take prob or score")
     at_once = test.views_per_step
 
-    def score(variables: Any, video: jax.Array) -> jax.Array:
+    def score(variables: Any, video: jax.Array, shown: jax.Array | None = None) -> jax.Array:
         variables = spread.whole_variables(model, variables)
         batch, views = video.shape[:2]
         # Only whole steps, so that no view is counted twice.
         step = max(k for k in range(1, max(min(at_once, views), 1) + 1) if views % k == 0)
-        chunks = jnp.moveaxis(video.reshape(batch, views // step, step, *video.shape[2:]), 1, 0)
+        chunks = jax.tree.map(
+            lambda x: jnp.moveaxis(x.reshape(batch, views // step, step, *x.shape[2:]), 1, 0),
+            (video, shown),
+        )
 
-        def one(total: jax.Array, chunk: jax.Array) -> tuple[jax.Array, None]:
+        def one(total: jax.Array, seen: tuple[jax.Array, Any]) -> tuple[jax.Array, None]:
+            chunk, count = seen
             clips = prepare(chunk.reshape(batch * step, *chunk.shape[2:]))
             logits, _ = model.apply(variables, clips, train=False)
             answers = losses.probabilities(loss, logits) if average == "prob" else logits
-            return total + answers.reshape(batch, step, -1).sum(1), None
+            answers = answers.reshape(batch, step, -1)
+            if count is not None:
+                answers = answers * count[..., None]
+            return total + answers.sum(1), None
 
         # The first chunk stands outside the scan: it tells the shape of the sum.
-        total, _ = one(jnp.zeros((), jnp.float32), chunks[0])
+        total, _ = one(jnp.zeros((), jnp.float32), jax.tree.map(lambda x: x[0], chunks))
         if views > step:
-            total, _ = jax.lax.scan(one, total, chunks[1:])
+            total, _ = jax.lax.scan(one, total, jax.tree.map(lambda x: x[1:], chunks))
+        if shown is not None:
+            return total / jnp.maximum(shown.sum(1, keepdims=True), 1)
         result = total / views
         return result if average == "prob" else losses.probabilities(loss, result)
 
@@ -73,6 +86,13 @@ def scorer_for(model: nn.Module, config: Config, mesh: jax.sharding.Mesh | None 
     prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
     precision = config.model.matmul_precision
     return make_scorer(model, config.test, config.train.loss, prepare, mesh, precision)
+
+
+def whole(test: Test, loss: str, answers: np.ndarray) -> np.ndarray:
+    """Scores [N, classes] of videos whose mean answers over pieces those are."""
+    if test.average == "prob":
+        return answers
+    return np.asarray(losses.probabilities(loss, jnp.asarray(answers)))
 
 
 def check_scores(scores: np.ndarray, paths: Sequence[str], what: str = "test") -> None:
@@ -98,7 +118,8 @@ def score_batches(
     """Scores [count, classes] and labels [count] of all videos, in the order of the dataset.
 
     Where a video may have several, labels are [count, classes] of zeros and ones. `score` is given
-    the videos' numbers too, if it goes `by_number`.
+    the videos' numbers too, if it goes `by_number`. Of pieces of videos the scores are means by
+    their weights.
 
     Raises:
       JaxvidError: a video came twice or not at all.
@@ -131,8 +152,8 @@ def _answers(
     for batch in batches:
         there = placement.put_batch(batch, mesh)
         answer = {name: there[name] for name in ("label", "index", "weight")}
-        numbers = (there["index"],) if by_number else ()
-        answer["scores"] = score(variables, there["video"], *numbers)
+        more = ("index",) if by_number else ("shown",) if "shown" in there else ()
+        answer["scores"] = score(variables, there["video"], *(there[name] for name in more))
         answer = everywhere(answer)
         del there  # Else the video would outlive its scores.
         if before is not None:
@@ -153,27 +174,30 @@ class _Found:
 
     def __init__(self, count: int, what: str):
         self._what = what
-        self._seen = np.zeros(count, bool)
+        self._seen = np.zeros(count)  # shares of the videos
         self._scores: np.ndarray | None = None
         self._labels: np.ndarray | None = None
 
     def add(self, answer: dict[str, np.ndarray]) -> int:
         """Takes in those of a batch and says of how many videos they are."""
         real = answer["weight"] > 0
-        index, scores, labels = (answer[name][real] for name in ("index", "scores", "label"))
+        index, weight, scores, labels = (
+            answer[name][real] for name in ("index", "weight", "scores", "label")
+        )
         if self._scores is None or self._labels is None:
             count = len(self._seen)
             self._scores = np.zeros((count, scores.shape[-1]), np.float32)
             self._labels = np.zeros((count, *labels.shape[1:]), labels.dtype)
-        if self._seen[index].any():
+        np.add.at(self._seen, index, weight)
+        if (self._seen > 1 + _ROUNDED).any():
             raise JaxvidError(f"{self._what}: a video came twice in the test batches")
-        self._scores[index], self._labels[index] = scores, labels
-        self._seen[index] = True
-        return len(index)
+        np.add.at(self._scores, index, scores * weight[:, None])
+        self._labels[index] = labels
+        return int((self._seen[np.unique(index)] > 1 - _ROUNDED).sum())
 
     def all(self) -> tuple[np.ndarray, np.ndarray]:
         """Those of all videos, of which none may be missing."""
-        if self._scores is None or self._labels is None or not self._seen.all():
-            missing = int((~self._seen).sum())
+        missing = int((self._seen < 1 - _ROUNDED).sum())
+        if self._scores is None or self._labels is None or missing:
             raise JaxvidError(f"{self._what}: {missing} of {len(self._seen)} videos had no scores")
         return self._scores, self._labels

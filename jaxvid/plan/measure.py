@@ -131,16 +131,18 @@ def _take_test(plan: plans.Plan, topology: Topology) -> Taken:
     """What the test of one batch takes."""
     config, mesh = plan.config, plan.mesh
     score = scoring.scorer_for(plan.model, config, mesh)
-    _, clips = pipeline.plan_test(config.test.protocol, 1, None)
+    protocol = config.test.protocol
+    views, *shape, _ = pipeline.views_shape(protocol)
     *_, channels = plan.batch["video"].shape
-    size = config.test.crop
-    views = jax.ShapeDtypeStruct(
-        (config.test.batch_size, *clips.shape, size, size, channels),
-        jnp.uint8,
-        sharding=placement.split_batch(mesh),
-    )
-    variables = plan.state.tested(config.test.weights)
-    return _take(score, (variables, views), topology)[0]
+    batch = config.test.batch_size
+    sharding = placement.split_batch(mesh)
+    arguments = [
+        plan.state.tested(config.test.weights),
+        jax.ShapeDtypeStruct((batch, views, *shape, channels), jnp.uint8, sharding=sharding),
+    ]
+    if pipeline.untrimmed(protocol):
+        arguments.append(jax.ShapeDtypeStruct((batch, views), jnp.float32, sharding=sharding))
+    return _take(score, tuple(arguments), topology)[0]
 
 
 def _take(function: Any, arguments: tuple[Any, ...], topology: Topology) -> tuple[Taken, Picked]:

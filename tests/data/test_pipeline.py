@@ -378,6 +378,49 @@ def test_a_process_without_videos_still_gets_its_batches(split):
     assert (batch["index"] == -1).all() and not batch["weight"].any()
 
 
+def untrimmed_config(batch=4):
+    config = make_config(batch=batch)
+    sampling = Sampling(sampler="untrimmed", clip_len=2, clip_interval=1)
+    config.test.sampling = dataclasses.asdict(sampling)
+    config.test.crops = "three"
+    return config
+
+
+def test_untrimmed_videos_are_there_in_pieces(split):
+    config = untrimmed_config()
+    protocol = pipeline.make_protocol(handed.frozen(config).test)
+    batches = list(handed.test_batches(split, config))
+    pieces = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    assert pieces["video"].shape[1:] == (30, 2, 32, 32, 3)
+    assert (pieces["index"] >= 0).sum() > len(split), "no video is long enough to be cut"
+    for number in range(len(split)):
+        frames = decoded(split, number)
+        needed, clips = pipeline.plan_test(protocol, len(frames), None)
+        own = pieces["index"] == number
+        assert pieces["weight"][own].sum() == pytest.approx(1)
+        views = pieces["video"][own].reshape(-1, 3, 10, *pieces["video"].shape[2:])
+        shown = pieces["shown"][own].reshape(-1, 3, 10) > 0
+        for crop in range(3):
+            expected = pipeline.make_views(frames[needed], clips, protocol)
+            seen = views[:, crop][shown[:, crop]]
+            np.testing.assert_array_equal(seen, expected[crop * len(clips) :][: len(clips)])
+    fill = pieces["index"] < 0
+    assert not pieces["weight"][fill].any() and not pieces["shown"][fill].any()
+
+
+def test_processes_share_pieces(split):
+    whole = list(handed.test_batches(split, untrimmed_config(8)))
+    parts = [
+        list(handed.test_batches(split, untrimmed_config(8), process=process, processes=2))
+        for process in range(2)
+    ]
+    joined = [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(whole, joined)
+
+
 def test_a_process_ends_while_batches_are_made(split):
     code = f"""
 import sys, time
@@ -519,10 +562,6 @@ def test_settings_that_make_no_sense(split):
         handed.train_batches(split, make_config(sampling={"clip_len": 4, "num_clips": 2}))
     with pytest.raises(JaxvidError, match="seed is -1"):
         handed.train_batches(split, make_config(seed=-1))
-    config = make_config()
-    config.test.sampling = {"sampler": "untrimmed"}
-    with pytest.raises(JaxvidError, match="untrimmed"):
-        handed.test_batches(split, config)
 
 
 def test_views_refuse_a_crop_that_does_not_fit():
