@@ -14,6 +14,7 @@ from jaxvid.base import arrays, locks, paths
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.exits import exit_on_error
 from jaxvid.base.text import normal, say
+from jaxvid.rows import UNKNOWN
 
 _MOST = 2 << 30  # bytes of a file of scores
 
@@ -70,10 +71,10 @@ def _problem(test: Scores) -> str | None:
     if test.labels.shape not in ((count,), (count, classes)):
         return f"its labels are {_kind(test.labels)}, not {count}: its arrays differ in length"
     several = test.labels.ndim == 2
-    outside = (test.labels < 0) | (test.labels >= (2 if several else classes))
+    outside = (test.labels < 0) | (test.labels >= (UNKNOWN + 1 if several else classes))
     bad = np.flatnonzero(outside.reshape(count, -1).any(1))
     if bad.size:
-        known = "0 and 1 for each class" if several else f"one of the {classes} classes"
+        known = f"0, 1 or {UNKNOWN} for each class" if several else f"one of the {classes} classes"
         return f"the label of its video {bad[0]} is not {known}"
     bad = np.flatnonzero(~np.isfinite(test.scores).all(1))
     if bad.size:

@@ -62,6 +62,8 @@ SAMPLERS = ("frames", "dense", "timed", "uniform", "untrimmed")
 CROP_MODES = ("random_resized", "multi_scale", "square", "whole", "center")
 # Classes exclude one another, or each is there or not.
 LOSSES = ("softmax", "sigmoid")
+# At a class of which nobody said whether a video has it; others have 0 or 1.
+UNKNOWN = 2
 # Of four neighbours none to three are left out.
 DECODER_RATIOS = (0.0, 0.25, 0.5, 0.75)
 FREEZE_NORM = ("", "all", "partial", "statistics")

@@ -110,7 +110,13 @@ def test_no_parser_makes_paths_itself():
 # Texts in a config that are no paths; `data.train_split` may name one, which is tried below.
 TEXTS = {
     *("model.name", "model.dtype", "data.dataset", "data.train_split", "data.test_split"),
-    *("data.crop_mode", "data.rand_augment", "data.channel_order", "data.sampling.sampler"),
+    *(
+        "data.category",
+        "data.crop_mode",
+        "data.rand_augment",
+        "data.channel_order",
+        "data.sampling.sampler",
+    ),
     *("data.sampling.out_of_bound", "train.loss", "train.freeze_norm", "train.sharding"),
     *("model.matmul_precision", "train.mesh", "train.reduce_dtype"),
     *("optim.name", "optim.schedule", "optim.schedule_every", "optim.cosine_from"),

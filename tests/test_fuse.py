@@ -141,7 +141,7 @@ def damaged_scores():
     yield "a negative label", {"labels": np.array([0, 1, 2, -1])}, "video 3 is not one of the 3"
     yield "labels of parts", {"labels": labels * 1.0}, "float64 .4., not whole numbers"
     yield "labels of another shape", {"labels": labels[:, None]}, "arrays differ in length"
-    yield "targets of 2", {"labels": np.full((4, 3), 2)}, "video 0 is not 0 and 1 for each class"
+    yield "targets of 3", {"labels": np.full((4, 3), 3)}, "video 0 is not 0, 1 or 2 for each class"
     yield "one label without a shape", {"labels": np.int64(1)}, "int64 .., not 4"
     yield "scores without a shape", {"scores": np.float32(1)}, "float32 .., not a row"
     yield "scores of text", {"scores": np.full((4, 3), "x")}, "not a row of numbers"

@@ -132,6 +132,10 @@ RULES = {
     "train.aux_weight": at_least(0),
     "train.token_weight": between(0, 1),
     "train.label_smoothing": below_one(),
+    "train.category_weights": Rule(
+        lambda value: SCALES.accepts(value) and all(weight > 0 for _, weight in value),
+        "a tuple of (category, number above 0) pairs",
+    ),
     "train.mixup": at_least(0),
     "train.cutmix": at_least(0),
     "train.mixup_switch_prob": between(0, 1),
@@ -208,6 +212,7 @@ MAX_VIDEO_BYTES = 4 << 30
 # What says nothing to a network that fills in masked cubes, and what says nothing to the others.
 _OF_CLASSES = (
     "train.aux_weight",
+    "train.category_weights",
     "train.cutmix",
     "train.label_smoothing",
     "train.loss_weight",

@@ -41,6 +41,7 @@ class Data:
     data_dir: str
     train_split: str
     test_split: str
+    category: str
     sampling: Sampling
     trim: float
     crop: int
@@ -83,6 +84,7 @@ class Train:
     teacher: str
     token_weight: float
     label_smoothing: float
+    category_weights: tuple[tuple[str, float], ...]
     mixup: float
     cutmix: float
     mixup_switch_prob: float

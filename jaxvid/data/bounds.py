@@ -7,6 +7,8 @@ import struct
 
 MAX_PATH = 4096
 """Bytes of a video's path."""
+MAX_CATEGORIES = 63
+"""Categories of labels that a record may name."""
 MAX_LABELS = 100_000
 """Labels of one video."""
 MAX_FRAMES = 1 << 20

@@ -1,8 +1,7 @@
 """From the name of a dataset to its videos: what `config.data` points at."""
 
-import dataclasses
 import pathlib
-from typing import Protocol
+from typing import Any, cast
 
 import numpy as np
 
@@ -10,59 +9,10 @@ from jaxvid.base import paths
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
 from jaxvid.config.parts import Data
-from jaxvid.data import table
+from jaxvid.data import subset, table
 from jaxvid.data.records import Records
-
-
-class Source(Protocol):
-    """Where a split's frames come from: records, or video files; other stores can join.
-
-    The arrays have one element per video. `fps` is NaN where unknown. `labels` are the classes of
-    each video, of which it may have several. `encoded` says whether `frames` gives JPEGs or pixels.
-    """
-
-    encoded: bool
-    num_frames: np.ndarray
-    fps: np.ndarray
-    labels: list[tuple[int, ...]]
-    height: np.ndarray
-    width: np.ndarray
-    path: np.ndarray
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int: ...
-
-    def name(self, number: int) -> str:
-        """Says where a video lies, for messages."""
-        ...
-
-    def frames(self, number: int, indices: np.ndarray) -> list[bytes] | np.ndarray:
-        """Reads the frames `indices` of a video; must be thread safe.
-
-        JPEGs, or pixels uint8 `[N, H, W, 3]` of the video's `height` and `width`.
-        """
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """The videos of one split, with class names that cover all their labels."""
-
-    source: Source
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def short_side(self) -> int:
-        """The shorter side of the largest picture: what frames were shrunk to, at most."""
-        return int(np.minimum(self.source.height, self.source.width).max())
-
-    @property
-    def paths(self) -> list[str]:
-        """The videos' paths, in the order of their numbers."""
-        return [str(path) for path in self.source.path]
+from jaxvid.data.sources import Source as Source
+from jaxvid.data.sources import Split as Split
 
 
 def open_split(data: Data, split: str, *, labelled: bool = True) -> Split:
@@ -73,7 +23,7 @@ def open_split(data: Data, split: str, *, labelled: bool = True) -> Split:
     with a colon, `module:function` or `tfds:name`, is imported into `data_dir` on first use; see
     `jaxvid.data.imports`. Any other lies in `data_dir`, or in the folder of its name in there, as
     `python -m jaxvid.data.build` wrote it. Unless the videos are to be `labelled`, they need no
-    labels.
+    labels. With `data.category` there are the videos that were annotated for that, and its classes.
     """
     folder = paths.local(data.data_dir, "config.data.data_dir") if data.data_dir else None
     if data.dataset == "files":
@@ -82,7 +32,10 @@ def open_split(data: Data, split: str, *, labelled: bool = True) -> Split:
         source = _imported(data.dataset, split, folder)
     else:
         source = Records(_folder(data.dataset, folder), split)
-    return check_split(source, split, labelled=labelled)
+    found = check_split(source, split, labelled=labelled)
+    if not data.category:
+        return found
+    return subset.of_category(found, data.category, split)
 
 
 def check_split(source: Source, split: str, *, labelled: bool = True) -> Split:
@@ -112,7 +65,10 @@ def check_split(source: Source, split: str, *, labelled: bool = True) -> Split:
             f"{where}: {source.name(number)} has {len(source.labels[number])} labels, more than"
             f" there are classes ({len(classes)}): build the records again"
         )
-    return Split(source, classes)
+    if not getattr(source, "categories", ()):
+        return Split(source, classes)
+    annotated = cast(Any, source)
+    return Split(source, classes, annotated.categories, annotated.annotated)
 
 
 def _files(data: Data, folder: pathlib.Path | None, split: str) -> Source:

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxvid.base.errors import JaxvidError
+from jaxvid.data import categories
 from jaxvid.data.cpu_tf import tf
 from jaxvid.data.datasets import Source, Split
+from jaxvid.rows import UNKNOWN
 
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
 
@@ -48,13 +50,15 @@ class Examples(Protocol):
 class Labels:
     """The labels of an example as the loss takes them, described by `spec`.
 
-    A number, or with the loss `sigmoid` a 1 at each class that the video has. With the loss
-    `pixels` all are 0, and videos need none.
+    A number, or with the loss `sigmoid` a 1 at each class that the video has, and
+    `UNKNOWN` at those of which nobody said. With the loss `pixels` all are 0, and videos
+    need none.
     """
 
     def __init__(self, split: Split, loss: str):
         self._labels, self._classes = split.source.labels, len(split.classes)
         self._several, self._none = loss == "sigmoid", loss == "pixels"
+        self._split = split
         if self._several:
             self.spec = tf.TensorSpec([self._classes], tf.uint8)
             return
@@ -75,6 +79,9 @@ class Labels:
         if not self._several:
             return np.array(labels[0], np.int32)
         present = np.zeros(self._classes, np.uint8)
+        if self._split.categories:
+            annotated = self._split.annotated[video]
+            present[~categories.known(self._split.categories, annotated)] = UNKNOWN
         present[labels] = 1
         return present
 

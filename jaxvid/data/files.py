@@ -24,7 +24,7 @@ import numpy as np
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
 from jaxvid.base.text import say
-from jaxvid.data import bounds, decode, records, table
+from jaxvid.data import bounds, categories, decode, records, table
 from jaxvid.data.cores import usable_cores
 from jaxvid.data.windows import WHOLE, Window
 from jaxvid.rows import RECORD_SIDE
@@ -76,6 +76,8 @@ class Files:
         self.path = np.array([row.name for row in rows], object)
         self.labels = [numbers[row.label] for row in rows]
         self._rows = rows
+        self.annotated = [row.annotated for row in rows]
+        self.categories = categories.of_rows(rows, numbers, self.classes, folder, csv_file)
         self._keys = [_key(folder, row) for row in rows]
         found = _probe_all(folder, csv_file, rows, self._keys, workers)
         self.bad = {n: reason for n, reason in enumerate(found) if isinstance(reason, str)}

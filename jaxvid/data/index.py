@@ -54,6 +54,16 @@ def write(
     }
     more = [(n, label) for n, entry in enumerate(entries) for label in entry.labels[1:]]
     texts = [entry.path.encode(errors="surrogatepass") for entry in entries]
+    categories = sorted({name for entry in entries for name in entry.annotated})
+    if len(categories) > bounds.MAX_CATEGORIES:
+        raise JaxvidError(
+            f"{folder}: the records of {split!r} name {len(categories)} categories of labels, and "
+            f"there may be {bounds.MAX_CATEGORIES}"
+        )
+    annotated: dict[str, Any] = {}
+    if categories:
+        bits = [sum(1 << categories.index(name) for name in e.annotated) for e in entries]
+        annotated = {"categories": np.array(categories), "annotated": np.array(bits, np.int64)}
     table = [entry.frames for entry in entries] or [np.zeros((0, 3), np.uint32)]
     for name, fill in {
         f"{split}.frames.npy": lambda file: np.save(file, np.concatenate(table)),
@@ -66,6 +76,7 @@ def write(
             paths=np.frombuffer(b"".join(texts), np.uint8),
             path_ends=np.cumsum([len(each) for each in texts], dtype=np.int64),
             more_labels=np.array(more, np.int64).reshape(-1, 2),
+            **annotated,
             **columns,
         ),
     }.items():
@@ -79,7 +90,8 @@ class Index:
 
     `origin` tells builds apart. `shards` are the files' names and `sizes` their bytes. `columns`
     are arrays over the records, by the names of `_COLUMNS` and `path`. `labels` are all labels of
-    each record. `starts`, one more than records, says where in the table of frames those of each
+    each record, `annotated` the categories of labels that each was annotated for, none where it
+    does not say. `starts`, one more than records, says where in the table of frames those of each
     begin.
     """
 
@@ -89,6 +101,7 @@ class Index:
     columns: dict[str, np.ndarray]
     starts: np.ndarray
     labels: list[tuple[int, ...]]
+    annotated: list[tuple[str, ...]]
 
 
 def load(folder: pathlib.Path, split: str) -> Index:
@@ -110,6 +123,7 @@ def load(folder: pathlib.Path, split: str) -> Index:
         origin = str(file["origin"])
         # Those beyond the first of each record; indices written before there were any lack it.
         more = file.get("more_labels", np.zeros((0, 2), np.int64))
+        annotated = _annotated(file, len(columns["path"]))
     except JaxvidError:
         raise
     except KeyError as error:
@@ -130,7 +144,9 @@ def load(folder: pathlib.Path, split: str) -> Index:
     for number, label in more.tolist():
         labels[number].append(label)
     starts = np.concatenate([[0], np.cumsum(columns["num_frames"], dtype=int)])
-    return Index(origin, names.tolist(), sizes.tolist(), columns, starts, [*map(tuple, labels)])
+    return Index(
+        origin, names.tolist(), sizes.tolist(), columns, starts, [*map(tuple, labels)], annotated
+    )
 
 
 def _column(array: np.ndarray, kind: type) -> np.ndarray:
@@ -144,6 +160,22 @@ def _column(array: np.ndarray, kind: type) -> np.ndarray:
             raise ValueError(f"it has numbers that {dtype} does not hold")
     with np.errstate(over="ignore"):
         return array.astype(dtype)
+
+
+def _annotated(file: dict[str, np.ndarray], count: int) -> list[tuple[str, ...]]:
+    """The categories of each record; indices written before there were any lack them."""
+    if "annotated" not in file:
+        return [()] * count
+    bits, names = _column(file["annotated"], np.int64), file["categories"]
+    listed = names.ndim == 1 and names.dtype.kind == "U" and len(names) <= bounds.MAX_CATEGORIES
+    inside = count and bits.shape == (count,) and 0 <= bits.min() <= bits.max() < 1 << len(names)
+    if not (listed and inside):
+        raise ValueError("its categories are not those of its records")
+    held = {
+        bit: tuple(name for n, name in enumerate(names.tolist()) if bit >> n & 1)
+        for bit in np.unique(bits).tolist()
+    }
+    return [held[bit] for bit in bits.tolist()]
 
 
 def _paths(file: dict[str, np.ndarray]) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxvid.base import paths, text
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import bounds, index, shards
+from jaxvid.data import bounds, categories, index, shards
 from jaxvid.data.crc32c import masked
 
 
@@ -28,9 +28,10 @@ class Records:
 
     Arrays over the records: `num_frames` int32, `fps` float32 (NaN: unknown), `label` int64 (-1:
     none), `height` and `width` int32, `path` str. `labels` lists all labels of each, of which
-    `label` is the first. `classes` are the names in `labels.txt`, empty without one; `num_shards`
-    and `num_bytes` are those of the files; `origin` tells builds apart. Reading is thread safe and
-    an instance can be pickled.
+    `label` is the first, and `annotated` the categories that each was annotated for; `categories`
+    are those of the classes. `classes` are the names in `labels.txt`, empty without one;
+    `num_shards` and `num_bytes` are those of the files; `origin` tells builds apart. Reading is
+    thread safe and an instance can be pickled.
     """
 
     encoded = True
@@ -40,7 +41,7 @@ class Records:
         self.split = split
         found = index.load(self.folder, split)
         columns = self._columns = found.columns
-        self.origin, self.labels = found.origin, found.labels
+        self.origin, self.labels, self.annotated = found.origin, found.labels, found.annotated
         self._shards, self._starts = found.shards, found.starts
         self.num_shards, self.num_bytes = len(found.shards), sum(found.sizes)
         self.num_frames: np.ndarray = columns["num_frames"]
@@ -58,6 +59,21 @@ class Records:
                 )
         self._frames = index.FrameTable(self.folder, split, int(found.starts[-1]))
         self.classes = read_classes(self.folder / "labels.txt")
+        self.categories = self._read_categories()
+
+    def _read_categories(self) -> tuple[str, ...]:
+        """The category of each class, none where no record says what was annotated."""
+        named = {name for names in self.annotated for name in names}
+        if not named:
+            return ()
+        found = categories.read(self.folder, self.classes)
+        if not named <= set(found):
+            path = self.folder / categories.FILE
+            raise JaxvidError(
+                f"{path} names no category {min(named - set(found))!r}, which records were "
+                "annotated for: write the category of each class of labels.txt there, one a line"
+            )
+        return found
 
     def __len__(self) -> int:
         return len(self.num_frames)

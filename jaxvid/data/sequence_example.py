@@ -18,6 +18,7 @@ from jaxvid.data import bounds
 FRAMES = "image/encoded"
 LABEL_INDEX = "clip/label/index"
 LABEL_TEXT = "clip/label/text"
+ANNOTATED = "clip/label/annotated"
 FILENAME = "video/filename"
 START = "clip/start/timestamp"
 END = "clip/end/timestamp"
@@ -27,7 +28,7 @@ WIDTH = "image/width"
 
 Value = bytes | int | float
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_ASKED_FOR = (LABEL_INDEX, FILENAME, START, END, FRAME_RATE, HEIGHT, WIDTH)
+_ASKED_FOR = (LABEL_INDEX, ANNOTATED, FILENAME, START, END, FRAME_RATE, HEIGHT, WIDTH)
 _SHORT = 1 << 16
 _MAX_FIELDS = 4 * bounds.MAX_FRAMES  # three for each frame, and one more for other things
 _MAX_NAMES = 10_000  # in the context

@@ -29,7 +29,8 @@ class Entry:
 
     `offset` is where the data starts in its shard, `length` their bytes. `fps` is NaN and `labels`
     empty where the record does not say. `frames` is uint32 [num_frames, 3]: offset within the
-    record, length, and CRC-32 of each JPEG.
+    record, length, and CRC-32 of each JPEG. `annotated` are the categories of labels that were
+    looked for, none where the record does not say.
     """
 
     shard: int
@@ -41,6 +42,7 @@ class Entry:
     height: int
     width: int
     frames: np.ndarray
+    annotated: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -68,11 +70,13 @@ def append(
     fps: float,
     height: int | None = None,
     width: int | None = None,
+    annotated: Sequence[str] = (),
 ) -> Entry:
     """Appends one video to an open shard and returns its line of the index.
 
     `frames` are JPEGs in presentation order, `fps` their rate (NaN: unknown), `labels` the numbers
-    of the classes and `texts` their names. A size that is not given is that of the first frame.
+    of the classes and `texts` their names, `annotated` the categories of classes that were looked
+    for. A size that is not given is that of the first frame.
     """
     known = math.isfinite(fps) and fps > 0
     context: dict[str, sequence_example.Value | Sequence[sequence_example.Value]] = {
@@ -80,6 +84,8 @@ def append(
         sequence_example.LABEL_TEXT: tuple(name.encode() for name in texts),
         sequence_example.FILENAME: path.encode(errors="surrogateescape"),
     }
+    if annotated:
+        context[sequence_example.ANNOTATED] = tuple(name.encode() for name in annotated)
     if height is not None and width is not None:
         context[sequence_example.HEIGHT], context[sequence_example.WIDTH] = height, width
     if known:
@@ -217,6 +223,11 @@ def _entry(shard: int, offset: int, data: bytes | _Pages) -> Entry:
         height=height,
         width=width,
         frames=frames,
+        annotated=tuple(
+            name.decode(errors="backslashreplace")
+            for name in example.context.get(sequence_example.ANNOTATED, ())[: bounds.MAX_CATEGORIES]
+            if isinstance(name, bytes)
+        ),
     )
 
 

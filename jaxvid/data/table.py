@@ -3,8 +3,9 @@
 Labels are names or class numbers; several of one video stand in its one cell, as `run|jump`, where
 one that is there twice counts once. Labels are numbers where all are 0 or begin with another digit:
 `007` is a name. A CSV whose only column is `path` lists videos without labels, as pretraining takes
-them. With `start` and `end`, in seconds, a line is that part of its video only. What may stand in a
-cell is decided in `jaxvid.base.text`.
+them. With `start` and `end`, in seconds, a line is that part of its video only; `annotated`
+are the categories of labels that were looked for, as `action|scene`. What may stand in a cell is
+decided in `jaxvid.base.text`.
 """
 
 import csv
@@ -21,7 +22,7 @@ from jaxvid.data.windows import Window
 
 MAX_CLASSES = text.MAX_CLASSES
 """A larger integer label is a mistake, not a class."""
-_COLUMNS = ("path", "label", "start", "end")
+_COLUMNS = ("path", "label", "start", "end", "annotated")
 _MAX_PATH = 4096
 _BYTES = re.compile("[\udc80-\udcff]")  # that are not UTF-8
 _INTEGER = re.compile("0|[1-9][0-9]*")
@@ -33,13 +34,15 @@ _NUMERIC = re.compile(r"[+-]?[0-9]+([.,][0-9]*)?([eE][+-]?[0-9]+)?")
 class Row:
     """One line of the CSV: where it stands, the video's path and its label as written.
 
-    `window` is the part of the video that is meant.
+    `window` is the part of the video that is meant, `annotated` the categories of labels that were
+    looked for; none means all.
     """
 
     line: int
     path: str
     label: str
     window: Window = windows.WHOLE
+    annotated: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -50,7 +53,7 @@ class Row:
 def read(path: pathlib.Path) -> list[Row]:
     """Reads a CSV with the columns `path` and `label`, or without labels.
 
-    It may have the columns `start` and `end`; others are ignored.
+    It may have the columns `start`, `end` and `annotated`; others are ignored.
 
     Empty lines and empty cells beyond the header's, as spreadsheets write them, are passed over.
 
@@ -72,7 +75,8 @@ def read(path: pathlib.Path) -> list[Row]:
         _check_count(cells, header, f"{path} line {line}")
         named = dict(zip(header, cells, strict=True))
         window = windows.read(named.get("start", ""), named.get("end", ""), f"{path} line {line}")
-        row = Row(line, named["path"], named.get("label", ""), window)
+        annotated = _categories(named.get("annotated", ""), f"{path} line {line}")
+        row = Row(line, named["path"], named.get("label", ""), window, annotated)
         if not row.path or "label" in named and not row.label:
             raise JaxvidError(
                 f"{path} line {line} has no {'label' if row.path else 'path'}; each line must have "
@@ -89,6 +93,12 @@ def read(path: pathlib.Path) -> list[Row]:
     if not rows:
         raise JaxvidError(f"{path} lists no video; add lines of path,label")
     return rows
+
+
+def _categories(cell: str, where: str) -> tuple[str, ...]:
+    """The categories in a cell, each once."""
+    names = cell.split("|") if cell else []
+    return tuple(dict.fromkeys(text.check_name(name, where, "category") for name in names))
 
 
 def _check_count(cells: Sequence[str], header: Sequence[str], where: str) -> None:
@@ -143,7 +153,7 @@ def _header(path: pathlib.Path, cells: Sequence[str]) -> list[str]:
     header = [text.one_line(cell, f"{path} line 1", "column").lower() for cell in cells]
     while header and not header[-1]:
         del header[-1]
-    labelled = not {"path"} <= {*header} <= {"path", "start", "end"}
+    labelled = not {"path"} <= {*header} <= {*_COLUMNS} - {"label"}
     missing = [name for name in ("path", "label") if name not in header and labelled]
     if missing:
         raise JaxvidError(

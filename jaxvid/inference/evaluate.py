@@ -70,10 +70,11 @@ def _class_test(
         if pipeline.untrimmed(config.test.protocol):
             scores = scoring.whole(config.test, config.train.loss, scores)
         scoring.check_scores(scores, paths, what)
-        result = metrics.measure(scores, labels)
+        result = metrics.measure(scores, labels, split.categories)
 
         def write(folder: pathlib.Path) -> None:
-            results.write_scores(folder, classes, paths, scores, labels, _protocol(config))
+            about = _protocol(config)
+            results.write_scores(folder, classes, paths, scores, labels, about, split.categories)
 
         return Outcome(result, report_line(config, result), write)
 

@@ -1,20 +1,34 @@
 """Training losses, and what a network trained by each answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxvid.base.errors import JaxvidError
-from jaxvid.rows import LOSSES
+from jaxvid.rows import LOSSES, UNKNOWN
 
 
 def make_loss(
-    kind: str, label_smoothing: float = 0.0, weight: float = 1.0
+    kind: str,
+    label_smoothing: float = 0.0,
+    weight: float = 1.0,
+    categories: Sequence[str] = (),
+    category_weights: Mapping[str, float] | None = None,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The function (logits, labels) -> `weight` x loss that `config.train` asks for; see below."""
+    """The function (logits, labels) -> `weight` x loss that `config.train` asks for; see below.
+
+    `categories` are those of the classes, where clips are annotated for some of them only.
+    """
     check_kind(kind)
+    weights = category_weights or {}
+    if stray := next((name for name in weights if name not in categories), None):
+        raise JaxvidError(
+            f"config.train.category_weights has {stray!r}, which is no category of the videos: "
+            f"{', '.join(sorted(set(categories))) or 'they have none'}"
+        )
     if kind == "softmax":
         return lambda logits, labels: (
             weight * softmax_cross_entropy(logits, labels, label_smoothing)
@@ -23,6 +37,10 @@ def make_loss(
         raise JaxvidError(
             f"config.train.label_smoothing={label_smoothing} is for the loss softmax: set it to 0, "
             "as classes that do not exclude one another share no probability"
+        )
+    if categories:
+        return lambda logits, labels: (
+            weight * annotated_cross_entropy(logits, labels, categories, weights)
         )
     return lambda logits, labels: weight * sigmoid_cross_entropy(logits, labels)
 
@@ -50,6 +68,41 @@ def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(*_matched(logits, labels)).mean()
 
 
+def annotated_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    categories: Sequence[str],
+    weights: Mapping[str, float],
+) -> jax.Array:
+    """Mean binary cross-entropy over what clips were annotated for.
+
+    Without `weights` of categories it is the mean over clips of each clip's own mean over its known
+    classes. With some (others weigh 1) each category has a mean, over its classes and the clips
+    that were annotated for it, and the loss is the weighted mean of those of categories that any
+    clip of the batch has, as for HVU (Diba et al., 2020) in MMAction2. `labels` [B, classes] are as
+    in `sigmoid_cross_entropy`, and `UNKNOWN`, of blends NaN, where nobody said.
+    """
+    known = ~_unknown(labels)
+    logits, labels = _matched(logits, jnp.where(known, labels, 0))
+    each = jnp.where(known, optax.sigmoid_binary_cross_entropy(logits, labels), 0)
+    if not weights:
+        return (each.sum(1) / jnp.maximum(known.sum(1), 1)).mean()
+    names, places = np.unique(np.array(categories), return_inverse=True)
+    member = jnp.asarray(np.eye(len(names))[places], each.dtype)  # [classes, categories]
+    has = ((known.astype(each.dtype) @ member) > 0).astype(each.dtype)  # [B, categories]
+    means = (each @ member / member.sum(0) * has).sum(0) / jnp.maximum(has.sum(0), 1)
+    share = jnp.asarray([weights.get(name, 1.0) for name in names.tolist()], each.dtype)
+    share *= has.max(0)
+    return (share * means).sum() / jnp.maximum(share.sum(), jnp.finfo(each.dtype).tiny)
+
+
+def _unknown(labels: jax.Array) -> jax.Array:
+    """Where labels [B, classes], or blends of them, say nothing."""
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return jnp.isnan(labels)
+    return labels == UNKNOWN
+
+
 def token_labels(logits: jax.Array, keep: int = 5) -> jax.Array:
     """What token labelling asks of a token: probabilities, by a teacher's logits [..., classes].
 
@@ -68,13 +121,14 @@ def probabilities(kind: str, logits: jax.Array) -> jax.Array:
 def hits(logits: jax.Array, labels: jax.Array, kind: str = "softmax") -> jax.Array:
     """Whether the best answer to each clip [B] is its label, or one of its labels.
 
-    Under `softmax` labels [B, classes] are blends, of which the stronger label counts.
+    Under `softmax` labels [B, classes] are blends, of which the stronger label counts. Else classes
+    of which nothing is known are no answers.
     """
-    best = logits.argmax(-1)
     if labels.ndim == 1:
-        return best == labels
+        return logits.argmax(-1) == labels
     if kind == "softmax":
-        return best == labels.argmax(-1)
+        return logits.argmax(-1) == labels.argmax(-1)
+    best = jnp.where(_unknown(labels), -jnp.inf, logits).argmax(-1)
     return jnp.take_along_axis(labels, best[:, None], 1)[:, 0] > 0
 
 

@@ -1,8 +1,11 @@
 """Accuracies over a whole test set, from per-video scores."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from jaxvid.rows import UNKNOWN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +60,18 @@ class MultiLabel:
     """Figures in [0, 1] over `count` videos that may have several labels each, or none.
 
     `mean_ap` is the mean of `average_precisions` [classes], of which those of classes in no video
-    are NaN; `hit1` is the share of videos whose best answer is one of their labels.
+    are NaN, and `video_ap` the mean over videos of the average precision of each video's classes,
+    which tables of MMiT print; `hit1` is the share of videos whose best answer is one of their
+    labels. Where classes have categories, `categories` are the means of these, and `mean_ap` is
+    theirs, as tables of HVU print it.
     """
 
     count: int
     mean_ap: float
+    video_ap: float
     hit1: float
     average_precisions: np.ndarray
+    categories: Mapping[str, float]
 
     @property
     def main(self) -> float:
@@ -73,7 +81,8 @@ class MultiLabel:
     @property
     def logged(self) -> dict[str, float]:
         """What a log of training shows."""
-        return {"mean_ap": self.mean_ap, "hit1": self.hit1}
+        each = {f"mean_ap_{name}": value for name, value in self.categories.items()}
+        return {"mean_ap": self.mean_ap, **each, "hit1": self.hit1}
 
     @property
     def figures(self) -> dict[str, float]:
@@ -81,11 +90,18 @@ class MultiLabel:
         return {
             "videos": self.count,
             "mean_average_precision": self.mean_ap,
+            "mean_average_precision_over_videos": self.video_ap,
+            **{f"mean_average_precision_{name}": x for name, x in self.categories.items()},
             "hit1": self.hit1,
         }
 
     def __str__(self) -> str:
-        return f"{self.count} videos, mAP {100 * self.mean_ap:.2f} %, hit@1 {100 * self.hit1:.2f} %"
+        each = ", ".join(f"{name} {100 * x:.2f} %" for name, x in self.categories.items())
+        return (
+            f"{self.count} videos, mAP {100 * self.mean_ap:.2f} %"
+            + (f" ({each})" if each else "")
+            + f", over videos {100 * self.video_ap:.2f} %, hit@1 {100 * self.hit1:.2f} %"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +166,12 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     """Average precision of one class: scores [N] against whether it is there [N].
 
     The area under the steps of precision over recall. Videos of the same score are retrieved
-    together; those without a number last. NaN where the class is in no video.
+    together; those without a number last. NaN where the class is in no video. Those of which it is
+    `UNKNOWN` are left out.
     """
+    scores, targets = scores[targets != UNKNOWN], targets[targets != UNKNOWN]
+    if not len(scores):
+        return float("nan")
     scores = np.where(np.isnan(scores), -np.inf, scores)
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
@@ -183,23 +203,44 @@ def reconstruction(losses: np.ndarray) -> Reconstruction:
     )
 
 
-def measure(scores: np.ndarray, labels: np.ndarray) -> Accuracy | MultiLabel:
+def measure(
+    scores: np.ndarray, labels: np.ndarray, categories: Sequence[str] = ()
+) -> Accuracy | MultiLabel:
     """What there is to say of scores [N, classes] against labels [N] or targets [N, classes]."""
-    return accuracy(scores, labels) if labels.ndim == 1 else multi_label(scores, labels)
+    return accuracy(scores, labels) if labels.ndim == 1 else multi_label(scores, labels, categories)
 
 
-def multi_label(scores: np.ndarray, targets: np.ndarray) -> MultiLabel:
+def multi_label(
+    scores: np.ndarray, targets: np.ndarray, categories: Sequence[str] = ()
+) -> MultiLabel:
     """Figures of scores [N, classes] against targets [N, classes], 1 where a video has a class.
 
-    Ties count against a video, as in `top_k_hits`: its best answers must all be labels.
+    Targets are `UNKNOWN` where nobody said, and nothing is measured there; `categories` are those
+    of the classes. Ties count against a video, as in `top_k_hits`: its best answers must all be
+    labels.
     """
     each = average_precisions(scores, targets)
-    return MultiLabel(len(scores), _mean(each), float(best_hits(scores, targets).mean()), each)
+    names = np.array(categories)
+    means = {name: _mean(each[names == name]) for name in dict.fromkeys(categories)}
+    return MultiLabel(
+        count=len(scores),
+        mean_ap=_mean(np.array(list(means.values()))) if means else _mean(each),
+        video_ap=_mean(average_precisions(scores.T, targets.T)),
+        hit1=float(best_hits(scores, targets).mean()),
+        average_precisions=each,
+        categories=means,
+    )
+
+
+def best_answers(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The class [N] answered for each video, among those of which something is known."""
+    return np.where(targets == UNKNOWN, -np.inf, scores).argmax(1)
 
 
 def best_hits(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Whether the best answer to each video [N] is one of its classes: targets [N, classes] 1."""
-    return ((scores < scores.max(1, keepdims=True)) | (targets > 0)).all(1)
+    scores = np.where(targets == UNKNOWN, -np.inf, scores)
+    return ((scores < scores.max(1, keepdims=True)) | (targets == 1)).all(1)
 
 
 def _mean(each: np.ndarray) -> float:

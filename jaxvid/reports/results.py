@@ -1,7 +1,7 @@
 """What a test leaves in a folder: scores, answers, accuracies and pictures, whole or not at all."""
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,15 +18,17 @@ def write_scores(
     scores: np.ndarray,
     labels: np.ndarray,
     about: dict[str, Any],
+    categories: Sequence[str] = (),
 ) -> metrics.Result:
     """Writes what can be said of scores into `folder`, whatever they come from.
 
     `scores.npz` holds scores [N, classes], labels [N] (or [N, classes], where a video may have
     several), paths and classes; `predictions.csv` a line per video, `classes.csv` one per class;
     `result.json` the accuracies and what `about` says of where they come from; `confusion.png` the
-    picture, where a video has one label. Only process 0 writes.
+    picture, where a video has one label. `categories` are those of the classes, if they have any.
+    Only process 0 writes.
     """
-    result = metrics.measure(scores, labels)
+    result = metrics.measure(scores, labels, categories)
     if jax.process_index() != 0:
         return result
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +50,7 @@ def write_scores(
     header = ["path", "label", "answer", "score", "correct"]
     csvs.write(folder / "predictions.csv", header, lines)
     if isinstance(result, metrics.MultiLabel):
-        _write_precisions(folder / "classes.csv", classes, labels, result)
+        _write_precisions(folder / "classes.csv", classes, labels, result, categories)
     else:
         _write_classes(folder / "classes.csv", classes, result.confusion)
         draw.confusion_matrix(result.confusion, classes, folder / "confusion.png")
@@ -96,20 +98,30 @@ def _answered(
             yield classes[label], int(answer), bool(answer == label)
         return
     right = metrics.best_hits(scores, labels)
-    for row, answer, is_right in zip(labels, scores.argmax(1), right, strict=True):
-        yield "|".join(classes[label] for label in np.flatnonzero(row)), int(answer), bool(is_right)
+    answers = metrics.best_answers(scores, labels)
+    for row, answer, is_right in zip(labels, answers, right, strict=True):
+        named = "|".join(classes[label] for label in np.flatnonzero(row == 1))
+        yield named, int(answer), bool(is_right)
 
 
 def _write_precisions(
-    path: pathlib.Path, classes: list[str], labels: np.ndarray, result: metrics.MultiLabel
+    path: pathlib.Path,
+    classes: list[str],
+    labels: np.ndarray,
+    result: metrics.MultiLabel,
+    categories: Sequence[str],
 ) -> None:
     """Writes a line per class: its videos and its average precision, empty for none."""
-    counts = (labels > 0).sum(0).tolist()
-    lines = (
+    counts = (labels == 1).sum(0).tolist()
+    header = ["class", "videos", "average_precision"]
+    lines = [
         [name, videos, f"{value:.4f}" if videos else ""]
         for name, videos, value in zip(classes, counts, result.average_precisions, strict=True)
-    )
-    csvs.write(path, ["class", "videos", "average_precision"], lines)
+    ]
+    if categories:
+        header.append("category")
+        lines = [[*line, name] for line, name in zip(lines, categories, strict=True)]
+    csvs.write(path, header, lines)
 
 
 def _write_classes(path: pathlib.Path, classes: list[str], confusion: np.ndarray) -> None:

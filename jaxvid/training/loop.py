@@ -92,7 +92,8 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
         resume.compare(workdir, checkpoints.folder(last), config, meta, len(videos.train))
 
     # ---- the plan, and the state to start from
-    plan = plans.plan(config, mesh, videos.classes, len(videos.train))
+    categories = videos.train.categories
+    plan = plans.plan(config, mesh, videos.classes, len(videos.train), categories)
     for line in plan.knobs.said:
         log(line)
     lessons = {}

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvid.base.errors import JaxvidError
+from jaxvid.rows import UNKNOWN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,8 @@ def mix(
         num_classes: how many classes there are.
 
     Returns:
-        float32 video [B, T, H, W, C] and the labels' probabilities [B, num_classes].
+        float32 video [B, T, H, W, C] and the labels' probabilities [B, num_classes], NaN where one
+        of the two labels is `UNKNOWN`.
     """
     batch, _, height, width, _ = video.shape
     which, weights, rows, columns = jax.random.split(key, 4)
@@ -79,7 +81,10 @@ def mix(
 
     other = jnp.roll(video, how.repeats, axis=0).astype(jnp.float32)
     mixed = weight * video.astype(jnp.float32) + (1 - weight) * other
-    own = jax.nn.one_hot(labels, num_classes) if labels.ndim == 1 else labels.astype(jnp.float32)
+    if labels.ndim == 1:
+        own = jax.nn.one_hot(labels, num_classes)
+    else:
+        own = jnp.where(labels == UNKNOWN, jnp.nan, labels.astype(jnp.float32))
     kept = kept[:, None]
     return mixed, kept * own + (1 - kept) * jnp.roll(own, how.repeats, axis=0)
 

@@ -86,7 +86,11 @@ class Plan:
 
 
 def plan(
-    config: Config, mesh: jax.sharding.Mesh, classes: Sequence[str], videos: int | None = None
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    classes: Sequence[str],
+    videos: int | None = None,
+    categories: tuple[str, ...] = (),
 ) -> Plan:
     """The run of a config on the devices of `mesh`.
 
@@ -96,6 +100,7 @@ def plan(
       classes: names of the classes, none where the network pretrains.
       videos: how many there are to train on, which the rate depends on; None makes an epoch of
         one batch.
+      categories: those of the classes, where videos are annotated for some only.
 
     Raises:
       JaxvidError: the config asks for what the network is not, or the batch does not divide.
@@ -122,6 +127,7 @@ def plan(
         knobs.frozen,
         knobs.blocks,
         teachers.make_teacher(teacher) if teacher else None,
+        categories,
     )
     return Plan(
         config=config,

@@ -67,7 +67,10 @@ def describe(config: Config, classes: Sequence[str], short_side: int) -> dict[st
 
 def fingerprint(split: datasets.Split) -> dict[str, Any]:
     """What tells the videos of a split from others, wherever they lie."""
-    names = json.dumps([split.paths, [list(map(int, each)) for each in split.source.labels]])
+    said: list[Any] = [split.paths, [list(map(int, each)) for each in split.source.labels]]
+    if split.categories:
+        said += [split.categories, split.annotated]
+    names = json.dumps(said)
     return {
         "videos": len(split),
         "frames": int(np.sum(split.source.num_frames)),

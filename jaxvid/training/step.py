@@ -33,6 +33,9 @@ class Lesson:
     Attributes:
       kind: the loss of the labels, one of those of `losses.make_loss`.
       label_smoothing: the share of each label that all classes have alike.
+      categories: those of the classes, where clips are annotated for some only.
+      category_weights: pairs of a category and what its mean loss weighs; none makes classes weigh
+        the same.
       weight: what this loss, as it is differentiated and measured, is multiplied by.
       aux_weight: what the loss of an auxiliary classifier, which answers `aux_logits` among the
         intermediates of training, is multiplied by before it is added; 0 leaves it untrained.
@@ -44,6 +47,8 @@ class Lesson:
 
     kind: str = "softmax"
     label_smoothing: float = 0.0
+    categories: tuple[str, ...] = ()
+    category_weights: tuple[tuple[str, float], ...] = ()
     weight: float = 1.0
     aux_weight: float = 0.0
     teacher: Teacher | None = None
@@ -92,7 +97,13 @@ def _make_loss(lesson: Lesson) -> Callable[..., jax.Array]:
     The answers are logits [B, classes] and intermediates for normalised clips [B, T, H, W, C],
     `taught` are the teacher's variables.
     """
-    loss_fn = losses.make_loss(lesson.kind, lesson.label_smoothing, lesson.weight)
+    loss_fn = losses.make_loss(
+        lesson.kind,
+        lesson.label_smoothing,
+        lesson.weight,
+        lesson.categories,
+        dict(lesson.category_weights),
+    )
 
     def loss_of(
         answers: tuple[jax.Array, Mapping[str, jax.Array]],
@@ -252,10 +263,12 @@ def make_train_step(
     frozen: Set[str] = frozenset(),
     blocks: Set[str] = frozenset(),
     teacher: Teacher | None = None,
+    categories: tuple[str, ...] = (),
 ) -> Callable[[TrainState, dict[str, Any]], Stepped]:
     """The step on a batch of the pipeline, not compiled: (state, {video uint8, label}) -> as above.
 
-    With a teacher its variables are in the batch too, as `teacher`.
+    With a teacher its variables are in the batch too, as `teacher`. `categories` are those of the
+    classes, where clips are annotated for some only.
     """
     train = config.train
     shared: dict[str, Any] = {
@@ -273,6 +286,8 @@ def make_train_step(
         lesson = Lesson(
             kind=train.loss,
             label_smoothing=train.label_smoothing,
+            categories=categories,
+            category_weights=train.category_weights,
             weight=train.loss_weight,
             aux_weight=train.aux_weight,
             teacher=teacher,

@@ -231,7 +231,7 @@ def _records(folder: Path) -> tuple[Callable, Callable]:
         return kind, trial
 
     def check(draw: random.Random) -> str:
-        data = ml_collections.ConfigDict({"dataset": "x", "data_dir": str(trial)})
+        data = ml_collections.ConfigDict({"dataset": "x", "data_dir": str(trial), "category": ""})
         try:
             split = datasets.open_split(data, "train")
             for number in range(len(split)):

@@ -17,7 +17,7 @@ from tests.data.test_pipeline import CLASSES, LENGTHS, assert_same, make_config,
 
 
 def open_split(dataset, folder, split="train"):
-    data = ml_collections.ConfigDict({"dataset": dataset, "data_dir": str(folder)})
+    data = ml_collections.ConfigDict({"dataset": dataset, "data_dir": str(folder), "category": ""})
     return datasets.open_split(data, split)
 
 

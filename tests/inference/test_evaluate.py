@@ -204,7 +204,7 @@ def test_a_test_is_compiled_once_however_often_it_is_made(network, tmp_path):
     }
 
     class Two:
-        classes, paths = tuple(CLASSES), ("a.mp4", "b.mp4")
+        classes, paths, categories = tuple(CLASSES), ("a.mp4", "b.mp4"), ()
 
         def __len__(self):
             return 2

@@ -7,6 +7,7 @@ import pytest
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.objectives import losses
+from jaxvid.rows import UNKNOWN
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (6, 5))
 LABELS = np.array([0, 4, 2, 2, 1, 3])
@@ -75,6 +76,46 @@ def test_sigmoid_cross_entropy_is_the_mean_over_clips_and_classes():
     assert one == many
     huge = losses.sigmoid_cross_entropy(jnp.array([[1e4, -1e4]]), jnp.array([[0, 1]]))
     np.testing.assert_allclose(huge, 1e4)
+
+
+CATEGORIES = ("action", "action", "scene", "scene", "scene")
+KNOWN = np.array([[1, 1, 0, 0, 0]] * 2 + [[1] * 5] * 3 + [[0, 0, 1, 1, 1]], bool)
+
+
+def annotated_labels():
+    targets = np.random.default_rng(2).integers(0, 2, (6, 5)).astype(np.uint8)
+    p = 1 / (1 + np.exp(-LOGITS))
+    each = -np.where(targets, np.log(p), np.log(1 - p))
+    return jnp.asarray(np.where(KNOWN, targets, UNKNOWN)), np.where(KNOWN, each, 0)
+
+
+def test_what_was_not_annotated_is_no_part_of_the_loss():
+    labels, each = annotated_labels()
+    loss = losses.make_loss("sigmoid", weight=3.0, categories=CATEGORIES)
+    expected = (each.sum(1) / KNOWN.sum(1)).mean()
+    np.testing.assert_allclose(loss(jnp.asarray(LOGITS), labels), 3 * expected, rtol=1e-6)
+    blends = jnp.where(labels == UNKNOWN, jnp.nan, labels)
+    np.testing.assert_allclose(loss(jnp.asarray(LOGITS), blends), 3 * expected, rtol=1e-6)
+    gradient = jax.grad(loss)(jnp.asarray(LOGITS), blends)
+    assert np.isfinite(gradient).all() and not np.asarray(gradient)[~KNOWN].any()
+    assert losses.hits(jnp.asarray(LOGITS), labels, "sigmoid").shape == (6,)
+    best = jnp.array([[1.0, 0.0, 9.0]])
+    assert losses.hits(best, jnp.array([[1, 0, UNKNOWN]], jnp.uint8), "sigmoid").tolist() == [True]
+
+
+def test_categories_weigh_as_told():
+    labels, each = annotated_labels()
+    loss = losses.make_loss("sigmoid", categories=CATEGORIES, category_weights={"scene": 3.0})
+    action, scene = each[:5, :2].mean(), each[2:, 2:].mean()
+    expected = (action + 3 * scene) / 4
+    np.testing.assert_allclose(loss(jnp.asarray(LOGITS), labels), expected, rtol=1e-6)
+    # A category that no clip of the batch has takes no part.
+    only = loss(jnp.asarray(LOGITS[:2]), labels[:2])
+    np.testing.assert_allclose(only, each[:2, :2].mean(), rtol=1e-6)
+    with pytest.raises(JaxvidError, match="category_weights has 'smell'.*: action, scene"):
+        losses.make_loss("sigmoid", categories=CATEGORIES, category_weights={"smell": 1.0})
+    with pytest.raises(JaxvidError, match="category_weights has 'scene'.*: they have none"):
+        losses.make_loss("sigmoid", category_weights={"scene": 1.0})
 
 
 def test_losses_that_make_no_sense_are_refused():

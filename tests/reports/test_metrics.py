@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxvid.reports import metrics
+from jaxvid.rows import UNKNOWN
 
 SCORES = np.array(
     [
@@ -130,7 +131,9 @@ def test_videos_with_several_labels_by_hand():
     assert np.isnan(result.average_precisions[3])
     assert result.main == result.mean_ap == pytest.approx(np.mean(expected))
     assert (result.count, result.hit1) == (5, 2 / 5)
-    assert str(result) == "5 videos, mAP 70.56 %, hit@1 40.00 %"
+    # The classes of the videos are at ranks 1 and 2, 1 and 2, 2, none, and 4.
+    assert result.video_ap == pytest.approx((1 + 1 + 1 / 2 + 1 / 4) / 4)
+    assert str(result) == "5 videos, mAP 70.56 %, over videos 68.75 %, hit@1 40.00 %"
 
 
 def test_a_best_answer_that_is_shared_must_be_right_in_all():
@@ -144,3 +147,21 @@ def test_labels_of_either_kind_are_measured_as_theirs():
     single = metrics.measure(SCORES, LABELS)
     several = metrics.measure(SCORES, np.eye(4, dtype=np.uint8)[LABELS])
     assert several.mean_ap == single.mean_ap and several.hit1 == single.top1
+
+
+def test_what_is_not_known_is_not_measured():
+    scores = np.array([[0.9, 0.2, 0.8], [0.6, 0.7, 0.9], [0.1, 0.4, 0.3]])
+    targets = np.array([[1, 0, UNKNOWN], [0, 1, UNKNOWN], [UNKNOWN, UNKNOWN, 1]], np.uint8)
+    result = metrics.multi_label(scores, targets, ("action", "action", "scene"))
+    assert result.average_precisions.tolist() == [1, 1, 1] and result.hit1 == 1
+    assert result.categories == {"action": 1, "scene": 1} and result.mean_ap == 1
+    targets[2] = [1, 0, UNKNOWN]
+    result = metrics.multi_label(scores, targets, ("action", "action", "scene"))
+    # The third video has the first class, at the lowest of three scores.
+    expected = ((1 + 2 / 3) / 2 + 1) / 2
+    assert result.categories["action"] == pytest.approx(expected)
+    assert np.isnan(result.categories["scene"]) and result.mean_ap == pytest.approx(expected)
+    # Its best known answer is the second.
+    assert result.hit1 == pytest.approx(2 / 3)
+    assert result.video_ap == pytest.approx((1 + 1 + 1 / 2) / 3)
+    assert "mAP 91.67 % (action 91.67 %, scene nan %)" in str(result)

@@ -9,6 +9,7 @@ import pytest
 
 from jaxvid import config as configs
 from jaxvid.base.errors import JaxvidError
+from jaxvid.rows import UNKNOWN
 from jaxvid.training import mixing, step
 from jaxvid.training.mixing import Mixing
 from jaxvid.training.state import TrainState
@@ -189,3 +190,11 @@ def test_the_step_without_mixing_takes_the_labels_as_they_are():
 def test_the_step_refuses_settings_that_make_no_sense():
     with pytest.raises(JaxvidError, match="config.train.mixup is -0.5"):
         step.make_train_step(Line(), optax.sgd(0.1), step_config(mixup=-0.5))
+
+
+def test_a_blend_knows_what_both_of_its_labels_know():
+    video = jnp.zeros((3, 1, 2, 2, 3))
+    labels = jnp.array([[1, 0, UNKNOWN], [0, 1, 1], [1, UNKNOWN, 0]], jnp.uint8)
+    _, found = mixing.mix(Mixing(mixup=1.0), jax.random.key(0), video, labels, 3)
+    expected = [[0, 1, 1], [0, 0, 1], [0, 1, 0]]  # each with the one before it
+    np.testing.assert_array_equal(np.isnan(found), expected)

@@ -10,6 +10,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.data import toy
 from jaxvid.inference import evaluate
 from jaxvid.reports import metrics
+from jaxvid.rows import UNKNOWN
 from jaxvid.training import loop
 
 SETTINGS = toy.Settings(train=2, test=1, height=48, width=48, frames=(8, 10))
@@ -93,6 +94,43 @@ def test_several_labels_are_predicted(trained, folder, capsys):
     assert {each["label"]: each["score"] for each in answers} == pytest.approx(
         dict(zip(predictor.classes, found.tolist(), strict=True))
     )
+
+
+@pytest.fixture(scope="module")
+def annotated(folder, tmp_path_factory):
+    """The same clips, of which not all were annotated for both categories of their labels."""
+    out = tmp_path_factory.mktemp("annotated")
+    (out / "labels.txt").write_text("down\nleft\nright\nup\nsideways\n")
+    (out / "categories.txt").write_text("way\nway\nway\nway\naxis\n")
+    for split in ("train", "test"):
+        lines = (folder / f"{split}.csv").read_text().splitlines()[1:]
+        rows = [line.rpartition(",")[::2] for line in lines]
+        told = [f"{path},{label},{'way|axis' if '|' in label else 'way'}" for path, label in rows]
+        (out / f"{split}.csv").write_text("\n".join(["path,label,annotated", *told]) + "\n")
+    for path in folder.rglob("*.mp4"):
+        target = out / path.relative_to(folder)
+        target.parent.mkdir(exist_ok=True, parents=True)
+        target.symlink_to(path)
+    return out
+
+
+def test_categories_are_learnt_and_measured_where_they_were_annotated(annotated, tmp_path):
+    c = make_config(annotated)
+    c.train.update({"epochs": 1.0, "category_weights": (("axis", 2.0),), "mixup": 0.2})
+    result = loop.train(c, tmp_path / "run")
+    assert set(result.categories) == {"way", "axis"}
+    # All that were annotated for it have the one class.
+    assert result.categories["axis"] == 1
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines if '"loss"' in line]
+    assert losses and np.isfinite(losses).all()
+    with np.load(tmp_path / "run" / "eval" / "scores.npz") as file:
+        assert (file["labels"] == UNKNOWN).sum() == 2
+    lines = (tmp_path / "run" / "eval" / "classes.csv").read_text().splitlines()
+    assert lines[0].endswith(",category") and lines[-1].startswith("sideways,2,1.0000,axis")
+    c.train.category_weights = (("color", 1.0),)
+    with pytest.raises(JaxvidError, match="category_weights has 'color'.*: axis, way"):
+        loop.train(c, tmp_path / "other")
 
 
 def test_the_softmax_is_refused_for_them(folder, tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from jaxvid.base import csvs, locks, paths, text, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
-from jaxvid.data import index, records, table
+from jaxvid.data import categories, index, records, table
 from jaxvid.data.building.tasks import Job, Result, Task, write_shard
 from jaxvid.data.building.workers import in_processes
 from jaxvid.data.cores import usable_cores
@@ -67,7 +67,7 @@ def build(
     with locks.hold(out, "--out"):  # No other process builds in the same folder.
         rows = table.read(labels)
         names = _class_names(out, classes)
-        plan = _plan(rows, names, videos, labels, split, shards, short_side, quality)
+        plan = _plan(rows, names, videos, labels, out, split, shards, short_side, quality)
         workplace = out / f".build-{split}"
         if not overwrite and _exists(out, split, workplace, plan.origin):
             shutil.rmtree(workplace, ignore_errors=True)
@@ -94,13 +94,14 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is to be built: a task a shard, and the names of the classes.
+    """What is to be built: a task a shard, the names of the classes, and their categories if any.
 
     `origin` tells builds apart, `repeated` maps the path of a line that was left out to the reason.
     """
 
     split: str
     names: tuple[str, ...]
+    categories: tuple[str, ...]
     jobs: Sequence[Job]
     tasks: Sequence[Task]
     repeated: dict[str, str]
@@ -121,6 +122,7 @@ def _plan(
     names: tuple[str, ...],
     videos: pathlib.Path,
     labels: pathlib.Path,
+    out: pathlib.Path,
     split: str,
     count: int | None,
     short_side: int,
@@ -135,6 +137,7 @@ def _plan(
     )
     kept, repeated = table.without_repeats(rows, labels)
     table.say_oddities(videos, kept, names, labels)
+    found = categories.of_rows(kept, numbers, names, out, labels)
     count = min(MAX_SHARDS, max(1, round(len(kept) ** 0.5))) if count is None else count
     count = min(count, len(kept))
     jobs = [
@@ -145,6 +148,7 @@ def _plan(
             tuple(names[i] for i in numbers[row.label]),
             row.path,
             row.window,
+            row.annotated,
         )
         for number, row in enumerate(kept)
     ]
@@ -152,7 +156,7 @@ def _plan(
         Task(number, file, os.fspath(videos), tuple(jobs[number::count]), short_side, quality)
         for number, file in enumerate(shard_names(split, count))
     ]
-    return _Plan(split, names, jobs, tasks, repeated, _fingerprint(tasks, names))
+    return _Plan(split, names, found, jobs, tasks, repeated, _fingerprint(tasks, names))
 
 
 def _check(
@@ -204,6 +208,8 @@ def _fingerprint(tasks: Sequence[Task], names: tuple[str, ...]) -> str:
             path = table.locate(task.videos, job.file)
             stat = path.stat() if table.is_there(path) else None
             digest.update(repr(stat and (stat.st_size, stat.st_mtime_ns)).encode())
+            if job.annotated:
+                digest.update(repr(job.annotated).encode())
     return digest.hexdigest()
 
 
@@ -293,6 +299,8 @@ def _publish(
     for old in out.glob(f"{plan.split}-?????-of-?????*"):
         old.unlink()
     whole.text(out / "labels.txt", "".join(f"{name}\n" for name in plan.names))
+    if plan.categories:
+        whole.text(out / categories.FILE, "".join(f"{name}\n" for name in plan.categories))
     found: dict[int, Entry] = {}
     files = [task.file for task in plan.tasks]
     for result, file in zip(results, files, strict=True):

@@ -19,7 +19,8 @@ from jaxvid.data.windows import Window
 class Job:
     """One video to encode, with its classes; `number` is its place among the records.
 
-    It is the `window` of the `file`, and `path` is what it is called.
+    It is the `window` of the `file`, and `path` is what it is called; `annotated` are the
+    categories of labels that were looked for.
     """
 
     number: int
@@ -29,6 +30,7 @@ class Job:
     # The path says both already: they are no other build's.
     file: str = dataclasses.field(repr=False)
     window: Window = dataclasses.field(default=windows.WHOLE, repr=False)
+    annotated: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Result:
         for entry in written.values():
             entry["frames"] = np.array(entry["frames"], np.uint32)
             entry["labels"] = tuple(entry["labels"])
+            entry["annotated"] = tuple(entry["annotated"])
         entries = {number: shards.Entry(**entry) for number, entry in written.items()}
         return cls(fields["shard"], entries, bad, damaged)
 
@@ -130,6 +133,7 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
                 fps=info.fps,
                 height=info.height,
                 width=info.width,
+                annotated=job.annotated,
             )
             if info.damaged:
                 result.damaged[job.number] = f"{info.damaged} damaged or missing packets"
