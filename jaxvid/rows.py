@@ -5,7 +5,7 @@ from typing import Any
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-CROP_COUNTS = {"whole": 1, "center": 1, "left": 1, "three": 3, "ten": 10}
+CROP_COUNTS = {"whole": 1, "center": 1, "left": 1, "three": 3, "ten": 10, "ten_unnegated": 10}
 CLASS_COUNTS = {
     "activitynet": 200,
     "diving48": 48,
@@ -58,12 +58,14 @@ MAX_SIDE = 10_000
 OPENMMLAB_V0 = "https://download.openmmlab.com/mmaction/recognition"
 OPENMMLAB_V1 = "https://download.openmmlab.com/mmaction/v1.0/recognition"
 # The words that fields of rows, and of the configs made of them, may be.
-SAMPLERS = ("frames", "dense", "timed", "uniform", "untrimmed")
+SAMPLERS = ("frames", "dense", "timed", "uniform", "untrimmed", "stacks")
 CROP_MODES = ("random_resized", "multi_scale", "square", "whole", "center")
 # Classes exclude one another, or each is there or not.
 LOSSES = ("softmax", "sigmoid")
 # At a class of which nobody said whether a video has it; others have 0 or 1.
 UNKNOWN = 2
+# How optical flow is computed: Zach et al. (DAGM 2007) and Farneback (SCIA 2003), by OpenCV.
+FLOWS = ("tvl1", "farneback")
 # Of four neighbours none to three are left out.
 DECODER_RATIOS = (0.0, 0.25, 0.5, 0.75)
 FREEZE_NORM = ("", "all", "partial", "statistics")
@@ -86,7 +88,9 @@ class Sampling:
     the video; with `clip_len=1` the segments of a frame net), `dense` (segments inside one window
     of `sample_range` frames), `uniform` (one frame from each of `clip_len` equal parts), `timed`
     (PySlowFast's clips, as long in time as `clip_len` times `frame_interval` frames at
-    `target_fps`) and `untrimmed` (a clip every `clip_interval` frames of a video of any length).
+    `target_fps`), `untrimmed` (a clip every `clip_interval` frames of a video of any length) and
+    `stacks` (the clips of `frames`, of optical flow: each is one frame of the network, with x and y
+    of its `clip_len` pairs side by side in channels).
     """
 
     sampler: str = "frames"
@@ -109,7 +113,7 @@ class Sampling:
     @property
     def views(self) -> int:
         """Views of one video before it is cropped; single frames make one view together."""
-        clips = 1 if self.clip_len == 1 else self.num_clips
+        clips = 1 if self.clip_len == 1 or self.sampler == "stacks" else self.num_clips
         clips *= 2 if self.twice_sample else 1
         return clips * (self.num_sample_positions if self.sampler == "dense" else 1)
 
@@ -118,8 +122,19 @@ class Sampling:
         """The tables' short form: clip length x frame interval x number of clips."""
         if self.sampler == "uniform":
             return f"uniform {self.clip_len}"
-        prefix = "" if self.sampler == "frames" else f"{self.sampler} "
+        prefix = "" if self.sampler in ("frames", "stacks") else f"{self.sampler} "
         return f"{prefix}{self.clip_len}x{self.frame_interval}x{self.clips}"
+
+    @property
+    def length(self) -> int:
+        """Frames of a view as they enter the network: of a clip, or of single frames or stacks."""
+        single = self.clip_len == 1 or self.sampler == "stacks"
+        return self.num_clips if single else self.clip_len
+
+    @property
+    def channels(self) -> int:
+        """Channels of a frame that enters the network: of RGB, or x and y of a stack's pairs."""
+        return 2 * self.clip_len if self.sampler == "stacks" else 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +142,11 @@ class Protocol:
     """The published test: which frames, which crops, and how views become one score.
 
     `short_side` is the shorter side in pixels after resizing, `crops` one of `center`, `left` (of
-    tall pictures the upper one), `three` and `ten`, `crop` their side; or `crops` is `whole`, and
-    the whole picture is squashed to a square of side `crop`. `average` says whether probabilities
-    (`prob`) or logits (`score`) are averaged over the views.
+    tall pictures the upper one), `three`, `ten` and `ten_unnegated`, `crop` their side; or `crops`
+    is `whole`, and the whole picture is squashed to a square of side `crop`. Of ten crops five are
+    mirrored, and with them the direction of optical flow, but for `ten_unnegated`, as MMAction2
+    tests. `average` says whether probabilities (`prob`) or logits (`score`) are averaged over the
+    views.
     """
 
     sampling: Sampling
@@ -137,6 +154,11 @@ class Protocol:
     crops: str = "center"
     crop: int = 224
     average: str = "prob"
+
+    @property
+    def view(self) -> tuple[int, int, int, int]:
+        """Shape [T, H, W, C] of one view."""
+        return self.sampling.length, self.crop, self.crop, self.sampling.channels
 
     @property
     def views(self) -> str:
@@ -294,19 +316,12 @@ class Row:
     @property
     def view(self) -> tuple[int, int, int, int]:
         """Shape [T, H, W, C] of one view of the test."""
-        sampling, flow = self.test.sampling, self.modality == "flow"
-        # A clip of flow is the stack that stands for one frame, in channels for both directions.
-        frames = sampling.num_clips if flow or sampling.clip_len == 1 else sampling.clip_len
-        channels = 2 * sampling.clip_len if flow else 3
-        return frames, self.test.crop, self.test.crop, channels
+        return self.test.view
 
     @property
     def num_views(self) -> int:
         """Views of one video in the test: how often the network runs."""
-        sampling = self.test.sampling
-        if self.modality == "flow":
-            sampling = dataclasses.replace(sampling, clip_len=1)
-        return sampling.views * CROP_COUNTS[self.test.crops]
+        return self.test.sampling.views * CROP_COUNTS[self.test.crops]
 
     @property
     def short_side(self) -> int:

@@ -38,6 +38,7 @@ ARROWS = {
         "jaxvid.config",
         "jaxvid.data",
         "jaxvid.devices",
+        "jaxvid.fuse",
         "jaxvid.layers",
         "jaxvid.objectives",
         "jaxvid.reports",

@@ -19,11 +19,13 @@ CONFINED = {
     "tensorflow_datasets": {"jaxvid.data"},
     "dmvr": {"jaxvid.data"},
     "orbax": {"jaxvid.checkpoint.orbax"},
+    "cv2": {"jaxvid.data"},
 }
 # Import names that differ from the name in setup.cfg that brings them.
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "cv2": "opencv-contrib-python-headless",
     "google_crc32c": "google-crc32c",
     "ml_dtypes": "jax",
     "orbax": "orbax-checkpoint",

@@ -33,6 +33,7 @@ SHELL, PYTHON, DRAWN = ("sh", "bash", "console"), ("python",), ("mermaid",)
 FOUNDATIONS = {
     "debugging.md": ["fine-tune.md"],
     "fine-tune.md": ["convert.md"],
+    "flow.md": ["own-data.md"],
     "own-data.md": ["fine-tune.md"],
     "pretrain.md": ["fine-tune.md"],
     "README.md": ["convert.md", "fine-tune.md"],
@@ -49,6 +50,7 @@ SMALLER = [
     (r"(create_model|convert)\(\"tsm_r50_1x1x8_k400\"", r'\1("tsm_test"'),
     (r"\b8, 224, 224, 3\b", "8, 64, 64, 3"),
     (r"--topology=\S+", "--topology=cpu:8"),
+    (r"runs/two/tsn_r50_flow_5x1x8_k400", "runs/two/tsn_r50_flow_test"),
     (r"--profile=\d+:\d+", "--profile=1:2"),
 ]
 # In place of the file that a command would download.

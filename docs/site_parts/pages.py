@@ -20,6 +20,7 @@ CONTENTS = {
         "train",
         "pretrain",
         "own-data",
+        "flow",
         "many-devices",
         "accelerators",
         "export",

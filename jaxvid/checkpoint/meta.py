@@ -42,7 +42,7 @@ _NAME = _Rule(_is_name, "a name")
 _DICT = _Rule(lambda value: isinstance(value, dict), "an object")
 _TEXTS = _Rule(_texts, "a list of texts")
 _RULES = {
-    **dict.fromkeys(("row", "variant", "loss", "channel_order"), _NAME),
+    **dict.fromkeys(("row", "variant", "loss", "channel_order", "flow"), _NAME),
     "num_classes": _Rule(
         lambda value: type(value) is int and 0 <= value <= text.MAX_CLASSES,
         f"a whole number in 0..{text.MAX_CLASSES}",

@@ -16,11 +16,13 @@ from jaxvid.rows import (
     CROP_MODES,
     DECODER_RATIOS,
     EVERY,
+    FLOWS,
     FREEZE_NORM,
     LOSSES,
     MAX_SIDE,
     SAMPLERS,
     WARMUPS,
+    Sampling,
 )
 
 
@@ -106,6 +108,8 @@ RULES = {
     "model.dtype": one_of("float32", "bfloat16"),
     "model.matmul_precision": one_of("", "bfloat16", "tensorfloat32", "float32"),
     **{f"data.sampling.{name}": rule for name, rule in _SAMPLING.items()},
+    "model.members": WORDS,
+    "data.flow": one_of("", *FLOWS),
     "data.trim": between(0, 1),
     "data.crop": at_least(1),
     "data.crop_mode": one_of(*CROP_MODES),
@@ -263,6 +267,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise JaxvidError(f"config.{field}={value!r} must be at most {_MOST[field]}")
     _check_size("test", config.test.sampling, published.views(config), config.test.crop)
     _check_size("data", config.data.sampling, 1, config.data.crop)
+    if not given["model.members"]:
+        _check_flow(given, known)
     for field in PATHS:
         if given[field]:
             paths.local(given[field], f"config.{field}")
@@ -289,14 +295,43 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def _check_size(group: str, sampling: Mapping[str, Any], views: int, crop: int) -> None:
     """Refuses a plan whose views of one video take more memory than any that is published."""
-    frames = sampling["num_clips"] if sampling["clip_len"] == 1 else sampling["clip_len"]
-    size = views * frames * crop * crop * 3
+    drawn = Sampling(**sampling)
+    frames = drawn.length
+    size = views * frames * crop * crop * drawn.channels
     if size > MAX_VIDEO_BYTES:
         raise JaxvidError(
             f"config.{group} asks of a video for {views} views of {frames} frames of {crop} x "
             f"{crop} pixels, {size / 2**30:.1f} GiB: lower config.{group}.crop or the sampling's "
             "clip_len and num_clips"
         )
+
+
+def _check_flow(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuses to feed optical flow to a network of RGB, or the reverse, or to recolour flow."""
+    name, flow = given["model.name"], bool(known["data.flow"])
+    takes = "optical flow" if flow else "RGB"
+    wrong = [] if bool(given["data.flow"]) == flow else ["data.flow"]
+    wrong += [
+        field
+        for field in ("data.sampling.sampler", "test.sampling.sampler")
+        if (given[field] == "stacks") != flow
+    ]
+    if flow:
+        wrong += ["data.color_jitter"] * any(given["data.color_jitter"])
+        wrong += ["data.rand_augment"] * bool(given["data.rand_augment"])
+    for field in wrong:
+        raise JaxvidError(
+            f"config.{field}={given[field]!r} is not for {name}, which takes {takes}: leave it "
+            f"{known[field]!r}"
+        )
+    for group in ("data", "test") if flow else ():
+        field = f"{group}.sampling.clip_len"
+        if 2 * given[field] != len(given["data.mean"]):
+            raise JaxvidError(
+                f"config.{field}={given[field]} pairs of x and y are not the "
+                f"{len(given['data.mean'])} channels of config.data.mean: change both, and those "
+                "of training and test alike"
+            )
 
 
 def unknown(field: str, known: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ class Model:
     """Which network: a row or variant, its classes (0: those of the data), and what differs.
 
     `matmul_precision` is what float32 is multiplied in; "" is what the chip does by itself.
+    `members` are rows or variants that are tested in its place, and their scores fused.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Model:
     dtype: str
     matmul_precision: str
     overrides: Mapping[str, Any]
+    members: tuple[str, ...]
 
     @property
     def compute_dtype(self) -> np.dtype | None:
@@ -35,10 +37,15 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which videos, and what training sees of each; see `jaxvid.rows.Recipe` for the fields."""
+    """Which videos, and what training sees of each; see `jaxvid.rows.Recipe` for the fields.
+
+    `flow` is how the optical flow of videos is computed that a network takes in place of RGB, ""
+    where it does not.
+    """
 
     dataset: str
     data_dir: str
+    flow: str
     train_split: str
     test_split: str
     category: str

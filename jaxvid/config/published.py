@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 
 from jaxvid import zoo
-from jaxvid.rows import CROP_COUNTS, Recipe, Row, Sampling
+from jaxvid.rows import CROP_COUNTS, FLOWS, Recipe, Row, Sampling
 
 ARGUMENTS = {"dataset": "toy", "data_dir": "", "init": "", "classes": 0, "runlocal": False}
 """What every front door takes, with defaults; see `from_row`."""
@@ -29,19 +29,22 @@ def from_row(
         library's dataset; see `jaxvid.data.datasets.open_split`.
       data_dir: folder that `python -m jaxvid.data.build` wrote, or of the `files`, or for what is
         generated or imported.
-      init: folder of a converted or trained checkpoint to start from; '' starts from nothing.
+      init: folder of a converted or trained checkpoint to start from; '' starts from nothing. Of a
+        row of several streams, the folder in which each has its own, called as its row.
       classes: number of classes; 0 takes the number of labels of the dataset.
       runlocal: shrink network, pictures and run to what a laptop does in minutes.
     """
-    row = zoo.starting_row(name)
+    row, streams = zoo.starting_row(name), zoo.streams(name)
     if runlocal:
-        row = shrink(row)
+        row, streams = shrink(row), tuple(_tiny(zoo.get_row(stream)) for stream in streams)
     recipe = row.recipe or Recipe()
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.init = init
-    config.model = _model(row, classes)
+    config.model = _model(row, classes, streams)
     config.data = _data(row, recipe, dataset, data_dir)
+    if streams:
+        config.data.flow = FLOWS[0]
     config.train = _train(recipe)
     config.optim = _optim(recipe)
     config.test = _test(row)
@@ -50,14 +53,15 @@ def from_row(
     return config
 
 
-def _model(row: Row, classes: int) -> dict[str, Any]:
-    """Which network."""
+def _model(row: Row, classes: int, streams: tuple[str, ...]) -> dict[str, Any]:
+    """Which network, or which are tested together."""
     return {
         "name": row.name,
         "num_classes": classes,
         "dtype": "float32",
         "matmul_precision": "",
         "overrides": dict(row.overrides),
+        "members": streams,
     }
 
 
@@ -66,6 +70,7 @@ def _data(row: Row, recipe: Recipe, dataset: str, data_dir: str) -> dict[str, An
     return {
         "dataset": dataset,
         "data_dir": data_dir,
+        "flow": FLOWS[0] if row.modality == "flow" else "",
         "train_split": "train",
         "test_split": "test",
         "category": "",
@@ -194,8 +199,7 @@ def shrink(row: Row) -> Row:
     Frame nets keep at most 8 segments and clips at most 8 frames, so that a step takes a fraction
     of a second on a laptop.
     """
-    family = zoo.family(row.variant).__name__.rsplit(".", 1)[-1]
-    tiny = f"{family}_pretrain_test" if zoo.pretrains(row.variant) else f"{family}_test"
+    tiny = _tiny(row)
     train = _fewer_frames(row.train)
     test = dataclasses.replace(
         row.test, sampling=_fewer_frames(row.test.sampling), short_side=64, crops="center", crop=64
@@ -213,10 +217,18 @@ def shrink(row: Row) -> Row:
     )
 
 
+def _tiny(row: Row) -> str:
+    """The tiny variant of the row's family that takes and gives what the row does."""
+    if row.modality == "flow":
+        return row.variant if row.variant.endswith("_test") else f"{row.variant}_test"
+    family = zoo.family(row.variant).__name__.rsplit(".", 1)[-1]
+    return f"{family}_pretrain_test" if zoo.pretrains(row.variant) else f"{family}_test"
+
+
 def _fewer_frames(sampling: Sampling) -> Sampling:
     """At most 8 frames, and one view of them."""
     sampling = dataclasses.replace(sampling, twice_sample=False, num_sample_positions=1)
-    if sampling.clip_len == 1:
+    if sampling.clip_len == 1 or sampling.sampler == "stacks":
         return dataclasses.replace(sampling, num_clips=min(sampling.num_clips, 8))
     return dataclasses.replace(
         sampling,
@@ -231,6 +243,8 @@ def local_run(config: ml_collections.ConfigDict) -> None:
 
     The toy classes are directions of motion, which a flip would swap.
     """
+    if config.data.flow and config.data.dataset == "toy":
+        config.data.flow = "farneback"  # TV-L1 takes some twenty times as long.
     config.data.update({"flip": 0.0, "area": (0.6, 1.0), "color_jitter": (0.0, 0.0, 0.0, 0.0)})
     config.data.update({"rand_augment": "", "random_erasing": 0.0, "repeats": 1})
     config.train.update(

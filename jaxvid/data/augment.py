@@ -1,7 +1,8 @@
 """Pixels: the crops of a published test and the random changes of training.
 
 What is drawn is numpy and a function of a Generator; what is done to pixels is TensorFlow, from
-uint8 `[T, H, W, 3]` to uint8. All frames of a clip are changed alike.
+uint8 `[T, H, W, C]` to uint8. All frames of a clip are changed alike. Their channels are red, green
+and blue, or x and y of optical flow (`jaxvid.data.flow`), of which a mirror turns x around.
 """
 
 import dataclasses
@@ -247,21 +248,39 @@ def finish(frames, flip, jitter, order, augmentation: Augmentation):
     """Resizes, mirrors and recolours the frames of one cropped clip.
 
     Args:
-        frames: uint8 `[T, h, w, 3]`, the pixels of the drawn box.
+        frames: uint8 `[T, h, w, C]`, the pixels of the drawn box.
         flip: bool scalar.
         jitter: float32 `[4]`, as in `Draw`.
         order: int32 `[4]`, as in `Draw`.
         augmentation: the settings.
 
     Returns:
-        uint8 `[T, size, size, 3]`.
+        uint8 `[T, size, size, C]`.
     """
     size = augmentation.size
     pixels = tf.image.resize(frames, (size, size), method="bilinear", antialias=False)
-    pixels = tf.cond(flip, lambda: tf.reverse(pixels, [2]), lambda: pixels)
+    pixels = tf.cond(flip, lambda: mirrored(pixels), lambda: pixels)
     if any(augmentation.color_jitter):
         pixels = _recolor(pixels, jitter, order, hue=augmentation.color_jitter[3] > 0)
     return tf.cast(tf.round(pixels), tf.uint8)
+
+
+def mirrored(pixels):
+    """Mirrors pixels `[T, H, W, C]` of 0..255 left and right; motion to the left is then to it."""
+    turned = tf.reverse(pixels, [2])
+    if pixels.shape[-1] != 2:
+        return turned
+    return tf.stack([255 - turned[..., 0], turned[..., 1]], -1)
+
+
+def stacked(frames, channels: int):
+    """Frames `[N * k, H, W, C]` as stacks `[N, H, W, channels]` of k = channels / C side by side.
+
+    So the channels of stacked pairs of flow are x, y, x, y and so on.
+    """
+    _, height, width, own = tf.unstack(tf.shape(frames))
+    stacks = tf.reshape(frames, [-1, channels // frames.shape[-1], height, width, own])
+    return tf.reshape(tf.transpose(stacks, [0, 2, 3, 1, 4]), [-1, height, width, channels])
 
 
 def _recolor(pixels, jitter, order, hue: bool):
@@ -330,12 +349,13 @@ def make_views(frames, clips, protocol: Protocol):
     """Resizes and crops decoded frames as the published test does.
 
     Args:
-        frames: uint8 `[N, H, W, 3]`.
-        clips: integer `[clips, T]`, the numbers in `frames` that make up each clip.
+        frames: uint8 `[N, H, W, C]`.
+        clips: integer `[clips, N]`, the numbers in `frames` that make up each clip.
         protocol: the row's test.
 
     Returns:
-        uint8 `[views, T, crop, crop, 3]`: all clips of the first crop, then of the second, ...
+        uint8 `[views, T, crop, crop, C]`: all clips of the first crop, then of the second, ...; of
+        flow, T are stacks and C their channels.
     """
     size = protocol.crop
     if protocol.crops == "whole":
@@ -344,21 +364,27 @@ def make_views(frames, clips, protocol: Protocol):
         frames = resize_short_side(frames, protocol.short_side)
     height, width = tf.shape(frames)[1], tf.shape(frames)[2]
     views = []
+    turn = mirrored if protocol.crops == "ten" else lambda crop: crop[:, :, ::-1]
     for top, left, flip in _OFFSETS[protocol.crops](height - size, width - size):
         crop = frames[:, top : top + size, left : left + size]
-        views.append(tf.gather(crop[:, :, ::-1] if flip else crop, clips))
-    return tf.concat(views, 0)
+        views.append(tf.gather(turn(crop) if flip else crop, clips))
+    views = tf.concat(views, 0)
+    channels = protocol.sampling.channels
+    if views.shape[-1] == channels:
+        return views
+    flat = tf.reshape(views, [-1, size, size, views.shape[-1]])
+    return tf.reshape(stacked(flat, channels), [tf.shape(views)[0], -1, size, size, channels])
 
 
 def resize_short_side(frames, side: int):
-    """Resizes uint8 `[N, H, W, 3]` so that the shorter side is `side`, keeping the aspect."""
+    """Resizes uint8 `[N, H, W, C]` so that the shorter side is `side`, keeping the aspect."""
     shape = tf.cast(tf.shape(frames)[1:3], tf.float64)
     new = tf.cast(shape * (side / tf.reduce_min(shape)) + 0.5, tf.int32)
     return _resize(frames, new)
 
 
 def _resize(frames, size):
-    """Resizes uint8 `[N, H, W, 3]` to (height, width) as OpenCV's bilinear does."""
+    """Resizes uint8 `[N, H, W, C]` to (height, width) as OpenCV's bilinear does."""
     pixels = tf.image.resize(frames, size, method="bilinear", antialias=False)
     return tf.cast(tf.round(pixels), tf.uint8)
 
@@ -401,4 +427,5 @@ _OFFSETS = {
     "left": _left_offset,
     "three": _three_offsets,
     "ten": _ten_offsets,
+    "ten_unnegated": _ten_offsets,
 }

@@ -68,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.batch_size is not None:
             part.batch_size = args.batch_size
         frozen = fields.freeze(config)
+        if frozen.model.members:
+            raise JaxvidError(
+                f"{frozen.model.name} is several networks: measure {frozen.model.members[0]}"
+            )
         data, loss = frozen.data, frozen.train.loss
         name = data.test_split if args.test else data.train_split
         split = datasets.open_split(data, name)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from jaxvid.base import text
 from jaxvid.base.errors import listed
 from jaxvid.base.exits import exit_on_error
-from jaxvid.data.building import Summary, build
+from jaxvid.data.building import FLOW_WAYS, Summary, build
 from jaxvid.rows import RECORD_SIDE
 
 
@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "the number of videos)")  # fmt: skip
     add("--short-side", type=int, default=RECORD_SIDE, metavar="PIXELS", help="shrink larger "
         "frames to this shorter side; none is enlarged (default: %(default)s)")  # fmt: skip
+    add("--flow", choices=FLOW_WAYS, default="", help="optical flow in place of the pictures, as "
+        "the split NAME.flow beside the split NAME: computed by OpenCV, or read from folders of "
+        "pictures flow_x_00001.jpg, flow_y_00001.jpg, ... that the CSV lists")  # fmt: skip
     add("--quality", type=int, default=95, metavar="1..100", help="of the JPEGs (default: 95)")
     add("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     add("--classes", metavar="FILE", help="class names, one a line, in the order of their numbers, "

@@ -40,7 +40,7 @@ def clip_shape(data: Data) -> tuple[int, int, int, int]:
             f"config.data.sampling gives {len(views)} clips of a video, but training takes one:"
             " set num_clips to 1"
         )
-    return (views.shape[1], data.crop, data.crop, 3)
+    return data.sampling.length, data.crop, data.crop, data.sampling.channels
 
 
 def make_augmentation(data: Data) -> augment.Augmentation:
@@ -88,6 +88,7 @@ class Clips:
         self.source = split.source
         self._data, self._part, self._seed = data, part, seed
         self._shape = clip_shape(data)
+        self._count = self._shape[0] * self._shape[-1] // self.source.channels
         self._augmentation = make_augmentation(data)
         self._on_crop = bool(data.rand_augment) and data.rand_augment_after_crop
         self._on_whole = bool(data.rand_augment) and not self._on_crop
@@ -97,7 +98,7 @@ class Clips:
             raise JaxvidError(f"config.seed is {seed}: give a whole number from 0")
         self.specs = {
             "images": images_spec(self.source),
-            "frames": tf.TensorSpec([self._shape[0]], tf.int64),
+            "frames": tf.TensorSpec([self._count], tf.int64),
             **_DRAWN,
             "label": self._labels.spec,
             "index": tf.TensorSpec([], tf.int64),
@@ -150,14 +151,17 @@ class Clips:
         pixels = tf.gather(pixels, loaded["frames"])
         if self._augmentation.random_erasing:
             pixels = augment.erase(pixels, loaded["erased"], loaded["noise"])
+        if self._count > self._shape[0]:
+            pixels = augment.stacked(pixels, self._shape[-1])
         pixels = tf.ensure_shape(pixels, self._shape)
         return {"video": pixels, "label": loaded["label"], "index": loaded["index"]}
 
     def _cropped(self, loaded: Mapping[str, Any]) -> Any:
-        """The pixels uint8 `[N, h, w, 3]` of the drawn box of all frames."""
+        """The pixels uint8 `[N, h, w, C]` of the drawn box of all frames."""
+        channels = self.source.channels
         if self.source.encoded and not self._on_whole:
-            return pixels_within(loaded["images"], loaded["box"])
-        pixels = pixels_of(loaded["images"])
+            return pixels_within(loaded["images"], loaded["box"], channels)
+        pixels = pixels_of(loaded["images"], channels)
         if self._on_whole:
             pixels = self._operate(pixels, loaded)
         top, left, height, width = tf.unstack(loaded["box"])

@@ -13,6 +13,7 @@ from jaxvid.data import subset, table
 from jaxvid.data.records import Records
 from jaxvid.data.sources import Source as Source
 from jaxvid.data.sources import Split as Split
+from jaxvid.rows import FLOWS
 
 
 def open_split(data: Data, split: str, *, labelled: bool = True) -> Split:
@@ -23,15 +24,16 @@ def open_split(data: Data, split: str, *, labelled: bool = True) -> Split:
     with a colon, `module:function` or `tfds:name`, is imported into `data_dir` on first use; see
     `jaxvid.data.imports`. Any other lies in `data_dir`, or in the folder of its name in there, as
     `python -m jaxvid.data.build` wrote it. Unless the videos are to be `labelled`, they need no
-    labels. With `data.category` there are the videos that were annotated for that, and its classes.
+    labels. With `data.flow`, their optical flow is opened; with `data.category`, the videos that
+    were annotated for that, and its classes.
     """
     folder = paths.local(data.data_dir, "config.data.data_dir") if data.data_dir else None
     if data.dataset == "files":
         source = _files(data, folder, split)
     elif ":" in data.dataset:
-        source = _imported(data.dataset, split, folder)
+        source = _imported(data.dataset, split, folder, data.flow)
     else:
-        source = Records(_folder(data.dataset, folder), split)
+        source = _records(_folder(data.dataset, folder, data.flow), split, data.flow)
     found = check_split(source, split, labelled=labelled)
     if not data.category:
         return found
@@ -81,7 +83,8 @@ def _files(data: Data, folder: pathlib.Path | None, split: str) -> Source:
             " none: add data_dir=FOLDER to the config argument"
         )
     csv_file = _list_of(folder, split)
-    source = Files(folder, csv_file, _list_of(folder, data.train_split), data.workers)
+    first = _list_of(folder, data.train_split)
+    source = Files(folder, csv_file, first, data.workers, data.flow)
     # The test is over all videos that are listed, as it is over all records.
     limit = 0 if split == data.test_split else data.max_bad_records
     if len(source.bad) > limit:
@@ -103,10 +106,28 @@ def _files(data: Data, folder: pathlib.Path | None, split: str) -> Source:
     return source
 
 
-def _imported(dataset: str, split: str, data_dir: pathlib.Path | None) -> Source:
+def _records(folder: pathlib.Path, split: str, flow: str) -> Source:
+    """Opens records of pictures, or those of flow, which was computed as `flow` says."""
+    if not flow:
+        return Records(folder, split)
+    source = Records(folder, split, "flow")
+    if source.flow in FLOWS and source.flow != flow:
+        raise JaxvidError(
+            f"the optical flow of {split!r} in {folder} was computed by {source.flow}: add "
+            f"--config.data.flow={source.flow}, or build it by {flow} into another folder"
+        )
+    return source
+
+
+def _imported(dataset: str, split: str, data_dir: pathlib.Path | None, flow: str) -> Source:
     """Opens the records of another library's dataset."""
     from jaxvid.data import imports
 
+    if flow:
+        raise JaxvidError(
+            f"dataset {dataset} is read as RGB only: build records of its videos' optical flow with"
+            f" `python -m jaxvid.data.build --flow={flow}`"
+        )
     if not data_dir:
         raise JaxvidError(
             f"dataset {dataset} needs data_dir, the folder into which it is copied once: add"
@@ -123,11 +144,11 @@ def _list_of(folder: pathlib.Path, split: str) -> pathlib.Path:
     return given if given.is_file() else folder / given
 
 
-def _folder(dataset: str, data_dir: pathlib.Path | None) -> pathlib.Path:
+def _folder(dataset: str, data_dir: pathlib.Path | None, flow: str) -> pathlib.Path:
     if dataset == "toy":
         from jaxvid.data import toy
 
-        return toy.ensure(data_dir or "")
+        return toy.ensure(data_dir or "", flow=flow)
     if not data_dir:
         raise JaxvidError(
             f"dataset {dataset!r} needs data_dir, the folder that `python -m jaxvid.data.build`"

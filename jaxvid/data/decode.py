@@ -166,7 +166,7 @@ class Video:
             if self._size is None:
                 if problem := bounds.size_problem(frame.height, frame.width):
                     raise JaxvidError(f"{self._path}: {problem}")
-                self._size = _shrunk(frame.height, frame.width, self._short_side)
+                self._size = shrunk(frame.height, frame.width, self._short_side)
             if wanted is None or number in wanted:
                 height, width = self._size
                 try:
@@ -462,7 +462,8 @@ def _possible(rate: float) -> float:
     return rate if 0 < rate <= bounds.MAX_FPS else math.nan
 
 
-def _shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+def shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """The size that frames are shrunk to where their shorter side is more than `short_side`."""
     if short_side is None or min(height, width) <= short_side:
         return height, width
     scale = short_side / min(height, width)

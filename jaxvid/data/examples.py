@@ -90,7 +90,7 @@ def images_spec(source: Source) -> Any:
     """What `Source.frames` gives, as TensorFlow takes it."""
     if source.encoded:
         return tf.TensorSpec([None], tf.string)
-    return tf.TensorSpec([None, None, None, 3], tf.uint8)
+    return tf.TensorSpec([None, None, None, source.channels], tf.uint8)
 
 
 def fetch(source: Source, video: int, frames: np.ndarray) -> dict[str, np.ndarray]:
@@ -107,24 +107,28 @@ def fps_of(source: Source, video: int) -> float | None:
     return fps if fps > 0 else None
 
 
-def pixels_of(images: Any) -> Any:
-    """Frames uint8 `[N, H, W, 3]`, decoded where they are JPEGs."""
+def pixels_of(images: Any, channels: int) -> Any:
+    """Frames uint8 `[N, H, W, channels]`, decoded where they are JPEGs."""
     if images.dtype != tf.string:
         return images
-    return _decode(lambda image: tf.io.decode_jpeg(image, **_JPEG), images)
+    return _decode(lambda image: tf.io.decode_jpeg(image, **_JPEG), images, channels)
 
 
-def pixels_within(images: Any, box: Any) -> Any:
-    """The pixels uint8 `[N, h, w, 3]` in a box int32 `[4]` of JPEGs `[N]`.
+def pixels_within(images: Any, box: Any, channels: int) -> Any:
+    """The pixels uint8 `[N, h, w, channels]` in a box int32 `[4]` of JPEGs `[N]`.
 
     Equal to cropping them afterwards, but at the rim of JPEGs with subsampled chroma.
     """
-    return _decode(lambda image: tf.image.decode_and_crop_jpeg(image, box, **_JPEG), images)
+    return _decode(
+        lambda image: tf.image.decode_and_crop_jpeg(image, box, **_JPEG), images, channels
+    )
 
 
-def _decode(decode: Callable[[Any], Any], images: Any) -> Any:
-    """Decodes JPEGs `[N]` to uint8 `[N, H, W, 3]`."""
+def _decode(decode: Callable[[Any], Any], images: Any, channels: int) -> Any:
+    """Decodes JPEGs `[N]` to the first `channels` of their three, uint8 `[N, H, W, channels]`."""
     if tf.executing_eagerly():  # where map_fn would complain of what its failure leaves behind
-        return tf.stack([decode(image) for image in images])
-    frame = tf.TensorSpec([None, None, 3], tf.uint8)
-    return tf.map_fn(decode, images, fn_output_signature=frame)
+        pixels = tf.stack([decode(image) for image in images])
+    else:
+        frame = tf.TensorSpec([None, None, 3], tf.uint8)
+        pixels = tf.map_fn(decode, images, fn_output_signature=frame)
+    return pixels if channels == 3 else pixels[..., :channels]

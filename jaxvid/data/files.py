@@ -24,7 +24,7 @@ import numpy as np
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
 from jaxvid.base.text import say
-from jaxvid.data import bounds, categories, decode, records, table
+from jaxvid.data import bounds, categories, decode, flow, records, table
 from jaxvid.data.cores import usable_cores
 from jaxvid.data.windows import WHOLE, Window
 from jaxvid.rows import RECORD_SIDE
@@ -52,6 +52,7 @@ class Files:
         csv_file: pathlib.Path,
         first_csv: pathlib.Path,
         workers: int,
+        method: str = "",
     ):
         """Probes what is not noted yet.
 
@@ -61,7 +62,11 @@ class Files:
             first_csv: the list whose labels, sorted, are the classes, where no `labels.txt` in the
                 folder names them.
             workers: how many files are decoded at a time; 0 means one for each core.
+            method: how optical flow is computed of the frames that are asked for; "" gives RGB.
         """
+        if method:
+            flow.estimator(method)  # Says now what is not installed.
+        self._method, self.channels = method, 2 if method else 3
         self._folder, self._csv = folder, csv_file
         names = records.read_classes(folder / "labels.txt")
         way_out = f"correct it, or list all class names, one a line, in {folder / 'labels.txt'}"
@@ -80,6 +85,11 @@ class Files:
         self.categories = categories.of_rows(rows, numbers, self.classes, folder, csv_file)
         self._keys = [_key(folder, row) for row in rows]
         found = _probe_all(folder, csv_file, rows, self._keys, workers)
+        if method:
+            found = [
+                _without_last(info, table.locate(folder, row.path))
+                for info, row in zip(found, rows, strict=True)
+            ]
         self.bad = {n: reason for n, reason in enumerate(found) if isinstance(reason, str)}
         if len(self.bad) == len(rows):
             raise JaxvidError(f"no video of {csv_file} can be read: {self.bad[0]}")
@@ -100,12 +110,15 @@ class Files:
         return str(self._folder / self.path[number])
 
     def frames(self, number: int, indices: np.ndarray) -> np.ndarray:
-        """Decodes the frames `indices`: uint8 `[N, H, W, 3]`."""
+        """Decodes the frames `indices`: uint8 `[N, H, W, 3]`, or their flow `[N, H, W, 2]`."""
         if number in self.bad:
             raise JaxvidError(self.bad[number])
         row = self._rows[number]
         path = table.locate(self._folder, row.path)
-        frames = decode.frames_at(path, indices, RECORD_SIDE, row.window)
+        if self._method:
+            frames = flow.pairs_at(path, indices, self._method, RECORD_SIDE, row.window)
+        else:
+            frames = decode.frames_at(path, indices, RECORD_SIDE, row.window)
         same = frames.shape[1:3] == (self.height[number], self.width[number])
         if not same or _key(self._folder, row) != self._keys[number]:
             raise JaxvidError(
@@ -140,6 +153,15 @@ def _probe_all(
                 progress.update()
         progress.close()
     return [known[key] for key in keys]
+
+
+def _without_last(found: _Found, path: pathlib.Path) -> _Found:
+    """What a video is whose frames are pairs, of which there is one less."""
+    if isinstance(found, str):
+        return found
+    if found.num_frames < 2:
+        return f"{path} has one frame, and optical flow is between two"
+    return dataclasses.replace(found, num_frames=found.num_frames - 1)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,9 @@
   (all paths in one, and where each ends: padded to the longest they could take any memory);
 - `<split>.frames.npy`: per frame its place within the record and its CRC-32, so that a reader
   fetches and checks just the frames that it samples.
+
+Optical flow of a split has an index of its own, `<split>.flow.index.npz`, of shards of its own, or
+of those of the split where these hold both.
 """
 
 import dataclasses
@@ -20,7 +23,7 @@ import numpy as np
 from jaxvid.base import arrays, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
-from jaxvid.data import bounds, shards
+from jaxvid.data import bounds, sequence_example, shards
 from jaxvid.data.shards import Entry
 
 VERSION = 1  # of the index files
@@ -43,10 +46,12 @@ def write(
     names: Sequence[str],
     entries: Sequence[Entry],
     origin: str = "",
+    flow: str = "",
 ) -> None:
     """Writes the two index files of a split, the one that makes it complete last.
 
-    `origin` is kept for `Records.origin`: a digest of what the records were made from.
+    `origin` is kept for `Records.origin`: a digest of what the records were made from. `flow` is
+    how the optical flow in them was computed, if they hold some and it is known.
     """
     columns: dict[str, Any] = {
         name: np.array([getattr(entry, name) for entry in entries], kind)
@@ -71,6 +76,7 @@ def write(
             file,
             version=VERSION,
             origin=origin,
+            flow=flow,
             shards=np.array(names, np.str_),
             sizes=np.array([(folder / name).stat().st_size for name in names], np.int64),
             paths=np.frombuffer(b"".join(texts), np.uint8),
@@ -88,14 +94,15 @@ def write(
 class Index:
     """What `<split>.index.npz` says.
 
-    `origin` tells builds apart. `shards` are the files' names and `sizes` their bytes. `columns`
-    are arrays over the records, by the names of `_COLUMNS` and `path`. `labels` are all labels of
-    each record, `annotated` the categories of labels that each was annotated for, none where it
-    does not say. `starts`, one more than records, says where in the table of frames those of each
-    begin.
+    `origin` tells builds apart; `flow` is how optical flow was computed, where that is known.
+    `shards` are the files' names and `sizes` their bytes. `columns` are arrays over the records, by
+    the names of `_COLUMNS` and `path`. `labels` are all labels of each record, `annotated` the
+    categories of labels that each was annotated for, none where it does not say. `starts`, one more
+    than records, says where in the table of frames those of each begin.
     """
 
     origin: str
+    flow: str
     shards: list[str]
     sizes: list[int]
     columns: dict[str, np.ndarray]
@@ -104,15 +111,20 @@ class Index:
     annotated: list[tuple[str, ...]]
 
 
-def load(folder: pathlib.Path, split: str) -> Index:
+def stem(split: str, modality: str) -> str:
+    """What the files of a split, or of its optical flow, begin with."""
+    return f"{split}.flow" if modality == "flow" else split
+
+
+def load(folder: pathlib.Path, split: str, modality: str = "rgb") -> Index:
     """Reads and checks the index of a split, which is made first where there is none.
 
     Raises:
       JaxvidError: there are no such records, or the index is damaged or contradicts itself.
     """
-    path = folder / f"{split}.index.npz"
+    path = folder / f"{stem(split, modality)}.index.npz"
     if not os.path.lexists(path):
-        _make(folder, split)
+        _make(folder, split, modality)
     try:
         file = arrays.read_npz(path, _MAX_INDEX)
         if file["version"].tolist() != VERSION:
@@ -120,7 +132,7 @@ def load(folder: pathlib.Path, split: str) -> Index:
         columns = {name: _column(file[name], kind) for name, kind in _COLUMNS.items()}
         columns["path"] = _paths(file)
         names, sizes = file["shards"], _column(file["sizes"], np.int64)
-        origin = str(file["origin"])
+        origin, flow = str(file["origin"]), str(file.get("flow", ""))
         # Those beyond the first of each record; indices written before there were any lack it.
         more = file.get("more_labels", np.zeros((0, 2), np.int64))
         annotated = _annotated(file, len(columns["path"]))
@@ -145,7 +157,14 @@ def load(folder: pathlib.Path, split: str) -> Index:
         labels[number].append(label)
     starts = np.concatenate([[0], np.cumsum(columns["num_frames"], dtype=int)])
     return Index(
-        origin, names.tolist(), sizes.tolist(), columns, starts, [*map(tuple, labels)], annotated
+        origin=origin,
+        flow=flow,
+        shards=names.tolist(),
+        sizes=sizes.tolist(),
+        columns=columns,
+        starts=starts,
+        labels=[*map(tuple, labels)],
+        annotated=annotated,
     )
 
 
@@ -222,14 +241,23 @@ def _consistent(
     )
 
 
-def _make(folder: pathlib.Path, split: str) -> None:
+def _make(folder: pathlib.Path, split: str, modality: str) -> None:
     """Makes the index of shards that came without one."""
-    names, sizes = _find_shards(folder, split)
+    feature = sequence_example.FLOW if modality == "flow" else sequence_example.FRAMES
+    own, split = split, stem(split, modality)
+    # Others' records may hold pictures and flow side by side.
+    beside = own != split and not any(folder.glob(f"{split}-?????-of-?????*"))
+    names, sizes = _find_shards(folder, own if beside else split)
     _check_count(folder, split, names)  # Before anything is read that takes its time.
     entries = []
     progress = Progress(math.ceil(sum(sizes) / 1e6), f"indexing {split}", "MB")
     for number, name in enumerate(names):
-        for entry in shards.scan(folder / name, number):
+        for entry in shards.scan(folder / name, number, feature):
+            if beside and not entry.num_frames:
+                raise JaxvidError(
+                    f"{folder} has no optical flow of {own!r}: build it with `python -m "
+                    "jaxvid.data.build --flow=tvl1`"
+                )
             entries.append(entry)
             progress.update(round(entry.length / 1e6))
     progress.close()

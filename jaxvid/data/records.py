@@ -6,6 +6,8 @@ A split lies in one folder:
 - `<split>.index.npz` and `<split>.frames.npy`: where each record and each frame lies;
 - `labels.txt`: the class names, one a line, shared by all splits of the folder.
 
+Optical flow of a split lies beside it, as a split called `<split>.flow`.
+
 Shards that others wrote have no index; it is made on first use by reading them once.
 """
 
@@ -32,16 +34,22 @@ class Records:
     are those of the classes. `classes` are the names in `labels.txt`, empty without one;
     `num_shards` and `num_bytes` are those of the files; `origin` tells builds apart. Reading is
     thread safe and an instance can be pickled.
+
+    With the modality `flow` frames are pairs, as in `jaxvid.data.flow`, and `flow` says how they
+    were computed, where that is known.
     """
 
     encoded = True
 
-    def __init__(self, folder: str | os.PathLike, split: str):
+    def __init__(self, folder: str | os.PathLike, split: str, modality: str = "rgb"):
         self.folder = paths.local(folder, "folder")
-        self.split = split
-        found = index.load(self.folder, split)
+        self._arguments = (folder, split, modality)
+        self.channels = 2 if modality == "flow" else 3
+        found = index.load(self.folder, split, modality)
+        self.split = split = index.stem(split, modality)
         columns = self._columns = found.columns
-        self.origin, self.labels, self.annotated = found.origin, found.labels, found.annotated
+        self.origin, self.flow = found.origin, found.flow
+        self.labels, self.annotated = found.labels, found.annotated
         self._shards, self._starts = found.shards, found.starts
         self.num_shards, self.num_bytes = len(found.shards), sum(found.sizes)
         self.num_frames: np.ndarray = columns["num_frames"]
@@ -79,10 +87,10 @@ class Records:
         return len(self.num_frames)
 
     def __getstate__(self) -> dict:
-        return {"folder": self.folder, "split": self.split}
+        return {"arguments": self._arguments}
 
     def __setstate__(self, state: dict) -> None:
-        Records.__init__(self, state["folder"], state["split"])
+        Records.__init__(self, *state["arguments"])
 
     def name(self, number: int) -> str:
         """Says where a record lies, for messages: shard, record within it, and video."""

@@ -53,11 +53,13 @@ def sample_views(
     """Draws frame numbers as a network sees them: int64 `[views, T]`.
 
     A clip is a view, except where clips are single frames: then `num_clips` of them are the
-    segments of one view of a frame net.
+    segments of one view of a frame net. So are stacks, whose frames follow one another.
     """
     clips = sample(sampling, total_frames, fps, test=test, rng=rng)
     if sampling.clip_len == 1 and sampling.sampler in ("frames", "dense"):
         return clips.reshape(-1, sampling.num_clips)
+    if sampling.sampler == "stacks":
+        return clips.reshape(-1, sampling.num_clips * sampling.clip_len)
     return clips
 
 
@@ -198,4 +200,5 @@ _SAMPLERS = {
     "timed": _timed,
     "uniform": _uniform,
     "untrimmed": _untrimmed,
+    "stacks": _frames,
 }

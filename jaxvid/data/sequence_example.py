@@ -1,8 +1,9 @@
 """`tf.train.SequenceExample` as bytes, written and read without TensorFlow.
 
-Only what video records hold is covered: a context of integers, floats and strings, and one list of
-JPEG frames. Reading finds where each frame lies instead of copying it, so that a few frames of a
-long video cost little. The feature names are DMVR's, with MediaPipe's for rate and size.
+Only what video records hold is covered: a context of integers, floats and strings, and lists of
+JPEG frames, of which one is written and one is read. Reading finds where each frame lies instead of
+copying it, so that a few frames of a long video cost little. The feature names are DMVR's, with
+MediaPipe's for rate and size.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds
 
 FRAMES = "image/encoded"
+FLOW = "flow/encoded"
 LABEL_INDEX = "clip/label/index"
 LABEL_TEXT = "clip/label/text"
 ANNOTATED = "clip/label/annotated"
@@ -58,25 +60,30 @@ class Sliced(Protocol):
     def __getitem__(self, place: slice, /) -> bytes | bytearray | memoryview: ...
 
 
-def encode(context: dict[str, Value | Sequence[Value]], frames: Sequence[bytes]) -> bytes:
-    """Writes a SequenceExample of `context`, names with a value or several, and JPEG `frames`."""
+def encode(
+    context: dict[str, Value | Sequence[Value]], frames: Sequence[bytes], feature: str = FRAMES
+) -> bytes:
+    """Writes a SequenceExample of `context`, names with a value or several, and JPEG `frames`.
+
+    `feature` is what the list of frames is called.
+    """
     features = b"".join(
         _field(1, _field(1, name.encode()) + _field(2, _feature(context[name])))
         for name in sorted(context)
     )
     listed = b"".join(_field(1, _feature(frame)) for frame in frames)
-    entry = _field(1, FRAMES.encode()) + _field(2, listed)
+    entry = _field(1, feature.encode()) + _field(2, listed)
     return _field(1, features) + _field(2, _field(1, entry))
 
 
-def decode(record: Sliced) -> Example:
-    """Reads context and places of the frames.
+def decode(record: Sliced, feature: str = FRAMES) -> Example:
+    """Reads context and places of the frames in the list called `feature`.
 
     `record` may be anything that has a length and gives bytes for a slice. What no reader asks for
     is left out of the context where it is long. Raises `JaxvidError` where the bytes are no
     SequenceExample, or one with more frames or values than `bounds` says.
     """
-    return _Reader(record).example()
+    return _Reader(record, feature).example()
 
 
 def _varint(value: int) -> bytes:
@@ -119,7 +126,8 @@ def _read_varint(view: Sliced, at: int, stop: int) -> tuple[int, int]:
 class _Reader:
     """Walks through a message; what it meets of it is counted, so that it ends soon."""
 
-    def __init__(self, record: Sliced):
+    def __init__(self, record: Sliced, feature: str):
+        self._feature = feature
         self._view = memoryview(record) if isinstance(record, bytes | bytearray) else record
         self._left = _MAX_FIELDS
 
@@ -134,7 +142,7 @@ class _Reader:
                         raise JaxvidError(f"the record has more than {_MAX_NAMES} features")
                     if name in _ASKED_FOR or value_stop - value_start <= _SHORT:
                         context[name] = self._values(name, value_start, value_stop)
-                elif number == 2 and name == FRAMES:
+                elif number == 2 and name == self._feature:
                     for _, one_start, one_stop in self._messages(value_start, value_stop):
                         frames.append(self._bytes_place(one_start, one_stop))
                         if len(frames) > bounds.MAX_FRAMES:
@@ -190,7 +198,9 @@ class _Reader:
                         if last - first > bounds.MAX_PICTURE:
                             raise JaxvidError(f"it has a frame of {last - first} bytes")
                         return first, last - first
-        raise JaxvidError(f"the record's {FRAMES!r} holds something other than encoded images")
+        raise JaxvidError(
+            f"the record's {self._feature!r} holds something other than encoded images"
+        )
 
     def _values(self, name: str, at: int, stop: int) -> list[Value]:
         view = self._view

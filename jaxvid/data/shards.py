@@ -71,12 +71,14 @@ def append(
     height: int | None = None,
     width: int | None = None,
     annotated: Sequence[str] = (),
+    feature: str = sequence_example.FRAMES,
 ) -> Entry:
     """Appends one video to an open shard and returns its line of the index.
 
     `frames` are JPEGs in presentation order, `fps` their rate (NaN: unknown), `labels` the numbers
     of the classes and `texts` their names, `annotated` the categories of classes that were looked
-    for. A size that is not given is that of the first frame.
+    for. A size that is not given is that of the first frame. `feature` is what the frames' list is
+    called.
     """
     known = math.isfinite(fps) and fps > 0
     context: dict[str, sequence_example.Value | Sequence[sequence_example.Value]] = {
@@ -92,17 +94,20 @@ def append(
         context[sequence_example.FRAME_RATE] = float(fps)
         context[sequence_example.START] = 0
         context[sequence_example.END] = round(1e6 * len(frames) / fps)
-    data = sequence_example.encode(context, frames)
+    data = sequence_example.encode(context, frames, feature)
     offset = file.tell() + HEAD
     size = struct.pack("<Q", len(data))
     file.write(size + struct.pack("<I", masked(size)))
     file.write(data)
     file.write(struct.pack("<I", masked(data)))
-    return _entry(shard, offset, data)
+    return _entry(shard, offset, data, feature)
 
 
-def scan(path: pathlib.Path, shard: int) -> Iterator[Entry]:
-    """Yields the index lines of a shard, all checksums checked, from its bytes alone."""
+def scan(path: pathlib.Path, shard: int, feature: str = sequence_example.FRAMES) -> Iterator[Entry]:
+    """Yields the index lines of a shard, all checksums checked, from its bytes alone.
+
+    Their frames are those in the list called `feature`.
+    """
     with open(path, "rb") as file:
         for place, (offset, length) in enumerate(places(file, path)):
             data: bytes | _Pages
@@ -118,7 +123,7 @@ def scan(path: pathlib.Path, shard: int) -> Iterator[Entry]:
             if read_at(file, offset + length, FOOT) != struct.pack("<I", checksum):
                 raise JaxvidError(f"{path} record {place} is corrupt; fetch it again")
             try:
-                yield _entry(shard, offset, data)
+                yield _entry(shard, offset, data, feature)
             except JaxvidError as error:
                 raise JaxvidError(f"{path} record {place}: {error}") from None
 
@@ -173,9 +178,9 @@ class _Pages:
             raise JaxvidError("it was cut short while it was read") from None
 
 
-def _entry(shard: int, offset: int, data: bytes | _Pages) -> Entry:
+def _entry(shard: int, offset: int, data: bytes | _Pages, feature: str) -> Entry:
     """Reads what the index holds of a record from its own bytes."""
-    example = sequence_example.decode(data)
+    example = sequence_example.decode(data, feature)
     view = memoryview(data) if isinstance(data, bytes) else data
     frames = np.empty((len(example.frames), 3), np.uint32)
     frames[:, :2] = example.frames

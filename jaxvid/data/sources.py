@@ -11,10 +11,12 @@ class Source(Protocol):
     """Where a split's frames come from: records, or video files; other stores can join.
 
     The arrays have one element per video. `fps` is NaN where unknown. `labels` are the classes of
-    each video, of which it may have several. `encoded` says whether `frames` gives JPEGs or pixels.
+    each video, of which it may have several. `encoded` says whether `frames` gives JPEGs or pixels,
+    of which the first `channels` are meant: 3 of RGB, or 2 of optical flow, where frames are pairs.
     """
 
     encoded: bool
+    channels: int
     num_frames: np.ndarray
     fps: np.ndarray
     labels: list[tuple[int, ...]]
@@ -32,7 +34,7 @@ class Source(Protocol):
     def frames(self, number: int, indices: np.ndarray) -> list[bytes] | np.ndarray:
         """Reads the frames `indices` of a video; must be thread safe.
 
-        JPEGs, or pixels uint8 `[N, H, W, 3]` of the video's `height` and `width`.
+        JPEGs, or pixels uint8 `[N, H, W, channels]` of the video's `height` and `width`.
         """
         ...
 

@@ -23,7 +23,7 @@ class Subset:
         classes: Mapping[int, int],
     ):
         self._source, self._numbers = source, numbers
-        self.encoded, self.classes = source.encoded, names
+        self.encoded, self.channels, self.classes = source.encoded, source.channels, names
         self.num_frames, self.fps = source.num_frames[numbers], source.fps[numbers]
         self.height, self.width = source.height[numbers], source.width[numbers]
         self.path = source.path[numbers]

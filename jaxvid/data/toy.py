@@ -83,16 +83,20 @@ def make(folder: str | os.PathLike, settings: Settings = DEFAULT) -> None:
     progress.close()
 
 
-def ensure(cache_dir: str | os.PathLike = "", settings: Settings = DEFAULT) -> pathlib.Path:
+def ensure(
+    cache_dir: str | os.PathLike = "", settings: Settings = DEFAULT, flow: str = ""
+) -> pathlib.Path:
     """Returns the folder of the toy records, which is made on the first call.
 
     It lies in `cache_dir`, by default the user's cache, and holds the splits `train` and `test`
-    and the clips themselves in `videos/`.
+    and the clips themselves in `videos/`. Where the optical `flow` is asked for, by the way that
+    is first, it is computed beside them.
     """
     cache = paths.local(cache_dir, "data_dir") if cache_dir else paths.cache()
     version = hashlib.sha256(repr((settings, index.VERSION)).encode()).hexdigest()[:12]
     folder = cache / f"toy-{version}"
-    if folder.is_dir():
+    flows = [folder / f"{split}.flow.index.npz" for split in ("train", "test")]
+    if folder.is_dir() and not (flow and not all(path.exists() for path in flows)):
         return folder
     paths.writable(cache, "data_dir" if cache_dir else "XDG_CACHE_HOME")
     try:
@@ -101,6 +105,8 @@ def ensure(cache_dir: str | os.PathLike = "", settings: Settings = DEFAULT) -> p
             if not folder.is_dir():
                 with whole.folder(folder) as unfinished:
                     _fill(unfinished, settings)
+            if flow:
+                _fill(folder, settings, flow)
     except OSError as error:
         raise JaxvidError(
             f"{cache} cannot be written ({error.strerror}); give the toy dataset another data_dir"
@@ -108,10 +114,11 @@ def ensure(cache_dir: str | os.PathLike = "", settings: Settings = DEFAULT) -> p
     return folder
 
 
-def _fill(folder: pathlib.Path, settings: Settings) -> None:
-    make(folder, settings)
+def _fill(folder: pathlib.Path, settings: Settings, flow: str = "") -> None:
+    if not flow:
+        make(folder, settings)
     for split in ("train", "test"):
-        build(folder / "videos", folder / f"{split}.csv", folder, workers=1)
+        build(folder / "videos", folder / f"{split}.csv", folder, workers=1, flow=flow)
 
 
 def draw(name: str, rng: np.random.Generator, settings: Settings = DEFAULT) -> np.ndarray:

@@ -34,7 +34,8 @@ def plan_test(
 
     Returns:
         The needed frame numbers in rising order, int64 `[N]`, and the place in them of every
-        frame of every clip, int64 `[clips, T]`.
+        frame of every clip, int64 `[clips, T]`. Of flow, frames are pairs, and a clip has those of
+        all of its stacks.
     """
     clips = _frames(protocol, total_frames, fps)
     frames, places = np.unique(clips, return_inverse=True)
@@ -45,12 +46,13 @@ def make_views(frames: np.ndarray, clips: np.ndarray, protocol: Protocol) -> np.
     """Turns decoded frames into the views that a test would see of them.
 
     Args:
-        frames: uint8 RGB `[N, H, W, 3]`, those that `plan_test` asked for.
-        clips: its places `[clips, T]`.
+        frames: uint8 RGB `[N, H, W, 3]`, or pairs of flow `[N, H, W, 2]`, those that `plan_test`
+            asked for.
+        clips: its places `[clips, N]`.
         protocol: the row's test.
 
     Returns:
-        uint8 `[V, T, crop, crop, 3]`, just what `test_batches` gives for records of these frames.
+        uint8 `[V, T, crop, crop, C]`, just what `test_batches` gives for records of these frames.
     """
     augment.check_protocol(protocol)
     return augment.make_views(tf.constant(frames), tf.constant(clips), protocol).numpy()
@@ -58,9 +60,8 @@ def make_views(frames: np.ndarray, clips: np.ndarray, protocol: Protocol) -> np.
 
 def views_shape(protocol: Protocol) -> tuple[int, int, int, int, int]:
     """Shape [V, T, H, W, C] of the views of one example of a test."""
-    clips, length = _frames(protocol, 1, None).shape
-    clips = PIECE if untrimmed(protocol) else clips
-    return (clips * CROP_COUNTS[protocol.crops], length, protocol.crop, protocol.crop, 3)
+    clips = PIECE if untrimmed(protocol) else len(_frames(protocol, 1, None))
+    return (clips * CROP_COUNTS[protocol.crops], *protocol.view)
 
 
 def untrimmed(protocol: Protocol) -> bool:
@@ -76,10 +77,11 @@ class Views:
         self._part, self._protocol = part, make_protocol(test)
         self._shape = views_shape(self._protocol)
         clips = self._shape[0] // CROP_COUNTS[self._protocol.crops]
+        frames = self._shape[1] * self._shape[-1] // self.source.channels
         self._labels = Labels(split, loss)
         self.specs = {
             "images": images_spec(self.source),
-            "frames": tf.TensorSpec([clips, self._shape[1]], tf.int64),
+            "frames": tf.TensorSpec([clips, frames], tf.int64),
             "label": self._labels.spec,
             "index": tf.TensorSpec([], tf.int64),
         }
@@ -109,7 +111,7 @@ class Views:
 
     def change(self, loaded: Mapping[str, Any]) -> dict[str, Any]:
         """Decodes, resizes and crops them."""
-        pixels = pixels_of(loaded["images"])
+        pixels = pixels_of(loaded["images"], self.source.channels)
         views = augment.make_views(pixels, loaded["frames"], self._protocol)
         return {
             "video": tf.ensure_shape(views, self._shape),

@@ -58,20 +58,10 @@ def load_subject(
         raise JaxvidError(f"{row.name} takes {row.modality}: leave --preprocess out")
     if row.modality == "rgb":
         config = one_view(config)
-    clip_shape = _clip_shape(row, config)
+    clip_shape = pipeline.make_protocol(config.test).view
     classes = class_names(meta, config)
     network = zoo.create_model(row.name, len(classes), jnp.dtype(dtype), **config.model.overrides)
     variables = checkpoint.load_finite(path)
     refuse_trunk(path, lacking(meta, variables))
     check_variables(network, variables, clip_shape, path)
     return Subject(row, config, tuple(classes), network, variables, clip_shape)
-
-
-def _clip_shape(row: Row, config: Config) -> tuple[int, int, int, int]:
-    """The shape of a clip; of flow each frame is a stack of pairs of channels."""
-    protocol = pipeline.make_protocol(config.test)
-    if row.modality == "rgb":
-        frames, channels = pipeline.plan_test(protocol, 1, None)[1].shape[1], 3
-    else:
-        frames, channels = protocol.sampling.num_clips, 2 * protocol.sampling.clip_len
-    return (frames, protocol.crop, protocol.crop, channels)

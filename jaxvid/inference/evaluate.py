@@ -15,25 +15,29 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvid import checkpoint, rows, zoo
+from jaxvid import checkpoint, fuse, rows, zoo
 from jaxvid.base import locks, paths, text
 from jaxvid.base.errors import JaxvidError
 from jaxvid.config import fields
 from jaxvid.config.parts import Config, Model
 from jaxvid.data import datasets, pipeline
 from jaxvid.devices import placement, processes
-from jaxvid.inference import reconstruct, scoring
+from jaxvid.inference import reconstruct, scoring, streams
 from jaxvid.layers.backend import for_mesh
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.reports import metrics, results
 
 
 class Outcome(NamedTuple):
-    """What a test found: its figures, the line that reports them, and what writes all of it."""
+    """What a test found: its figures, the line that reports them, and what writes all of it.
+
+    `scores` are those of the videos, where there are classes.
+    """
 
     result: metrics.Result
     line: str
     write: Callable[[pathlib.Path], None]
+    scores: fuse.Scores | None = None
 
 
 Test = Callable[[Any, Iterable[dict[str, np.ndarray]], str], Outcome]
@@ -76,7 +80,8 @@ def _class_test(
             about = _protocol(config)
             results.write_scores(folder, classes, paths, scores, labels, about, split.categories)
 
-        return Outcome(result, report_line(config, result), write)
+        found = fuse.Scores(scores, labels, np.array(paths), np.array(classes))
+        return Outcome(result, report_line(config, result), write, found)
 
     return test
 
@@ -157,14 +162,39 @@ def check_count(dataset: str, count: int) -> None:
 def evaluate(
     config: ml_collections.ConfigDict | Config, workdir: str | pathlib.Path
 ) -> metrics.Result:
-    """Tests `config.init`, or the best checkpoint of `workdir`, and writes `workdir/eval`."""
+    """Tests `config.init`, or the best checkpoint of `workdir`, and writes `workdir/eval`.
+
+    Networks that are tested together have a folder each in both, called as they are.
+    """
     config = fields.freeze(config)
+    if config.model.members:
+        return _evaluate_together(config, workdir)
+    return _evaluate(config, workdir).result
+
+
+def _evaluate_together(config: Config, workdir: str | pathlib.Path) -> metrics.Result:
+    """Tests each member of `config`, and fuses their scores."""
+    workdir = paths.writable(workdir, "--workdir")
+    tests = {}
+    with processes.in_first(locks.hold(workdir / "eval", "--workdir")):
+        for name, member in streams.members(config).items():
+            scores = _evaluate(member, workdir / name).scores
+            if scores is not None:
+                tests[name] = scores
+        with paths.writing(workdir, "--workdir"):
+            result = streams.write_fused(config, tests, workdir / "eval")
+    _say(f"{config.model.name}: {' + '.join(tests)}, {result}", workdir)
+    return result
+
+
+def _evaluate(config: Config, workdir: str | pathlib.Path) -> Outcome:
+    """Tests one network."""
     workdir = paths.writable(workdir, "--workdir")
     with processes.in_first(locks.hold(workdir / "eval", "--workdir")):
-        return _evaluate(config, workdir)
+        return _evaluate_there(config, workdir)
 
 
-def _evaluate(config: Config, workdir: pathlib.Path) -> metrics.Result:
+def _evaluate_there(config: Config, workdir: pathlib.Path) -> Outcome:
     """Tests in a workdir in which no other process does."""
     path = config.init or workdir / "checkpoints"
     meta = checkpoint.load_meta(path)
@@ -206,7 +236,11 @@ def _evaluate(config: Config, workdir: pathlib.Path) -> metrics.Result:
     outcome = test(variables, batches, "test")
     with paths.writing(workdir, "--workdir"):
         outcome.write(workdir / "eval")
+    _say(outcome.line, workdir)
+    return outcome
+
+
+def _say(line: str, workdir: pathlib.Path) -> None:
     if jax.process_index() == 0:
-        text.say(outcome.line)
+        text.say(line)
         text.say(f"scores, answers and pictures are in {workdir / 'eval'}")
-    return outcome.result

@@ -18,25 +18,28 @@ from jaxvid.base.errors import JaxvidError, listed
 from jaxvid.config import fields
 from jaxvid.config.parts import Config
 from jaxvid.data import decode, pipeline
+from jaxvid.data import flow as flows
 from jaxvid.devices import placement
 from jaxvid.inference import evaluate, explain, features, scoring
 from jaxvid.layers.preprocess import normalizer
+from jaxvid.reports import draw
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE
 
 # What every network is told otherwise than by overrides.
 _NOT_OVERRIDDEN = ("name", "parent", "num_classes", "dtype")
 _LONGEST = 64  # Items of a network's field that is a list.
 VIEWS = ("protocol", "one")
-_CENTER_CROP = {"whole": 0, "center": 0, "left": 0, "three": 2, "ten": 8}
+_CENTER_CROP = {"whole": 0, "center": 0, "left": 0, "three": 2, "ten": 8, "ten_unnegated": 8}
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """What the network answered for one video.
 
-    `scores` [classes] are probabilities. `view` uint8 [T, H, W, 3] are the pixels of the central
-    view as the network saw them, `numbers` [T] those frames' places in the video. `fps` is None
-    where the video does not tell it; `damaged` counts what of the file did not decode.
+    `scores` [classes] are probabilities. `view` uint8 [T, H, W, C] are the pixels of the central
+    view as the network saw them, `numbers` [T] those frames' places in the video, of stacked flow
+    that of the first frame. `fps` is None where the video does not tell it; `damaged` counts what
+    of the file did not decode.
     """
 
     num_frames: int
@@ -52,6 +55,11 @@ class Prediction:
         """The video's duration, where its frame rate is known."""
         return self.num_frames / self.fps if self.fps else None
 
+    @property
+    def pictures(self) -> np.ndarray:
+        """The central view to look at, uint8 RGB [T, H, W, 3]: of stacked flow the first pairs."""
+        return self.view if self.view.shape[-1] == 3 else draw.flow_colours(self.view[..., :2])
+
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The `count` best classes with their probabilities, best first."""
         best = np.argsort(-self.scores, kind="stable")[:count]
@@ -60,7 +68,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """What of a video goes into the network: views uint8 [V, T, H, W, 3]; see `Prediction`."""
+    """What of a video goes into the network: views uint8 [V, T, H, W, C]; see `Prediction`."""
 
     num_frames: int
     fps: float | None
@@ -78,7 +86,8 @@ class Predictor:
 
     `path` is a converted checkpoint's folder or a training run's; `model` names its row
     where it does not say so itself. `views` is `protocol` (all views of the test) or `one` (its
-    central clip and crop: faster, a little less accurate).
+    central clip and crop: faster, a little less accurate). Where the network takes optical flow,
+    this is computed of the video's frames as in its training, or as `flow` says.
 
     A video is a file, or all frames of a video: uint8 RGB [N, H, W, 3] or a list of [H, W, 3]. Of a
     file only the frames that the protocol samples are kept. `fps` is the rate of given frames; only
@@ -86,18 +95,23 @@ class Predictor:
     an array is not a video.
     """
 
-    def __init__(self, path: str | os.PathLike, model: str | None = None, views: str = "protocol"):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        model: str | None = None,
+        views: str = "protocol",
+        flow: str | None = None,
+    ):
         if views not in VIEWS:
             raise JaxvidError(f"views={views!r} is unknown: take {' or '.join(VIEWS)}")
         meta = checkpoint.load_meta(path)
         self._path = path
         self.config = make_config(meta, model, path)
-        row = zoo.starting_row(self.config.model.name)
-        if row.modality != "rgb":
-            raise JaxvidError(
-                f"{row.name} takes {row.modality}, not the RGB frames of a video file: take an RGB "
-                "model"
-            )
+        self._flow = flow or self.config.data.flow
+        if flow and not self.config.data.flow:
+            raise JaxvidError(f"{self.config.model.name} takes RGB: leave the flow {flow} out")
+        if self._flow:
+            flows.estimator(self._flow)  # Says now what is not installed.
         if views == "one":
             self.config = one_view(self.config)
         self.protocol = pipeline.make_protocol(self.config.test)
@@ -107,9 +121,7 @@ class Predictor:
         self._prepare = normalizer(self.config.data)
         variables = checkpoint.load_finite(path)
         self._lacking = lacking(meta, variables)
-        _, clips = pipeline.plan_test(self.protocol, 1, None)
-        size = self.protocol.crop
-        self._clip_shape = (clips.shape[1], size, size, 3)
+        self._clip_shape = self.protocol.view
         if self._lacking and all(name.split("/")[1:2] == ["head"] for name in self._lacking):
             variables = _with_zeros(self._network, variables, self._clip_shape, self._lacking)
         else:
@@ -215,25 +227,37 @@ class Predictor:
             video = paths.local(video, "video")
             info = decode.probe(video)
             total, fps, damaged = info.num_frames, info.fps, info.damaged
+        if self._flow and total < 2:
+            name = video if isinstance(video, str | os.PathLike) else "the video"
+            raise JaxvidError(f"{name} has {total} frames, and optical flow is between two")
         fps = float(fps) if fps and fps > 0 else None
         # Records keep the rate in single precision: rounded alike, both sample the same frames.
         rate = float(np.float32(fps)) if fps else None
-        numbers, clips = pipeline.plan_test(self.protocol, total, rate)
+        pairs = total - 1 if self._flow else total
+        numbers, clips = pipeline.plan_test(self.protocol, pairs, rate)
         if self._one:
             numbers, clips = _middle_clip(numbers, clips)
-        if isinstance(video, (np.ndarray, list)):
-            frames = np.stack([video[number] for number in numbers])
-        else:
-            frames = decode.frames_at(video, numbers, self.short_side)
+        frames = self._frames(video, numbers)
         middle = _middle(len(clips))
+        depth = clips.shape[1] // self._clip_shape[0]
         return _Seen(
             num_frames=total,
             fps=fps,
             damaged=damaged,
             views=pipeline.make_views(frames, clips, self.protocol),
             central=_CENTER_CROP[self.protocol.crops] * len(clips) + middle,
-            numbers=numbers[clips[middle]],
+            numbers=numbers[clips[middle]][::depth],
         )
+
+    def _frames(self, video: Video, numbers: np.ndarray) -> np.ndarray:
+        """The frames of these numbers, or the flow from each to its next: uint8 [N, H, W, C]."""
+        if isinstance(video, (np.ndarray, list)):
+            if self._flow:
+                return flows.pairs_of(video, numbers, self._flow, self.short_side)
+            return np.stack([video[number] for number in numbers])
+        if self._flow:
+            return flows.pairs_at(video, numbers, self._flow, self.short_side)
+        return decode.frames_at(video, numbers, self.short_side)
 
 
 def _check_answer(video: Video, answer: np.ndarray) -> None:
@@ -281,6 +305,7 @@ def make_config(meta: dict[str, Any], model: str | None, path: str | os.PathLike
                 raise JaxvidError(f"{field} has {len(meta[field])} numbers")
             config.data[field] = tuple(meta.get(field, config.data[field]))
         config.data.channel_order = meta.get("channel_order", config.data.channel_order)
+        config.data.flow = meta.get("flow", config.data.flow)
         config.train.loss = meta.get("loss", config.train.loss)
         # The row's own group would take no value of another type, nor say so in a sentence.
         test = config.test.to_dict() | meta.get("test", {})

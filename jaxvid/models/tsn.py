@@ -95,6 +95,7 @@ VARIANTS = {
         "trunk": functools.partial(_SWIN, 128, (2, 2, 18, 2), (4, 8, 16, 32), drop_path=0.1)
     },
     "tsn_test": {"depth": 50, "blocks": (1, 1, 1, 1), "width": 8},
+    "tsn_r50_flow_test": {"depth": 50, "blocks": (1, 1, 1, 1), "width": 8},
     "tsn_resnext_test": {
         "trunk": functools.partial(
             ResNet, (1, 1), functools.partial(Bottleneck, groups=4, group_width=16), width=16
@@ -158,7 +159,9 @@ def _test(frames: int, crops: str, sampler: str = "frames", crop: int = 224) -> 
 
 _TEN = _test(25, "ten")
 _THREE = _test(25, "three", crop=256)
-_FLOW_TEN = Protocol(Sampling(clip_len=5, num_clips=25), crops="ten", average="score")
+_FLOW_TEN = Protocol(
+    Sampling("stacks", clip_len=5, num_clips=25), crops="ten_unnegated", average="score"
+)
 _DENSE_8 = _test(8, "center", "dense")
 
 _SGD = Recipe(
@@ -204,7 +207,7 @@ _ACTIVITYNET_FLOW = replace(
 )
 
 _MULTI = "a video may have several labels: trained with a sigmoid, measured by mAP"
-_NO_FLOW = "training here reads no optical flow"
+_UNNEGATED = "the mirrored crops of its test keep the sign of x"
 _SQUEEZED = "frames were stored at 340x256, whatever their aspect"
 _UNSCALED = "in training, crops were cut from frames of their own size, not resized before"
 _OMNI = "only a checkpoint is published: test and recipe are the baseline's"
@@ -237,11 +240,11 @@ def _row(
     family's address and `config` the config's name, where they are not called `upstream`.
     """
     v1 = section in _SECTIONS_V1
-    flow = test.sampling.clip_len > 1
+    flow = test.sampling.sampler == "stacks"
     path = weights or f"{upstream}/{upstream}"
     end = date if date.startswith("-") else f"_{date}"
     folder = f"{'mmaction2' if v1 else 'mmaction2@0.x'}/configs/recognition/tsn"
-    note = "; ".join(filter(None, [note, _NO_FLOW if flow else ""]))
+    note = "; ".join(filter(None, [note, _UNNEGATED if flow else ""]))
     overrides = {"dropout": (dropout, 0.4), "init_std": (init_std, 0.01)}
     return Row(
         name=name,
@@ -309,8 +312,8 @@ def _two_stream_row(segments: int, top1: float, top5: float) -> Row:
     recipe = _RESIZED if segments == 3 else _RESIZED_96
     row = _row(f"tsn_r50_1x1x{segments}_k400_twostream", "K400", segments, _THREE, recipe, top1,
                top5, f"tsn_r50_320p_1x1x{segments}_kinetics400_twostream", "",
-               note="the scores before the softmax of both members, added 1:1; the test is that of "
-                    f"the first; {_NO_FLOW}")  # fmt: skip
+               note="the scores before the softmax of both members, each of its own test, added "
+                    "1:1; test and recipe here are those of the first")  # fmt: skip
     return replace(row, config="", members=(rgb, flow))
 
 

@@ -132,16 +132,15 @@ def _take_test(plan: plans.Plan, topology: Topology) -> Taken:
     config, mesh = plan.config, plan.mesh
     score = scoring.scorer_for(plan.model, config, mesh)
     protocol = config.test.protocol
-    views, *shape, _ = pipeline.views_shape(protocol)
-    *_, channels = plan.batch["video"].shape
+    shape = pipeline.views_shape(protocol)
     batch = config.test.batch_size
     sharding = placement.split_batch(mesh)
     arguments = [
         plan.state.tested(config.test.weights),
-        jax.ShapeDtypeStruct((batch, views, *shape, channels), jnp.uint8, sharding=sharding),
+        jax.ShapeDtypeStruct((batch, *shape), jnp.uint8, sharding=sharding),
     ]
     if pipeline.untrimmed(protocol):
-        arguments.append(jax.ShapeDtypeStruct((batch, views), jnp.float32, sharding=sharding))
+        arguments.append(jax.ShapeDtypeStruct((batch, shape[0]), jnp.float32, sharding=sharding))
     return _take(score, tuple(arguments), topology)[0]
 
 

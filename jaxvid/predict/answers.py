@@ -26,7 +26,7 @@ def answering(args: argparse.Namespace) -> Callable[[pathlib.Path, Any], Iterato
     """Loads the network; returns what takes a video, and where its file goes, to its answers."""
     from jaxvid.inference.predictor import Predictor
 
-    predictor = Predictor(args.checkpoint, args.model, args.views)
+    predictor = Predictor(args.checkpoint, args.model, args.views, args.flow)
     if args.features:
         pooled = not args.features.endswith(":full")
         extract = predictor.extractor(_feature_names(args), pooled)
@@ -73,7 +73,7 @@ def _windows(
     times, scores, passed = [], [], 0
     if live:
         # Compile before the stream is opened: the first windows would wait for it.
-        predictor.predict(np.zeros((1, 64, 64, 3), np.uint8))
+        predictor.predict(np.zeros((2, 64, 64, 3), np.uint8))
     if not args.json:
         yield shown(video)
     opened = decode.Video(video, predictor.short_side, live=live)

@@ -78,7 +78,7 @@ def write_picture(prediction: "Prediction", name: str, top: int, path: pathlib.P
     title = f"{name}: {formats.length(prediction)}"
     answers = prediction.top(min(top, _PICTURE_ANSWERS))
     with _writing(path, "picture", "--out"):
-        draw.strip(prediction.view[shown], answers, path, title, captions)
+        draw.strip(prediction.pictures[shown], answers, path, title, captions)
 
 
 def write_timeline(
@@ -103,7 +103,7 @@ def write_explanation(predictor: "Predictor", prediction: "Prediction", path: pa
     fps = prediction.fps * (len(numbers) - 1) / span if prediction.fps and span > 0 else 5.0
     with _writing(path, "explanation", "--explain"):
         caption = f"{label} {100 * score:.1f} % ({at})"
-        draw.heat_movie(prediction.view, heat, path, min(max(fps, 2.0), 30.0), caption)
+        draw.heat_movie(prediction.pictures, heat, path, min(max(fps, 2.0), 30.0), caption)
 
 
 def write_features(arrays: Mapping[str, np.ndarray], path: pathlib.Path) -> None:

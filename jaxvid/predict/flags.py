@@ -5,6 +5,7 @@ import math
 import os
 
 from jaxvid.base.errors import JaxvidError
+from jaxvid.rows import FLOWS
 
 LIVE_WINDOW, LIVE_STRIDE = 3.0, 1.0
 """Seconds of a window of a camera or stream, and from one to the next, unless flags say others."""
@@ -38,6 +39,11 @@ def parser() -> argparse.ArgumentParser:
         choices=("protocol", "one"),
         default="protocol",
         help="all views of the published test, or only its central one (default protocol)",
+    )
+    add(
+        "--flow",
+        choices=FLOWS,
+        help="how optical flow is computed, of networks that take it (default: as in training)",
     )
     add(
         "--json",

@@ -229,6 +229,20 @@ def _write_mp4(pictures: Sequence, file: BinaryIO, fps: float) -> None:
         movie.mux(stream.encode())
 
 
+def flow_colours(flow: np.ndarray) -> np.ndarray:
+    """Optical flow uint8 [..., 2], 128 for none, as colours uint8 [..., 3] to look at.
+
+    Hue is the direction, and the faster, the brighter.
+    """
+    import matplotlib.colors
+
+    x, y = np.moveaxis(flow.astype(np.float32) / 127.5 - 1, -1, 0)
+    hue = np.arctan2(y, x) / (2 * np.pi) + 0.5
+    speed = np.sqrt(np.minimum(np.hypot(x, y), 1))  # else what is slow would be black
+    colours = matplotlib.colors.hsv_to_rgb(np.stack([hue, np.ones_like(hue), speed], -1))
+    return np.rint(255 * colours).astype(np.uint8)
+
+
 def _thermal(heat: np.ndarray) -> np.ndarray:
     """Colours float [..., 3] of heat [...] in 0..1: blue, green, yellow, red."""
     import matplotlib

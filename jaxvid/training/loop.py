@@ -6,6 +6,7 @@ random numbers are functions of (seed, step), so that the next batch may be plac
 make a step, and is the same after a stop.
 """
 
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -27,7 +28,7 @@ from jaxvid.data import datasets, pipeline
 from jaxvid.data.batches import Batches
 from jaxvid.devices import placement, processes
 from jaxvid.devices.processes import log
-from jaxvid.inference import evaluate
+from jaxvid.inference import evaluate, streams
 from jaxvid.reports import metrics
 from jaxvid.training import (
     hangs,
@@ -55,11 +56,18 @@ def train(
     the step under way and raises `Stopped`. `profile` names steps, as `20:22`, of which JAX's
     profiler writes what host and devices do into `profile/`.
 
+    Networks that are tested together are trained one after the other, each in a folder in `workdir`
+    called as it is, and then tested.
+
     Raises:
       JaxvidError: also where another process trains in `workdir`, or what is there was made with
         another network, other classes or other videos.
     """
     config = fields.freeze(config)
+    if config.model.members:
+        for name, member in streams.members(config).items():
+            train(member, pathlib.Path(workdir, name), profile)
+        return evaluate.evaluate(dataclasses.replace(config, init=""), workdir)
     wanted = profiling.steps(profile) if profile else None
     workdir = paths.writable(workdir, "--workdir")
     with processes.in_first(locks.hold(workdir, "--workdir")):

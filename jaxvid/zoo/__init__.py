@@ -20,6 +20,7 @@ from jaxvid.zoo.index import list_models as list_models
 from jaxvid.zoo.index import names as names
 from jaxvid.zoo.index import pretrains as pretrains
 from jaxvid.zoo.index import starting_row as starting_row
+from jaxvid.zoo.index import streams as streams
 from jaxvid.zoo.index import variants as variants
 from jaxvid.zoo.summaries import percent as percent
 from jaxvid.zoo.summaries import summary as summary

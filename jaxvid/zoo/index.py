@@ -133,12 +133,20 @@ def get_row(name: str) -> Row:
     )
 
 
+def streams(name: str) -> tuple[str, ...]:
+    """The rows whose scores the row or variant `name` adds; none where it is one network."""
+    members = starting_row(name).members
+    datasets = {get_row(member).dataset for member in members}
+    return members if len(members) > 1 and len(datasets) == 1 else ()
+
+
 def starting_row(name: str) -> Row:
     """A row to start a config from: `get_row(name)`, also for a variant that has no row.
 
     Such a variant borrows sampling, test, recipe and normalisation under its own name, and without
     dataset, published figures or source; a config overrides what differs. It borrows from the first
-    row of the variant whose name its own lengthens (`tsm_mobileone_s4_deploy`), or of its family.
+    row of the longest variant whose name its own lengthens (`tsm_mobileone_s4_deploy`), or of its
+    family.
 
     Raises:
       JaxvidError: neither a row nor a variant has that name.
@@ -147,7 +155,7 @@ def starting_row(name: str) -> Row:
         return get_row(name)
     module = family(name)
     shorter = (row for row in module.ROWS if name.startswith(f"{row.variant}_"))
-    first = next(shorter, module.ROWS[0])
+    first = max(shorter, key=lambda row: len(row.variant), default=module.ROWS[0])
     return Row(
         name=name,
         variant=name,

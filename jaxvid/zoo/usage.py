@@ -1,7 +1,7 @@
 """What to type for a row: to convert, test, fine-tune or train it."""
 
-from jaxvid.rows import RECORD_SIDE
-from jaxvid.zoo.index import get_row, pretrains
+from jaxvid.rows import FLOWS, RECORD_SIDE
+from jaxvid.zoo.index import get_row, pretrains, streams
 
 
 def commands(name: str) -> list[str]:
@@ -32,14 +32,20 @@ def commands(name: str) -> list[str]:
         f"{build} --videos=VIDEOS --labels=val.csv --split=test {classes} --out=DATA",
         f"{run},{published},init=WEIGHTS --mode=eval --workdir=TESTED",
     ]
+    if streams(row.name):
+        of_flow = any(get_row(member).modality == "flow" for member in row.members)
+        return [
+            "It has no weights of its own. To fetch and convert those of its members:",
+            *(f"  python -m converters --model={m} --out=WEIGHTS/{m}" for m in row.members),
+            *test[:-1],
+            *([_with_flow(test[1])] * of_flow),
+            "and then both members, whose scores it adds:",
+            test[-1],
+        ]
     if len(row.members) > 1:
-        streams = len({get_row(member).dataset for member in row.members}) == 1
-        scores = " ".join(f"{member}/eval/scores.npz" for member in row.members)
         return [
             "It has no weights of its own. To convert and test what it is made of, see",
             *(f"  python -m jaxvid.zoo show {member}" for member in row.members),
-            *(["and then fuse their tests:"] * streams),
-            *([f"  python -m jaxvid.fuse --average=score {scores} --out=FUSED"] * streams),
         ]
     if row.weights == "none" and not row.members:
         return [
@@ -60,9 +66,7 @@ def commands(name: str) -> list[str]:
             "To fetch and convert its weights:",
             f"  python -m converters --model={owner.name} --out=WEIGHTS",
         ]
-    if row.modality == "flow":
-        return [*convert, "The data pipeline reads RGB only so far, so it cannot be tested here."]
-    return [
+    lines = [
         *convert,
         *test,
         "To fine-tune it on your own videos, of which train.csv and test.csv list path,label:",
@@ -70,3 +74,9 @@ def commands(name: str) -> list[str]:
         f"{build} --videos=CLIPS --labels=test.csv{side} --out=MINE",
         f"{run},dataset=mine,data_dir=MINE,init=WEIGHTS --workdir=RUN",
     ]
+    return [_with_flow(line) for line in lines] if row.modality == "flow" else lines
+
+
+def _with_flow(line: str) -> str:
+    """A line that builds records of optical flow where it built those of pictures."""
+    return line.replace("jaxvid.data.build ", f"jaxvid.data.build --flow={FLOWS[0]} ")

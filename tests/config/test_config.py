@@ -201,7 +201,7 @@ def test_a_local_run_is_small_never_flips_and_ends_with_a_small_rate():
         config = configs.from_row(name, runlocal=True)
         assert configs.views(config) == 1, name
         how = Sampling(**config.data.sampling)
-        assert how.clip_len * how.num_clips <= 8, name
+        assert how.length <= 8, name
         assert (config.test.crop, config.data.crop, config.data.flip) == (64, 64, 0.0), name
         assert (config.data.rand_augment, config.data.repeats) == ("", 1), name
         assert config.train.mixup == config.train.cutmix == config.data.random_erasing == 0, name

@@ -231,7 +231,9 @@ def _records(folder: Path) -> tuple[Callable, Callable]:
         return kind, trial
 
     def check(draw: random.Random) -> str:
-        data = ml_collections.ConfigDict({"dataset": "x", "data_dir": str(trial), "category": ""})
+        data = ml_collections.ConfigDict(
+            {"dataset": "x", "data_dir": str(trial), "flow": "", "category": ""}
+        )
         try:
             split = datasets.open_split(data, "train")
             for number in range(len(split)):
@@ -410,8 +412,8 @@ def _lists(folder: Path) -> tuple[Callable, Callable]:
     listed, noted = trial / "train.csv", trial / "train.csv.probed"
     listed.write_text("\n".join(lines))
     data = ml_collections.ConfigDict(
-        {"dataset": "files", "data_dir": str(trial), "train_split": "train", "test_split": "",
-         "max_bad_records": 5, "workers": 1}
+        {"dataset": "files", "data_dir": str(trial), "flow": "", "train_split": "train",
+         "test_split": "", "max_bad_records": 5, "workers": 1}
     )  # fmt: skip
     with _quiet():
         datasets.open_split(data, "train")
@@ -507,8 +509,8 @@ def _count(read: Callable[[], int]) -> int | None:
 
 def _train_on_files(folder: Path, settings: ml_collections.ConfigDict) -> int:
     data = ml_collections.ConfigDict(
-        {"dataset": "files", "data_dir": str(folder), "train_split": "train", "test_split": "",
-         "max_bad_records": 0, "workers": 1}
+        {"dataset": "files", "data_dir": str(folder), "flow": "", "train_split": "train",
+         "test_split": "", "max_bad_records": 0, "workers": 1}
     )  # fmt: skip
     split = datasets.open_split(data, "train")
     _read_batches(split, settings)

@@ -48,8 +48,8 @@ def copied(folder, tmp_path):
 
 
 def open_files(folder, split="train", **data):
-    base = {"dataset": "files", "data_dir": str(folder), "max_bad_records": 0, "workers": 2}
-    base |= {"train_split": "train", "test_split": "test", "category": ""}
+    base = {"dataset": "files", "data_dir": str(folder), "flow": "", "category": ""}
+    base |= {"max_bad_records": 0, "workers": 2, "train_split": "train", "test_split": "test"}
     return datasets.open_split(ml_collections.ConfigDict(base | data), split)
 
 
@@ -63,7 +63,9 @@ def records(folder, tmp_path_factory):
     """Records of the same clips."""
     out = tmp_path_factory.mktemp("records")
     build.build(folder, folder / "train.csv", out, workers=1)
-    data = ml_collections.ConfigDict({"dataset": "mine", "data_dir": str(out), "category": ""})
+    data = ml_collections.ConfigDict(
+        {"dataset": "mine", "data_dir": str(out), "flow": "", "category": ""}
+    )
     return datasets.open_split(data, "train")
 
 

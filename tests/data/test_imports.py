@@ -17,7 +17,9 @@ from tests.data.test_pipeline import CLASSES, LENGTHS, assert_same, make_config,
 
 
 def open_split(dataset, folder, split="train"):
-    data = ml_collections.ConfigDict({"dataset": dataset, "data_dir": str(folder), "category": ""})
+    data = ml_collections.ConfigDict(
+        {"dataset": dataset, "data_dir": str(folder), "flow": "", "category": ""}
+    )
     return datasets.open_split(data, split)
 
 

@@ -72,7 +72,9 @@ def split(tmp_path_factory):
             for number in range(shard, len(LENGTHS), 2):
                 writer.write(record(rng, number))
     (folder / "labels.txt").write_text("\n".join(CLASSES) + "\n")
-    data = ml_collections.ConfigDict({"dataset": "mine", "data_dir": str(folder), "category": ""})
+    data = ml_collections.ConfigDict(
+        {"dataset": "mine", "data_dir": str(folder), "flow": "", "category": ""}
+    )
     return datasets.open_split(data, "train")
 
 

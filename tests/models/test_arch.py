@@ -129,7 +129,7 @@ def test_every_row_of(name):
         fields = get_config(f"name={row.name}")
         assert fields.model.name == row.name
         assert fields.test.crop == row.view[1] == row.view[2]
-        assert row.modality == "flow" or config.views(fields) == row.num_views
+        assert config.views(fields) == row.num_views
         model = zoo.create_model(row.name)
         assert isinstance(model, zoo.family(name).Model)
         assert {key: getattr(model, key) for key in row.overrides} == row.overrides

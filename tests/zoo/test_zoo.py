@@ -128,7 +128,8 @@ def test_every_row_builds_its_model():
 def test_protocols_are_complete():
     for row in rows():
         for sampling in (row.train, row.test.sampling):
-            assert sampling.sampler in ("frames", "dense", "timed", "uniform", "untrimmed")
+            assert sampling.sampler in ("frames", "dense", "timed", "uniform", "stacks")
+            assert (sampling.sampler == "stacks") == (row.modality == "flow")
             assert sampling.clip_len * sampling.num_clips >= 3, row.name
         assert row.test.crops in CROP_COUNTS
         assert row.test.average in ("prob", "score")
@@ -347,10 +348,13 @@ def test_show_says_what_a_row_without_weights_is_made_of(capsys):
     assert "--model=tsn_r50_1x1x3_k400_320p_msc --out=WEIGHTS" in three
     assert "name=tsn_r50_1x1x3_k400_320p_msc_3crop,dataset=kinetics400" in three
     streams = shown(capsys, "tsn_r50_1x1x3_k400_twostream")
-    assert "python -m jaxvid.zoo show tsn_r50_flow_5x1x3_k400" in streams
-    assert "python -m jaxvid.fuse --average=score tsn_r50_1x1x3_k400_320p/eval/scores" in streams
-    assert "fuse" not in shown(capsys, "tsn_r18_1x1x8_hvu")
-    assert "RGB only" in shown(capsys, "tsn_r50_flow_5x1x3_k400")
+    flow = "tsn_r50_flow_5x1x3_k400"
+    assert f"python -m converters --model={flow} --out=WEIGHTS/{flow}" in streams
+    assert streams.count("python -m jaxvid.data.build ") == 2
+    assert "jaxvid.data.build --flow=tvl1" in streams and "init=WEIGHTS --mode=eval" in streams
+    assert "--mode=eval" not in shown(capsys, "tsn_r18_1x1x8_hvu")
+    built = [line for line in shown(capsys, flow).splitlines() if "data.build" in line]
+    assert len(built) == 3 and all("--flow=tvl1" in line for line in built)
 
 
 def test_members_have_weights_and_answer_together():

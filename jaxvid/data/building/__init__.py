@@ -7,7 +7,11 @@ closer to what a model with published weights saw (1 to 3 dB at quality 95).
 The work is cut into shards, each written by one process from start to end, so the bytes do not
 depend on the number of processes. A shard counts once it is whole; a build that was killed goes on
 with those that are missing, and the records appear in `--out` only when all are there.
+
+With `--flow` the frames are pairs of optical flow (`jaxvid.data.flow`) in `flow/encoded`, and the
+split is one of its own beside that of the pictures.
 """
 
 from jaxvid.data.building.split import Summary as Summary
 from jaxvid.data.building.split import build as build
+from jaxvid.data.building.tasks import FLOW_WAYS as FLOW_WAYS

@@ -11,12 +11,13 @@ from jaxvid.base import csvs, locks, paths, text, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
 from jaxvid.data import categories, index, records, table
+from jaxvid.data import flow as flows
 from jaxvid.data.building.tasks import Job, Result, Task, write_shard
 from jaxvid.data.building.workers import in_processes
 from jaxvid.data.cores import usable_cores
 from jaxvid.data.shards import Entry
 from jaxvid.data.shards import names as shard_names
-from jaxvid.rows import RECORD_SIDE
+from jaxvid.rows import FLOWS, RECORD_SIDE
 
 MAX_SHARDS = 1024
 
@@ -45,6 +46,7 @@ def build(
     split: str | None = None,
     shards: int | None = None,
     short_side: int = RECORD_SIDE,
+    flow: str = "",
     quality: int = 95,
     workers: int | None = None,
     classes: str | os.PathLike | None = None,
@@ -54,9 +56,10 @@ def build(
     """Builds one split; the arguments are the command's.
 
     `split` defaults to the name of the CSV, `shards` to the square root of the number of videos,
-    `workers` to the number of cores. `classes` is a file of class names; without one the names in
-    an existing `labels.txt` of `out` hold, else those in the CSV, sorted. Raises `JaxvidError`
-    where nothing sensible can be built, and with `strict` also for a single unreadable video.
+    `workers` to the number of cores. `flow` is one of `FLOW_WAYS`, or "" for pictures. `classes`
+    is a file of class names; without one the names in an existing `labels.txt` of `out` hold, else
+    those in the CSV, sorted. Raises `JaxvidError` where nothing sensible can be built, and with
+    `strict` also for a single unreadable video.
     """
     videos, labels = paths.local(videos, "--videos"), paths.local(labels, "--labels")
     out = paths.writable(out, "--out")
@@ -64,10 +67,14 @@ def build(
         classes = paths.local(classes, "--classes")
     split = labels.stem if split is None else split
     _check(videos, split, shards, short_side, quality, workers)
+    if flow:
+        split = index.stem(split, "flow")
+        if flow in FLOWS:
+            flows.estimator(flow)  # Says now what is not installed.
     with locks.hold(out, "--out"):  # No other process builds in the same folder.
         rows = table.read(labels)
         names = _class_names(out, classes)
-        plan = _plan(rows, names, videos, labels, out, split, shards, short_side, quality)
+        plan = _plan(rows, names, videos, labels, out, split, shards, short_side, quality, flow)
         workplace = out / f".build-{split}"
         if not overwrite and _exists(out, split, workplace, plan.origin):
             shutil.rmtree(workplace, ignore_errors=True)
@@ -96,7 +103,8 @@ def build(
 class _Plan:
     """What is to be built: a task a shard, the names of the classes, and their categories if any.
 
-    `origin` tells builds apart, `repeated` maps the path of a line that was left out to the reason.
+    `origin` tells builds apart, `repeated` maps the path of a line that was left out to the reason,
+    and `flow` is that of the tasks.
     """
 
     split: str
@@ -106,6 +114,7 @@ class _Plan:
     tasks: Sequence[Task]
     repeated: dict[str, str]
     origin: str
+    flow: str
 
     def wrong(self, results: Sequence[Result]) -> tuple[dict[str, str], dict[str, str]]:
         """The paths of videos that were left out, and of those kept though damaged, and why."""
@@ -127,6 +136,7 @@ def _plan(
     count: int | None,
     short_side: int,
     quality: int,
+    flow: str,
 ) -> _Plan:
     """Shares the videos of a CSV's rows out among `count` shards."""
     names, numbers = table.number_labels(
@@ -153,10 +163,19 @@ def _plan(
         for number, row in enumerate(kept)
     ]
     tasks = [
-        Task(number, file, os.fspath(videos), tuple(jobs[number::count]), short_side, quality)
+        Task(
+            number,
+            file,
+            os.fspath(videos),
+            tuple(jobs[number::count]),
+            short_side,
+            quality,
+            flow=flow,
+        )
         for number, file in enumerate(shard_names(split, count))
     ]
-    return _Plan(split, names, found, jobs, tasks, repeated, _fingerprint(tasks, names))
+    origin = _fingerprint(tasks, names, flow)
+    return _Plan(split, names, found, jobs, tasks, repeated, origin, flow)
 
 
 def _check(
@@ -196,12 +215,14 @@ def _class_names(out: pathlib.Path, path: pathlib.Path | None) -> tuple[str, ...
     return names
 
 
-def _fingerprint(tasks: Sequence[Task], names: tuple[str, ...]) -> str:
+def _fingerprint(tasks: Sequence[Task], names: tuple[str, ...], flow: str) -> str:
     """Digests all that decides the bytes of a build, so that only the same one is continued."""
     import av
     import PIL
 
     digest = hashlib.sha256(repr((names, av.__version__, PIL.__version__)).encode())
+    if flow:
+        digest.update(repr((flow, flows.version() if flow in FLOWS else "")).encode())
     for task in tasks:
         digest.update(repr(task).encode())
         for job in task.jobs:
@@ -307,7 +328,7 @@ def _publish(
         os.replace(workplace / file, out / file)
         found |= result.written
     entries = [found[number] for number in sorted(found)]
-    index.write(out, plan.split, files, entries, plan.origin)
+    index.write(out, plan.split, files, entries, plan.origin, plan.flow)
     shutil.rmtree(workplace)
 
 

@@ -3,16 +3,21 @@
 import dataclasses
 import io
 import json
+import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from jaxvid.base import whole
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import bounds, decode, shards, table, windows
-from jaxvid.data.windows import Window
+from jaxvid.data import bounds, decode, flow, sequence_example, shards, table
+from jaxvid.data.windows import WHOLE, Window
+from jaxvid.rows import FLOWS
+
+FLOW_WAYS = (*FLOWS, flow.PICTURES)
+"""How optical flow is had: computed, or read from pictures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Job:
     texts: tuple[str, ...]
     # The path says both already: they are no other build's.
     file: str = dataclasses.field(repr=False)
-    window: Window = dataclasses.field(default=windows.WHOLE, repr=False)
+    window: Window = dataclasses.field(default=WHOLE, repr=False)
     annotated: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
 
@@ -37,7 +42,8 @@ class Job:
 class Task:
     """One shard to write, `file` within the working folder, with the videos that go into it.
 
-    `skip` maps the number of a job that is not to be tried to the reason.
+    `skip` maps the number of a job that is not to be tried to the reason. `flow` is one of
+    `FLOW_WAYS`, or "" for pictures.
     """
 
     shard: int
@@ -47,6 +53,8 @@ class Task:
     short_side: int
     quality: int
     skip: dict[int, str] = dataclasses.field(default_factory=dict)
+    # Not in what tells builds apart where there is none, as there once was none.
+    flow: str = dataclasses.field(default="", repr=False)
 
 
 @dataclasses.dataclass
@@ -87,21 +95,56 @@ def encode_video(
 
     Raises `JaxvidError` where it cannot be read, or is too long for one record.
     """
+    with decode.Video(path, short_side, window=window) as video:
+        images = _held((_to_jpeg(frame, quality) for frame in video.frames()), path)
+        return images, video.info()
+
+
+def encode_flow(
+    path: pathlib.Path, way: str, short_side: int, quality: int, window: Window
+) -> tuple[list[bytes], decode.Info]:
+    """The optical flow of a window, by one of `FLOW_WAYS`, as JPEGs; see `jaxvid.data.flow`.
+
+    Raises `JaxvidError` where it cannot be read, has one frame, or is too long for one record.
+    """
+    if way == flow.PICTURES:
+        if window != WHOLE:
+            raise JaxvidError(f"{path}: pictures tell no times, so leave start and end out")
+        read = list(flow.read_pictures(path, short_side))
+        height, width, _ = read[0].shape
+        info = decode.Info(len(read), math.nan, height, width, "", 0)
+        return _held((flow.to_jpeg(pair, quality) for pair in read), path), info
+    flow.use_one_thread()
+    with decode.Video(path, window=window) as video:
+        pairs = flow.between(video.frames(), way, short_side)
+        images = _held((flow.to_jpeg(pair, quality) for pair in pairs), path)
+        info = video.info()
+    if not images:
+        raise JaxvidError(f"{path} has one frame, and optical flow is between two")
+    height, width = decode.shrunk(info.height, info.width, short_side)
+    return images, dataclasses.replace(info, height=height, width=width)
+
+
+def _to_jpeg(frame: np.ndarray, quality: int) -> bytes:
     from PIL import Image
 
-    images, size = [], 0
-    with decode.Video(path, short_side, window=window) as video:
-        for frame in video.frames():
-            out = io.BytesIO()
-            Image.fromarray(frame).save(out, "JPEG", quality=quality, subsampling="4:4:4")
-            images.append(out.getvalue())
-            size += len(images[-1]) + 32  # what surrounds a frame in its record
-            if size > bounds.MAX_RECORD - 65536:
-                raise JaxvidError(
-                    f"{path} is larger than 2 GiB as JPEGs, more than a record may hold: "
-                    "cut it into clips, or lower --short-side or --quality"
-                )
-        return images, video.info()
+    out = io.BytesIO()
+    Image.fromarray(frame).save(out, "JPEG", quality=quality, subsampling="4:4:4")
+    return out.getvalue()
+
+
+def _held(images: Iterable[bytes], path: pathlib.Path) -> list[bytes]:
+    """The JPEGs of a video, as many as a record may hold."""
+    held, size = [], 0
+    for image in images:
+        held.append(image)
+        size += len(image) + 32  # what surrounds a frame in its record
+        if size > bounds.MAX_RECORD - 65536:
+            raise JaxvidError(
+                f"{path} is larger than 2 GiB as JPEGs, more than a record may hold: "
+                "cut it into clips, or lower --short-side or --quality"
+            )
+    return held
 
 
 def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]) -> Result:
@@ -118,7 +161,12 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
                 continue
             path = table.locate(task.videos, job.file)
             try:
-                images, info = encode_video(path, task.short_side, task.quality, job.window)
+                if task.flow:
+                    images, info = encode_flow(
+                        path, task.flow, task.short_side, task.quality, job.window
+                    )
+                else:
+                    images, info = encode_video(path, task.short_side, task.quality, job.window)
             except JaxvidError as error:
                 result.bad[job.number] = str(error).removeprefix(f"{path} ")
                 tell(job.number)
@@ -134,6 +182,7 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
                 height=info.height,
                 width=info.width,
                 annotated=job.annotated,
+                feature=sequence_example.FLOW if task.flow else sequence_example.FRAMES,
             )
             if info.damaged:
                 result.damaged[job.number] = f"{info.damaged} damaged or missing packets"
