@@ -92,7 +92,7 @@ def stored(source: records.Records, number: int) -> np.ndarray:
 
 def config_of(dataset: str, folder: pathlib.Path, **fields_: object):
     config = configs.from_row(ROW, runlocal=True, dataset=dataset, data_dir=str(folder))
-    config.data.update({"crop": 32, "crop_mode": "center", **fields_})
+    config.data.update({"crop": 32, "crop_mode": "center", "flow": "farneback", **fields_})
     config.test.update({"short_side": 32, "crop": 32, "batch_size": 4})
     config.train.batch_size = 4
     return config
@@ -209,7 +209,7 @@ def test_channels_are_x_and_y_of_each_pair_of_a_stack_in_turn():
 @pytest.mark.parametrize("dataset", ["mine", "files"])
 def test_training_sees_the_stored_pairs(dataset, videos, built):
     folder = built if dataset == "mine" else videos
-    config = config_of(dataset, folder, flow="farneback", flip=1.0)
+    config = config_of(dataset, folder, flip=1.0)
     frozen = fields.freeze(config)
     source = datasets.open_split(frozen.data, "train")
     assert source.source.num_frames.tolist() == [6, 7, 8, 9]
