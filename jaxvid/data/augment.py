@@ -266,7 +266,7 @@ def finish(frames, flip, jitter, order, augmentation: Augmentation):
 
 
 def mirrored(pixels):
-    """Mirrors pixels `[T, H, W, C]` of 0..255 left and right; motion to the left is then to it."""
+    """Mirrors pixels `[T, H, W, C]` of 0..255 left and right; of flow, x becomes 255 - x."""
     turned = tf.reverse(pixels, [2])
     if pixels.shape[-1] != 2:
         return turned
