@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the runs")
     parser.add_argument("--folds", default="0,1,2,3,4")
     parser.add_argument("--flow", default="farneback", help="how it is computed")
-    parser.add_argument("--epochs", type=float, default=40.0)
+    parser.add_argument("--epochs", type=float, default=12.0)
     args = parser.parse_args()
     compiled.keep()
     pictures = args.out / f"pictures_{args.flow}"
