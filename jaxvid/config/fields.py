@@ -111,6 +111,7 @@ RULES = {
     "model.members": WORDS,
     "data.flow": one_of("", *FLOWS),
     "data.trim": between(0, 1),
+    "data.balance": between(0, 1),
     "data.crop": at_least(1),
     "data.crop_mode": one_of(*CROP_MODES),
     "data.crop_scales": each(above(0)),
@@ -156,6 +157,7 @@ RULES = {
     "train.reduce_dtype": one_of("", "float32"),
     "train.log_steps": at_least(1),
     "train.eval_epochs": above(0),
+    "train.patience": at_least(0),
     "train.checkpoint_steps": at_least(1),
     "train.stop_at_step": at_least(0),
     "optim.name": one_of("sgd", "adamw"),
@@ -215,8 +217,10 @@ MAX_VIDEO_BYTES = 4 << 30
 
 # What says nothing to a network that fills in masked cubes, and what says nothing to the others.
 _OF_CLASSES = (
+    "data.balance",
     "train.aux_weight",
     "train.category_weights",
+    "train.class_weights",
     "train.cutmix",
     "train.label_smoothing",
     "train.loss_weight",

@@ -51,6 +51,7 @@ class Data:
     category: str
     sampling: Sampling
     trim: float
+    balance: float
     crop: int
     crop_mode: str
     crop_scales: tuple[float, ...]
@@ -92,6 +93,7 @@ class Train:
     token_weight: float
     label_smoothing: float
     category_weights: tuple[tuple[str, float], ...]
+    class_weights: str
     mixup: float
     cutmix: float
     mixup_switch_prob: float
@@ -109,6 +111,7 @@ class Train:
     reduce_dtype: str
     log_steps: int
     eval_epochs: float
+    patience: int
     checkpoint_steps: int
     stop_at_step: int
 

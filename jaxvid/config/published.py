@@ -76,6 +76,7 @@ def _data(row: Row, recipe: Recipe, dataset: str, data_dir: str) -> dict[str, An
         "category": "",
         "sampling": dataclasses.asdict(row.train),
         "trim": 0.0,
+        "balance": 0.0,
         "crop": row.train_crop,
         "crop_mode": recipe.crop_mode,
         "crop_scales": recipe.crop_scales,
@@ -115,6 +116,7 @@ def _train(recipe: Recipe) -> dict[str, Any]:
         "token_weight": 0.5,
         "label_smoothing": recipe.label_smoothing,
         "category_weights": (),
+        "class_weights": "",
         "mixup": recipe.mixup,
         "cutmix": recipe.cutmix,
         "mixup_switch_prob": 0.5,
@@ -132,6 +134,7 @@ def _train(recipe: Recipe) -> dict[str, Any]:
         "reduce_dtype": "",
         "log_steps": 20,
         "eval_epochs": 5.0,
+        "patience": 0,
         "checkpoint_steps": 1000,
         "stop_at_step": 0,
     }

@@ -1,7 +1,8 @@
 """The clips of training: which video each is of, what is seen of it, and how that is changed.
 
-The videos of training follow one another without end: all videos in an order drawn from (seed,
-0), all of them in an order drawn from (seed, 1), and so on. Each gives `data.repeats` clips that
+The videos of training follow one another without end, as `order` says: all videos in an order drawn
+from (seed, 0), all of them in an order drawn from (seed, 1), and so on, unless `data.balance` gives
+rare classes more of the turns. Each gives `data.repeats` clips that
 follow one another: of the same frames, unless `data.repeats_share_frames` is off, but changed each
 in its own way. Clip number n of this stream is in batch n // batch size, and everything random
 about it is drawn from (seed, n). So batches do not depend on how many processes share them,
@@ -11,7 +12,6 @@ A clip that cannot be read or decoded is replaced by that of another video, whic
 (seed, n) too.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -24,11 +24,10 @@ from jaxvid.data.batches import Part
 from jaxvid.data.cpu_tf import tf
 from jaxvid.data.datasets import Split
 from jaxvid.data.examples import Labels, fetch, fps_of, images_spec, pixels_of, pixels_within
+from jaxvid.data.order import Order, generator
 
-_EPOCH_KEYS = 2**63
-"""Epochs draw from keys of their own, beside those of the clips' numbers."""
 _SPARE_KEYS = 2**62
-"""So do the videos that stand in for bad ones."""
+"""Videos that stand in for bad ones draw from keys of their own, beside those of the clips."""
 
 
 def clip_shape(data: Data) -> tuple[int, int, int, int]:
@@ -64,18 +63,6 @@ def make_augmentation(data: Data) -> augment.Augmentation:
     )
 
 
-@functools.lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, videos: int) -> np.ndarray:
-    """The order of the videos in an epoch: a permutation of 0 .. videos - 1."""
-    return generator(seed, _EPOCH_KEYS + epoch).permutation(videos)
-
-
-def generator(seed: int, number: int) -> np.random.Generator:
-    """The random numbers of one clip: the same wherever and whenever it is made."""
-    # A list would be rounded to float64 as soon as a number needs 64 bits.
-    return np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
-
-
 class Clips:
     """The clips of a training as examples: `video`, `label` and `index`."""
 
@@ -96,6 +83,7 @@ class Clips:
         self._mirrored = {a: b for pair in data.mirrored_labels for a, b in (pair, pair[::-1])}
         if seed < 0:
             raise JaxvidError(f"config.seed is {seed}: give a whole number from 0")
+        self._order = Order(self.source.labels, data.balance, seed)
         self.specs = {
             "images": images_spec(self.source),
             "frames": tf.TensorSpec([self._count], tf.int64),
@@ -105,13 +93,12 @@ class Clips:
         }
 
     def pick(self, position: int, attempt: int) -> int:
-        """The next video of the epoch; after a bad one any other."""
+        """The video whose turn it is; after a bad one any other."""
         number = self._part.number(position) // self._data.repeats
         if attempt:
             spare = generator(self._seed, _SPARE_KEYS + number)
             return int(spare.integers(len(self.source), size=attempt)[-1])
-        epoch, place = divmod(number, len(self.source))
-        return int(epoch_order(self._seed, epoch, len(self.source))[place])
+        return self._order(number)
 
     def load(self, position: int, video: int) -> dict[str, Any]:
         """Draws what is seen of a video and how it is changed, and reads its frames."""

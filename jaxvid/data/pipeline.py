@@ -12,10 +12,10 @@ from jaxvid.data.batches import Batches as Batches
 from jaxvid.data.batches import Part, filled
 from jaxvid.data.clips import Clips
 from jaxvid.data.clips import clip_shape as clip_shape
-from jaxvid.data.clips import epoch_order as epoch_order
-from jaxvid.data.clips import generator as generator
 from jaxvid.data.clips import make_augmentation as make_augmentation
 from jaxvid.data.datasets import Split
+from jaxvid.data.order import epoch_order as epoch_order
+from jaxvid.data.order import generator as generator
 from jaxvid.data.views import Pieces, Views
 from jaxvid.data.views import make_protocol as make_protocol
 from jaxvid.data.views import make_views as make_views
@@ -27,7 +27,8 @@ from jaxvid.data.views import views_shape as views_shape
 def steps_per_epoch(videos: int, batch_size: int, repeats: int = 1) -> int:
     """The number of whole batches of clips in an epoch, at least 1.
 
-    An epoch has every video once, that is `repeats` clips of each.
+    An epoch has every video once, that is `repeats` clips of each; with `data.balance` as many
+    clips, of some videos more than of others.
     """
     return max(videos * repeats // batch_size, 1)
 

@@ -31,12 +31,13 @@ from jaxvid.reports import metrics, results
 class Outcome(NamedTuple):
     """What a test found: its figures, the line that reports them, and what writes all of it.
 
+    `write` takes a folder, and what the results there say besides of where they come from.
     `scores` are those of the videos, where there are classes.
     """
 
     result: metrics.Result
     line: str
-    write: Callable[[pathlib.Path], None]
+    write: Callable[[pathlib.Path, dict[str, Any]], None]
     scores: fuse.Scores | None = None
 
 
@@ -76,8 +77,8 @@ def _class_test(
         scoring.check_scores(scores, paths, what)
         result = metrics.measure(scores, labels, split.categories)
 
-        def write(folder: pathlib.Path) -> None:
-            about = _protocol(config)
+        def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
+            about = _protocol(config) | about
             results.write_scores(folder, classes, paths, scores, labels, about, split.categories)
 
         found = fuse.Scores(scores, labels, np.array(paths), np.array(classes))
@@ -114,11 +115,12 @@ def _reconstruction_test(
         scoring.check_scores(scores, split.paths, what)
         result = metrics.reconstruction(scores[:, 0])
 
-        def write(folder: pathlib.Path) -> None:
-            about = _protocol(config) | {
+        def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
+            masks = {
                 "mask_ratio": config.train.mask_ratio,
                 "normalize_cubes": config.train.normalize_cubes,
             }
+            about = _protocol(config) | masks | about
             results.write_reconstructions(folder, split.paths, scores[:, 0], pictures, about)
 
         return Outcome(result, report_line(config, result), write)
@@ -235,7 +237,7 @@ def _evaluate_there(config: Config, workdir: pathlib.Path) -> Outcome:
     )
     outcome = test(variables, batches, "test")
     with paths.writing(workdir, "--workdir"):
-        outcome.write(workdir / "eval")
+        outcome.write(workdir / "eval", {})
     _say(outcome.line, workdir)
     return outcome
 

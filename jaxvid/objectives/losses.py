@@ -17,6 +17,7 @@ def make_loss(
     weight: float = 1.0,
     categories: Sequence[str] = (),
     category_weights: Mapping[str, float] | None = None,
+    class_weights: Sequence[float] = (),
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The function (logits, labels) -> `weight` x loss that `config.train` asks for; see below.
 
@@ -29,43 +30,70 @@ def make_loss(
             f"config.train.category_weights has {stray!r}, which is no category of the videos: "
             f"{', '.join(sorted(set(categories))) or 'they have none'}"
         )
+    how = (label_smoothing, class_weights)
     if kind == "softmax":
-        return lambda logits, labels: (
-            weight * softmax_cross_entropy(logits, labels, label_smoothing)
-        )
-    if label_smoothing:
-        raise JaxvidError(
-            f"config.train.label_smoothing={label_smoothing} is for the loss softmax: set it to 0, "
-            "as classes that do not exclude one another share no probability"
-        )
+        return lambda logits, labels: weight * softmax_cross_entropy(logits, labels, *how)
     if categories:
         return lambda logits, labels: (
-            weight * annotated_cross_entropy(logits, labels, categories, weights)
+            weight * annotated_cross_entropy(logits, labels, categories, weights, *how)
         )
-    return lambda logits, labels: weight * sigmoid_cross_entropy(logits, labels)
+    return lambda logits, labels: weight * sigmoid_cross_entropy(logits, labels, *how)
 
 
 def softmax_cross_entropy(
-    logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
+    logits: jax.Array,
+    labels: jax.Array,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
 ) -> jax.Array:
     """Mean cross-entropy of logits [B, classes] against labels [B] or probabilities [B, classes].
 
     `label_smoothing` moves that share of each label's probability to all classes evenly (Szegedy
-    et al., 2016). The result is a float32 (or wider) scalar.
+    et al., 2016). A clip counts as often as the weight of its class says, one of a blend of labels
+    for each of them; the mean is over clips, whatever they weigh. The result is a float32 (or
+    wider) scalar.
     """
     logits, labels = _matched(logits, labels)
-    if label_smoothing:
+    if class_weights:
+        labels = labels * jnp.asarray(class_weights, labels.dtype)
+        evenly = labels.sum(-1, keepdims=True) / labels.shape[-1]
+        labels = (1 - label_smoothing) * labels + label_smoothing * evenly
+    elif label_smoothing:
         labels = optax.smooth_labels(labels, label_smoothing)
     return optax.softmax_cross_entropy(logits, labels).mean()
 
 
-def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def sigmoid_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
+) -> jax.Array:
     """Mean over clips and classes of each class's own binary cross-entropy.
 
     `labels` [B, classes] are 1 where a clip has the class, or the probability of it; labels [B]
-    mean one class each. The result is a float32 (or wider) scalar.
+    mean one class each. `label_smoothing` moves that share of the probability to both answers, that
+    a class is there and that it is not, evenly. What a clip has counts as often as the weight of
+    the class says, what it lacks once. The result is a float32 (or wider) scalar.
     """
-    return optax.sigmoid_binary_cross_entropy(*_matched(logits, labels)).mean()
+    logits, labels = _matched(logits, labels)
+    return _binary(logits, labels, label_smoothing, class_weights).mean()
+
+
+def _binary(
+    logits: jax.Array, labels: jax.Array, label_smoothing: float, class_weights: Sequence[float]
+) -> jax.Array:
+    """The terms [B, classes] of which `sigmoid_cross_entropy` is the mean."""
+    if class_weights:
+        there, absent = labels * jnp.asarray(class_weights, labels.dtype), 1 - labels
+        moved = label_smoothing / 2
+        yes, no = (
+            (1 - moved) * own + moved * other for own, other in ((there, absent), (absent, there))
+        )
+        return -(yes * jax.nn.log_sigmoid(logits) + no * jax.nn.log_sigmoid(-logits))
+    if label_smoothing:
+        labels = (1 - label_smoothing) * labels + label_smoothing / 2
+    return optax.sigmoid_binary_cross_entropy(logits, labels)
 
 
 def annotated_cross_entropy(
@@ -73,6 +101,8 @@ def annotated_cross_entropy(
     labels: jax.Array,
     categories: Sequence[str],
     weights: Mapping[str, float],
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
 ) -> jax.Array:
     """Mean binary cross-entropy over what clips were annotated for.
 
@@ -80,11 +110,12 @@ def annotated_cross_entropy(
     classes. With some (others weigh 1) each category has a mean, over its classes and the clips
     that were annotated for it, and the loss is the weighted mean of those of categories that any
     clip of the batch has, as for HVU (Diba et al., 2020) in MMAction2. `labels` [B, classes] are as
-    in `sigmoid_cross_entropy`, and `UNKNOWN`, of blends NaN, where nobody said.
+    in `sigmoid_cross_entropy`, and `UNKNOWN`, of blends NaN, where nobody said; what smoothes and
+    weighs them is as well.
     """
     known = ~_unknown(labels)
     logits, labels = _matched(logits, jnp.where(known, labels, 0))
-    each = jnp.where(known, optax.sigmoid_binary_cross_entropy(logits, labels), 0)
+    each = jnp.where(known, _binary(logits, labels, label_smoothing, class_weights), 0)
     if not weights:
         return (each.sum(1) / jnp.maximum(known.sum(1), 1)).mean()
     names, places = np.unique(np.array(categories), return_inverse=True)

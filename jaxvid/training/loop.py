@@ -24,7 +24,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import duration
 from jaxvid.config import fields
 from jaxvid.config.parts import Config
-from jaxvid.data import datasets, pipeline
+from jaxvid.data import datasets, order, pipeline
 from jaxvid.data.batches import Batches
 from jaxvid.devices import placement, processes
 from jaxvid.devices.processes import log
@@ -34,12 +34,14 @@ from jaxvid.training import (
     hangs,
     journal,
     pace,
+    patience,
     profiling,
     program,
     resume,
     start,
     stopping,
     teachers,
+    weights,
 )
 from jaxvid.training import plan as plans
 from jaxvid.training.state import TrainState
@@ -100,8 +102,12 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
         resume.compare(workdir, checkpoints.folder(last), config, meta, len(videos.train))
 
     # ---- the plan, and the state to start from
-    categories = videos.train.categories
-    plan = plans.plan(config, mesh, videos.classes, len(videos.train), categories)
+    categories, class_weights = videos.train.categories, weights.of_classes(config, videos.train)
+    plan = plans.plan(
+        config, mesh, videos.classes, len(videos.train), categories, class_weights
+    )
+    if plan.class_weights:
+        log(weights.describe(plan.classes, plan.class_weights))
     for line in plan.knobs.said:
         log(line)
     lessons = {}
@@ -118,17 +124,15 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
     tested = last is None or checkpoints.metric(last) is not None
     run = Run(plan, videos, checkpoints, meta, lessons, workdir, state, tested, wanted)
     if run.step >= run.end:
-        log(
-            f"already complete at step {run.step}, as this config ends at {run.end}: "
-            "nothing to learn"
-        )
+        why = run.patience.reason if run.ended_early else f"this config ends at {run.end}"
+        log(f"already complete at step {run.step}, as {why}: nothing to learn")
     run.open_journal(fresh=last is None)
     outcome = run.loop()
     with (
         paths.writing(workdir, "--workdir"),
         processes.in_first(locks.hold(workdir / "eval", "", wait=True)),
     ):
-        outcome.write(workdir / "eval")
+        outcome.write(workdir / "eval", run.patience.about(run.step, run.ended_early))
     log(f"done: {outcome.line}")
     log(f"checkpoints, logs and pictures in eval are in {workdir}")
     return outcome.result
@@ -164,6 +168,10 @@ class Run:
         self.begin = self.step = self.saved = int(state.step)
         self.end = min(length.steps, config.train.stop_at_step or length.steps)
         self.eval_steps = max(round(config.train.eval_epochs * length.per_epoch), 1)
+        self.patience = patience.Patience(config.train.patience, self.eval_steps, checkpoints)
+        self.ended_early = False
+        if tested and self.step < self.end:
+            self.end_early()
         self.precise = config.train.precise_norm_batches if state.batch_stats else 0
         self.test = evaluate.make_test(plan.model, config, videos.test, plan.mesh)
         profiling.check(wanted, self.step, self.end)
@@ -198,6 +206,8 @@ class Run:
                 if to_test or to_save:
                     with self.hangs.paused():
                         outcome = self.settle(to_test, to_save) or outcome
+                if to_test and self.step < self.end and self.end_early():
+                    log(f"ending early at step {self.step}: {self.patience.reason}")
                 if self.step == self.end or self.begin > self.end:
                     break
                 if self.signals.asked():
@@ -230,6 +240,13 @@ class Run:
         to_test = to_test and (moved or not self.tested) and self.begin <= self.end
         to_save = moved and (to_test or self.step % train.checkpoint_steps == 0)
         return to_test, to_save
+
+    def end_early(self) -> bool:
+        """Ends the run at this step, which was tested, where its patience is over."""
+        self.ended_early = self.patience.is_over(self.step)
+        if self.ended_early:
+            self.end = self.step
+        return self.ended_early
 
     def clips(self) -> Batches:
         """Training batches from that of this step on."""
@@ -408,6 +425,12 @@ def say_videos(config: Config, videos: Videos, length: plans.Length) -> None:
         f"{config.data.dataset}: {len(videos.train)} videos to train, {len(videos.test)} to test, "
         f"{classes}; {length.per_epoch} steps an epoch, {length.steps} in all"
     )
+    if config.data.balance:
+        turns = order.turns(videos.train.source.labels, config.data.balance)
+        log(
+            f"balance {config.data.balance:g}: an epoch of {len(turns)} clips has a video from "
+            f"{turns.min():.2g} to {turns.max():.2g} times, on average"
+        )
 
 
 def say_state(config: Config, state: TrainState) -> None:

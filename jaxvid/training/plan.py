@@ -56,6 +56,7 @@ class Plan:
       mesh: the devices, which may be those of a machine that is not here; what is compiled is
         compiled for these.
       classes: their names; none of a network that pretrains.
+      class_weights: what each weighs in the loss; none where that is the same.
       length: its steps, and the rate at each.
       model: the network.
       optimizer: what updates its parameters.
@@ -73,6 +74,7 @@ class Plan:
     config: Config
     mesh: jax.sharding.Mesh
     classes: tuple[str, ...]
+    class_weights: tuple[float, ...]
     length: Length
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -91,6 +93,7 @@ def plan(
     classes: Sequence[str],
     videos: int | None = None,
     categories: tuple[str, ...] = (),
+    class_weights: tuple[float, ...] = (),
 ) -> Plan:
     """The run of a config on the devices of `mesh`.
 
@@ -101,6 +104,7 @@ def plan(
       videos: how many there are to train on, which the rate depends on; None makes an epoch of
         one batch.
       categories: those of the classes, where videos are annotated for some only.
+      class_weights: those of the loss, which depend on the videos; see `weights.of_classes`.
 
     Raises:
       JaxvidError: the config asks for what the network is not, or the batch does not divide.
@@ -128,11 +132,13 @@ def plan(
         knobs.blocks,
         teachers.make_teacher(teacher) if teacher else None,
         categories,
+        class_weights,
     )
     return Plan(
         config=config,
         mesh=mesh,
         classes=tuple(classes),
+        class_weights=class_weights,
         length=length,
         model=model,
         optimizer=optimizer,

@@ -35,9 +35,11 @@ _MEANINGS = {
     "data.dataset": "the same videos under another name",
     "data.data_dir": "the same videos in another place",
     "data.flow": "the same videos, and the network learns from both ways",
+    "data.balance": "another order of videos",
     "data.test_split": "the best checkpoint so far is the best on the old one",
     "test.weights": "the best checkpoint so far was chosen by the old ones",
     "train.teacher": "tokens get their labels from another network",
+    "train.class_weights": "losses before and after do not compare",
     "train.loss_weight": "losses before and after do not compare",
     "train.label_smoothing": "losses before and after do not compare",
 }

@@ -36,6 +36,7 @@ class Lesson:
       categories: those of the classes, where clips are annotated for some only.
       category_weights: pairs of a category and what its mean loss weighs; none makes classes weigh
         the same.
+      class_weights: how often a clip of each class counts; see `weights`.
       weight: what this loss, as it is differentiated and measured, is multiplied by.
       aux_weight: what the loss of an auxiliary classifier, which answers `aux_logits` among the
         intermediates of training, is multiplied by before it is added; 0 leaves it untrained.
@@ -49,6 +50,7 @@ class Lesson:
     label_smoothing: float = 0.0
     categories: tuple[str, ...] = ()
     category_weights: tuple[tuple[str, float], ...] = ()
+    class_weights: tuple[float, ...] = ()
     weight: float = 1.0
     aux_weight: float = 0.0
     teacher: Teacher | None = None
@@ -103,6 +105,7 @@ def _make_loss(lesson: Lesson) -> Callable[..., jax.Array]:
         lesson.weight,
         lesson.categories,
         dict(lesson.category_weights),
+        lesson.class_weights,
     )
 
     def loss_of(
@@ -264,6 +267,7 @@ def make_train_step(
     blocks: Set[str] = frozenset(),
     teacher: Teacher | None = None,
     categories: tuple[str, ...] = (),
+    class_weights: tuple[float, ...] = (),
 ) -> Callable[[TrainState, dict[str, Any]], Stepped]:
     """The step on a batch of the pipeline, not compiled: (state, {video uint8, label}) -> as above.
 
@@ -288,6 +292,7 @@ def make_train_step(
             label_smoothing=train.label_smoothing,
             categories=categories,
             category_weights=train.category_weights,
+            class_weights=class_weights,
             weight=train.loss_weight,
             aux_weight=train.aux_weight,
             teacher=teacher,

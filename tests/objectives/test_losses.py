@@ -118,11 +118,66 @@ def test_categories_weigh_as_told():
         losses.make_loss("sigmoid", category_weights={"scene": 1.0})
 
 
-def test_losses_that_make_no_sense_are_refused():
+def test_smoothing_moves_probability_to_both_answers():
+    targets = np.random.default_rng(2).integers(0, 2, (6, 5))
+    p = 1 / (1 + np.exp(-LOGITS))
+    soft = 0.9 * targets + 0.05
+    expected = -(soft * np.log(p) + (1 - soft) * np.log(1 - p)).mean()
+    loss = losses.make_loss("sigmoid", 0.1)(jnp.asarray(LOGITS), jnp.asarray(targets))
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+WEIGHTS = (0.5, 2.0, 1.0, 0.0, 3.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_clip_counts_as_its_class_weighs(smoothing):
+    weighted = losses.make_loss("softmax", smoothing, class_weights=WEIGHTS)
+    alone = losses.make_loss("softmax", smoothing)
+    each = np.array([alone(jnp.asarray(LOGITS[i : i + 1]), LABELS[i : i + 1]) for i in range(6)])
+    found = weighted(jnp.asarray(LOGITS), jnp.asarray(LABELS))
+    np.testing.assert_allclose(found, (np.take(WEIGHTS, LABELS) * each).mean(), rtol=1e-5)
+    # A blend is the mean of what its labels give.
+    other = np.roll(LABELS, 1)
+    blend = 0.7 * np.eye(5)[LABELS] + 0.3 * np.eye(5)[other]
+    both = [weighted(jnp.asarray(LOGITS), jnp.asarray(labels)) for labels in (LABELS, other)]
+    found = weighted(jnp.asarray(LOGITS), jnp.asarray(blend))
+    np.testing.assert_allclose(found, 0.7 * both[0] + 0.3 * both[1], rtol=1e-5)
+    same = losses.make_loss("softmax", smoothing, class_weights=(1.0,) * 5)
+    np.testing.assert_allclose(
+        same(jnp.asarray(LOGITS), jnp.asarray(blend)),
+        alone(jnp.asarray(LOGITS), jnp.asarray(blend)),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_class_that_is_there_counts_as_it_weighs(smoothing):
+    targets = np.random.default_rng(2).integers(0, 2, (6, 5))
+    log_p, log_not = (-np.log1p(np.exp(sign * LOGITS)) for sign in (-1, 1))
+    there = (1 - smoothing / 2) * log_p + smoothing / 2 * log_not
+    absent = (1 - smoothing / 2) * log_not + smoothing / 2 * log_p
+    expected = -np.where(targets, np.array(WEIGHTS) * there, absent).mean()
+    loss = losses.make_loss("sigmoid", smoothing, class_weights=WEIGHTS)
+    found = loss(jnp.asarray(LOGITS), jnp.asarray(targets))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_annotated_labels_are_smoothed_and_weighed():
+    labels, _ = annotated_labels()
+    how = {"label_smoothing": 0.2, "class_weights": WEIGHTS}
+    loss = losses.make_loss("sigmoid", categories=CATEGORIES, **how)
+    alone = losses.make_loss("sigmoid", **how)
+    some = [alone(jnp.asarray(LOGITS[i : i + 1]), labels[i : i + 1]) for i in range(2, 5)]
+    found = loss(jnp.asarray(LOGITS[2:5]), labels[2:5])
+    np.testing.assert_allclose(found, np.mean(some), rtol=1e-5)
+    gradient = jax.grad(loss)(jnp.asarray(LOGITS), labels)
+    assert np.isfinite(gradient).all() and not np.asarray(gradient)[~KNOWN].any()
+
+
+def test_a_loss_that_does_not_exist_is_refused():
     with pytest.raises(JaxvidError, match="loss='hinge' is unknown: take softmax or sigmoid"):
         losses.make_loss("hinge")
-    with pytest.raises(JaxvidError, match="label_smoothing=0.1 is for the loss softmax"):
-        losses.make_loss("sigmoid", 0.1)
 
 
 def test_hits_count_what_the_labels_mean():

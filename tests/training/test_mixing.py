@@ -147,7 +147,7 @@ def step_config(**settings):
     return handed.frozen(config)
 
 
-def run_step(config, number=5):
+def run_step(config, number=5, **how):
     rng = np.random.default_rng(0)
     video = rng.integers(0, 256, (8, 2, 6, 6, 3), np.uint8)
     labels = np.array([0, 0, 1, 1, 3, 3, 2, 2], np.int32)
@@ -155,7 +155,7 @@ def run_step(config, number=5):
     params = {"head": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(4)}}
     optimizer = optax.sgd(0.1)
     state = TrainState(jnp.int32(number), params, {}, optimizer.init(params))
-    run = jax.jit(step.make_train_step(Line(), optimizer, config))
+    run = jax.jit(step.make_train_step(Line(), optimizer, config, **how))
     _, measured = run(state, {"video": video, "label": labels})
     return video, labels, kernel, jax.device_get(measured)
 
@@ -185,6 +185,14 @@ def test_the_step_without_mixing_takes_the_labels_as_they_are():
     loss, top1 = expected(video, np.eye(4)[labels], kernel)
     assert measured["loss"] == pytest.approx(loss, rel=1e-5)
     assert measured["top1"] == pytest.approx(top1)
+
+
+def test_the_step_weighs_classes():
+    weights = (1.0, 2.0, 0.5, 0.0)
+    video, labels, kernel, measured = run_step(step_config(), class_weights=weights)
+    each = [expected(video[i : i + 1], np.eye(4)[labels[i : i + 1]], kernel)[0] for i in range(8)]
+    loss = (np.take(weights, labels) * each).mean()
+    assert measured["loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_the_step_refuses_settings_that_make_no_sense():

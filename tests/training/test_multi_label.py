@@ -39,7 +39,8 @@ def make_config(folder, **arguments):
     c.test.update({"crop": 32, "short_side": 32, "batch_size": 4})
     c.test.sampling.num_clips = 4
     c.train.update({"batch_size": 4, "epochs": 6.0, "eval_epochs": 3.0, "log_steps": 2})
-    c.train.loss = "sigmoid"
+    c.train.update({"loss": "sigmoid", "label_smoothing": 0.05})
+    c.data.balance = 0.5
     c.optim.lr = 1e-2
     return c
 
