@@ -4,11 +4,13 @@ python -m jaxvid.data.build --videos=clips --labels=train.csv --out=records
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from jaxvid.base import text
-from jaxvid.base.errors import listed
+from jaxvid.base import paths, text
+from jaxvid.base.errors import JaxvidError, listed
 from jaxvid.base.exits import exit_on_error
+from jaxvid.data import splitting
 from jaxvid.data.building import FLOW_WAYS, Summary, build
 from jaxvid.rows import RECORD_SIDE
 
@@ -32,6 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--labels", required=True, metavar="FILE", help="CSV with the columns path and label")
     add("--out", required=True, metavar="DIR", help="folder for the records")
     add("--split", metavar="NAME", help="name of the split (default: that of the CSV)")
+    add("--split-by", choices=splitting.BY, help="part the CSV at random into train.csv and "
+        "test.csv in --out, and build both: with the clips of a group, as the column group names "
+        "them, on one side; or, where no two clips have person, place or recording in common, "
+        "with no more than the parts of a video together")  # fmt: skip
+    add("--test-share", type=float, default=0.2, metavar="SHARE", help="of the clips, with "
+        "--split-by (default: %(default)s)")  # fmt: skip
+    add("--val-share", type=float, default=0.0, metavar="SHARE", help="likewise, for val.csv "
+        "(default: no such split)")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="of --split-by (default: 0)")
     add("--shards", type=int, metavar="N", help="number of files (default: the square root of "
         "the number of videos)")  # fmt: skip
     add("--short-side", type=int, default=RECORD_SIDE, metavar="PIXELS", help="shrink larger "
@@ -47,7 +58,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--overwrite", action="store_true", help="replace existing records of this split")
     add("--strict", action="store_true", help="fail if any video cannot be read")
     with exit_on_error():
-        show(build(**vars(parser.parse_args(arguments))))
+        given = vars(parser.parse_args(arguments))
+        how = [given.pop(name) for name in ("split_by", "seed", "test_share", "val_share")]
+        for each in build_sides(*how, **given) if how[0] else [build(**given)]:
+            show(each)
+
+
+def build_sides(
+    by: str, seed: int, test: float, val: float, *, labels: str, out: str, **given: Any
+) -> Iterator[Summary]:
+    """Parts the list as `splitting` says, and builds each side."""
+    if given.pop("split"):
+        raise JaxvidError("--split names one split, but --split-by makes several: leave one out")
+    folder, whole_list = paths.writable(out, "--out"), paths.local(labels, "--labels")
+    shares = {"test": test, "val": val} if val else {"test": test}
+    sides, names = splitting.split(whole_list, by, seed, shares)
+    if whole_list.resolve() in [(folder / f"{side}.csv").resolve() for side in sides]:
+        raise JaxvidError(f"{labels} would be overwritten by its part: choose another --out")
+    with paths.writing(folder, "--out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        splitting.write(folder, sides, names, by, given["overwrite"])
+    splitting.show(sides, names, by)
+    for side in sides:
+        yield build(labels=folder / f"{side}.csv", out=out, names=names, **given)
 
 
 def show(summary: Summary) -> None:

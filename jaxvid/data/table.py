@@ -61,9 +61,25 @@ def read(path: pathlib.Path) -> list[Row]:
       JaxvidError: a line has too many cells or too few, holds a line break or a control character
         or is not UTF-8, or there is no such file or column; it says which line.
     """
+    rows = []
+    for line, cells in lines(path):
+        where = f"{path} line {line}"
+        window = windows.read(cells.get("start", ""), cells.get("end", ""), where)
+        annotated = _categories(cells.get("annotated", ""), where)
+        rows.append(Row(line, cells["path"], cells.get("label", ""), window, annotated))
+    if not rows:
+        raise JaxvidError(f"{path} lists no video; add lines of path,label")
+    return rows
+
+
+def lines(path: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines of such a CSV below its header, each with its number, as cells by column.
+
+    Raises:
+      JaxvidError: see `read`.
+    """
     if not path.is_file():
         raise JaxvidError(f"{path} is not a file; give a CSV with the header path,label")
-    rows = []
     header: list[str] = []
     for line, cells in _lines(path):
         if not header:
@@ -74,25 +90,19 @@ def read(path: pathlib.Path) -> list[Row]:
             del cells[-1]
         _check_count(cells, header, f"{path} line {line}")
         named = dict(zip(header, cells, strict=True))
-        window = windows.read(named.get("start", ""), named.get("end", ""), f"{path} line {line}")
-        annotated = _categories(named.get("annotated", ""), f"{path} line {line}")
-        row = Row(line, named["path"], named.get("label", ""), window, annotated)
-        if not row.path or "label" in named and not row.label:
+        if not named["path"] or "label" in named and not named["label"]:
             raise JaxvidError(
-                f"{path} line {line} has no {'label' if row.path else 'path'}; each line must have "
-                "both"
+                f"{path} line {line} has no {'label' if named['path'] else 'path'}; each line must "
+                "have both"
             )
-        if len(row.path) > _MAX_PATH:
+        if len(named["path"]) > _MAX_PATH:
             raise JaxvidError(
-                f"{path} line {line}: the path {text.quoted(row.path, 20)} is longer than any "
+                f"{path} line {line}: the path {text.quoted(named['path'], 20)} is longer than any "
                 f"system takes ({_MAX_PATH}): shorten it"
             )
-        rows.append(row)
+        yield line, named
     if not header:
         _header(path, header)
-    if not rows:
-        raise JaxvidError(f"{path} lists no video; add lines of path,label")
-    return rows
 
 
 def _categories(cell: str, where: str) -> tuple[str, ...]:

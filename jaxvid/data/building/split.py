@@ -50,6 +50,7 @@ def build(
     quality: int = 95,
     workers: int | None = None,
     classes: str | os.PathLike | None = None,
+    names: tuple[str, ...] = (),
     overwrite: bool = False,
     strict: bool = False,
 ) -> Summary:
@@ -58,8 +59,8 @@ def build(
     `split` defaults to the name of the CSV, `shards` to the square root of the number of videos,
     `workers` to the number of cores. `flow` is one of `FLOW_WAYS`, or "" for pictures. `classes`
     is a file of class names; without one the names in an existing `labels.txt` of `out` hold, else
-    those in the CSV, sorted. Raises `JaxvidError` where nothing sensible can be built, and with
-    `strict` also for a single unreadable video.
+    `names`, else those in the CSV, sorted. Raises `JaxvidError` where nothing sensible can be
+    built, and with `strict` also for a single unreadable video.
     """
     videos, labels = paths.local(videos, "--videos"), paths.local(labels, "--labels")
     out = paths.writable(out, "--out")
@@ -73,7 +74,7 @@ def build(
             flows.estimator(flow)  # Says now what is not installed.
     with locks.hold(out, "--out"):  # No other process builds in the same folder.
         rows = table.read(labels)
-        names = _class_names(out, classes)
+        names = _class_names(out, classes) or names
         plan = _plan(rows, names, videos, labels, out, split, shards, short_side, quality, flow)
         workplace = out / f".build-{split}"
         if not overwrite and _exists(out, split, workplace, plan.origin):
