@@ -31,7 +31,7 @@ ARROWS = {
     "jaxvid.reports": {"jaxvid.reports"},
     "jaxvid.devices": {"jaxvid.devices", "jaxvid.layers"},
     "jaxvid.checkpoint": {"jaxvid.checkpoint"},
-    "jaxvid.data": {"jaxvid.data", "jaxvid.config"},
+    "jaxvid.data": {"jaxvid.data", "jaxvid.config", "jaxvid.objectives", "jaxvid.reports"},
     "jaxvid.inference": {
         "jaxvid.inference",
         "jaxvid.checkpoint",

@@ -101,7 +101,10 @@ class Clips:
         return self._order(number)
 
     def load(self, position: int, video: int) -> dict[str, Any]:
-        """Draws what is seen of a video and how it is changed, and reads its frames."""
+        """Draws what is seen of a video and how it is changed, and reads its frames.
+
+        Beside what `change` takes are the `numbers` in the video of the frames that are seen.
+        """
         number, repeat = divmod(self._part.number(position), self._data.repeats)
         rng = generator(self._seed, number)
         if not self._data.repeats_share_frames:
@@ -113,6 +116,7 @@ class Clips:
         drawn = augment.draw(self._augmentation, height, width, rng)
         return {
             **fetch(self.source, video, frames),
+            "numbers": frames,
             **_arrays(drawn),
             "label": self._labels(video, self._mirrored if drawn.flip else {}),
             "index": np.int64(video),

@@ -281,3 +281,62 @@ def _figure(classes: int, label: float) -> tuple[Any, Any]:
     beside = max(0.0, label / _DPI - 1)
     figure = Figure(figsize=(side + 1 + beside, side + beside), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def grid(tiles: Sequence[Sequence[np.ndarray] | np.ndarray], side: int = 112, gap: int = 3) -> Any:
+    """A picture (of Pillow) of rows of pictures uint8 [H, W, 3], each `side` pixels high."""
+    from PIL import Image
+
+    rows = [[_tile(tile, side) for tile in row] for row in tiles]
+    widths = [sum(tile.width + gap for tile in row) - gap for row in rows]
+    picture = Image.new("RGB", (max(widths), len(rows) * (side + gap) - gap), "white")
+    for number, row in enumerate(rows):
+        left = 0
+        for tile in row:
+            picture.paste(tile, (left, number * (side + gap)))
+            left += tile.width + gap
+    return picture
+
+
+def _tile(pixels: np.ndarray, side: int) -> Any:
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    width = max(1, round(side * image.width / image.height))
+    return image.resize((width, side), Image.Resampling.LANCZOS)
+
+
+def boxed(pixels: np.ndarray, box: Sequence[int]) -> np.ndarray:
+    """A picture uint8 [H, W, 3] in which only the box (top, left, height, width) is bright."""
+    top, left, height, width = box
+    dark = (pixels * 0.35 + 0.4 * 255 * 0.35).astype(np.uint8)
+    inside = (slice(top, top + height), slice(left, left + width))
+    dark[inside] = pixels[inside]
+    return dark
+
+
+def sheet(
+    pictures: Sequence[Any], captions: Sequence[Sequence[str]], file: BinaryIO, title: str
+) -> None:
+    """Draws pictures (of Pillow) below one another to a PNG, each under its lines of caption."""
+    from PIL import Image, ImageDraw
+
+    bold, normal, small = _font(16, bold=True), _font(13, bold=True), _font(12)
+    line = 18
+    heights = [
+        len(lines) * line + 4 + each.height + 16
+        for lines, each in zip(captions, pictures, strict=True)
+    ]
+    width = max(_MIN_WIDTH, *(each.width for each in pictures))
+    size = (width + 2 * _MARGIN, sum(heights) + _MARGIN + _ROW)
+    picture = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(picture)
+    pen.text((_MARGIN, _MARGIN), _fitted(title, width, bold), _INK, bold)
+    top = _MARGIN + _ROW
+    for lines, each, height in zip(captions, pictures, heights, strict=True):
+        for number, words in enumerate(lines):
+            font, ink = (small, _FAINT) if number else (normal, _INK)
+            pen.text((_MARGIN, top + number * line), _fitted(words, width, font), ink, font)
+        picture.paste(each, (_MARGIN, top + len(lines) * line + 4))
+        top += height
+    picture.save(file, format="PNG")

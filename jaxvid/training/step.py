@@ -16,8 +16,8 @@ from jaxvid.inference import reconstruct
 from jaxvid.layers import spread
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.layers.wide import wide_gradients
-from jaxvid.objectives import losses, masking
-from jaxvid.training import mixing, parts
+from jaxvid.objectives import losses, masking, mixing
+from jaxvid.training import parts
 from jaxvid.training.descent import Descent, make_descent
 from jaxvid.training.norms import Norms, norms_of
 from jaxvid.training.state import Stepped, TrainState
@@ -321,7 +321,7 @@ def _make_classifying(
     def make(state: TrainState, batch: dict[str, Any], rng: jax.Array) -> Stepped:
         video, labels = batch["video"], batch["label"]
         if blend:
-            key = jax.random.fold_in(rng, 1)
+            key = mixing.key_of(config.seed, state.step)
             video, labels = mixing.mix(blend, key, video, labels, model.num_classes)
         return update(state, video, labels, rng, batch.get("teacher"))
 

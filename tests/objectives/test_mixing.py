@@ -9,9 +9,10 @@ import pytest
 
 from jaxvid import config as configs
 from jaxvid.base.errors import JaxvidError
+from jaxvid.objectives import mixing
+from jaxvid.objectives.mixing import Mixing
 from jaxvid.rows import UNKNOWN
-from jaxvid.training import mixing, step
-from jaxvid.training.mixing import Mixing
+from jaxvid.training import step
 from jaxvid.training.state import TrainState
 from tests import handed
 

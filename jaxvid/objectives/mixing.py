@@ -46,6 +46,11 @@ class Mixing:
         return self.mixup > 0 or self.cutmix > 0
 
 
+def key_of(seed: int, step: jax.typing.ArrayLike) -> jax.Array:
+    """What the blends of a training's step are drawn from."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), 1)
+
+
 def mix(
     how: Mixing, key: jax.Array, video: jax.Array, labels: jax.Array, num_classes: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -67,6 +72,21 @@ def mix(
         of the two labels is `UNKNOWN`.
     """
     batch, _, height, width, _ = video.shape
+    weight, kept = draw(how, key, batch, height, width)
+    other = jnp.roll(video, how.repeats, axis=0).astype(jnp.float32)
+    mixed = weight * video.astype(jnp.float32) + (1 - weight) * other
+    if labels.ndim == 1:
+        own = jax.nn.one_hot(labels, num_classes)
+    else:
+        own = jnp.where(labels == UNKNOWN, jnp.nan, labels.astype(jnp.float32))
+    kept = kept[:, None]
+    return mixed, kept * own + (1 - kept) * jnp.roll(own, how.repeats, axis=0)
+
+
+def draw(
+    how: Mixing, key: jax.Array, batch: int, height: int, width: int
+) -> tuple[jax.Array, jax.Array]:
+    """How much clips keep: of each pixel [B, 1, H, W, 1], and of their labels [B]."""
     which, weights, rows, columns = jax.random.split(key, 4)
     chance = how.switch if how.mixup and how.cutmix else float(how.cutmix > 0)
     is_cut = jax.random.bernoulli(which, chance, (batch,))
@@ -78,15 +98,7 @@ def mix(
     # The box is cut at the rim: its label counts for what is left of it.
     kept = jnp.where(is_cut, 1 - box.mean((1, 2)), share)
     weight = jnp.where(is_cut[:, None, None], ~box, share[:, None, None])[:, None, :, :, None]
-
-    other = jnp.roll(video, how.repeats, axis=0).astype(jnp.float32)
-    mixed = weight * video.astype(jnp.float32) + (1 - weight) * other
-    if labels.ndim == 1:
-        own = jax.nn.one_hot(labels, num_classes)
-    else:
-        own = jnp.where(labels == UNKNOWN, jnp.nan, labels.astype(jnp.float32))
-    kept = kept[:, None]
-    return mixed, kept * own + (1 - kept) * jnp.roll(own, how.repeats, axis=0)
+    return weight, kept
 
 
 def _span(key: jax.Array, share: jax.Array, size: int) -> jax.Array:
