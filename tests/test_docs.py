@@ -172,6 +172,7 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"python -m jaxvid\.main .*--mode=eval", "--config.test.batch_size=4"),
     (r"python -m jaxvid\.main ", FEW_STEPS),
     (r"python -m jaxvid\.data\.build ", "--workers=1"),
+    (r"python -m jaxvid\.data\.view ", "--clips=2"),
     (r"python -m jaxvid\.data\.bench ", "--batches=2 --batch_size=4"),
     (r"python -m jaxvid\.plan ", ""),
     (r"python -m jaxvid\.predict ", ""),
@@ -303,6 +304,9 @@ def workshop(tmp_path_factory):
         (folder / "clips" / label).mkdir(parents=True)
         for number in range(5):
             encode(folder / "clips" / label / f"{number:02d}.mp4")
+    for split, number in (("train", 0), ("test", 1)):
+        rows = "".join(f"{label}/{number:02d}.mp4,{label}\n" for label in ("point", "wave"))
+        (folder / f"{split}.csv").write_text(f"path,label\n{rows}")
     (folder / "kinetics400" / "val").mkdir(parents=True)
     for number in range(2):
         encode(folder / "kinetics400" / "val" / f"{number}.mp4")
