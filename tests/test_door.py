@@ -118,7 +118,7 @@ TEXTS = {
         "data.sampling.sampler",
     ),
     *("data.sampling.out_of_bound", "train.loss", "train.freeze_norm", "train.sharding"),
-    *("model.matmul_precision", "train.mesh", "train.reduce_dtype"),
+    *("model.matmul_precision", "train.mesh", "train.reduce_dtype", "train.class_weights"),
     *("optim.name", "optim.schedule", "optim.schedule_every", "optim.cosine_from"),
     *("optim.warmup", "optim.warmup_every"),
     *("test.sampling.sampler", "test.sampling.out_of_bound"),

@@ -19,6 +19,8 @@ THROUGH = {
     "jaxvid/data/examples.py": "tests/data/test_pipeline.py",
     "jaxvid/data/sources.py": "tests/data/test_datasets.py",
     "jaxvid/data/subset.py": "tests/data/test_categories.py",
+    "jaxvid/data/view.py": "tests/data/test_viewing.py",
+    "jaxvid/data/viewing": "tests/data/test_viewing.py",
     "jaxvid/data/views.py": "tests/data/test_pipeline.py",
     "jaxvid/export": "tests/test_export.py",
     "jaxvid/inference/reconstruct.py": "tests/training/test_pretrain.py",
