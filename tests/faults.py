@@ -55,6 +55,7 @@ COMMANDS = {
     "data.bench": [
         *("jaxvid.data.bench", CONFIG, "--batch_size=2", "--batches=1"),
     ],
+    "data.view": ["jaxvid.data.view", CONFIG, "--clips=2", "--out={out}"],
     "predict": [
         *("jaxvid.predict", "--checkpoint={checkpoint}", "--video={clip}", "--views=one"),
         "--out={out}",

@@ -96,6 +96,19 @@ def test_views_are_those_of_the_test(records):
     assert shown[0].picture.size == (5 * 112 + 4 * 3, 3 * 112 + 2 * 3)
 
 
+def test_several_labels_are_shown_and_those_of_pretraining_are_not(records):
+    config = make_config(records[0], loss="sigmoid")
+    split = datasets.open_split(config.data, "train")
+    labels, split.source.labels = split.source.labels, [(0, 3)] * len(split)
+    (look,) = looks.of_training(config, split, 0, 1)
+    assert look.labels == f"{split.classes[0]} | {split.classes[3]}"
+    assert facts.class_counts(split).tolist() == [16, 0, 0, 16, 0, 0, 0, 0]
+    split.source.labels = labels
+    pretrain = dataclasses.replace(config, train=dataclasses.replace(config.train, loss="pixels"))
+    (look,) = looks.of_training(pretrain, split, 0, 1)
+    assert look.labels == ""
+
+
 def test_what_may_go_wrong_is_said(records):
     folder, _ = records
     config = make_config(folder)

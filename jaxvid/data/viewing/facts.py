@@ -125,7 +125,8 @@ def _uneven(config: Config, name: str, train: Split) -> Iterator[str]:
     """Says that some classes have far more videos than others, and nothing makes up for it."""
     counts = class_counts(train)
     there = np.flatnonzero(counts)
-    if not len(there) or config.data.balance or config.train.class_weights:
+    made_up = config.data.balance or config.train.class_weights
+    if not len(there) or made_up or config.train.loss == "pixels":
         return
     low, high = there[counts[there].argmin()], there[counts[there].argmax()]
     if counts[high] >= _UNEVEN * counts[low]:

@@ -49,6 +49,8 @@ def of_training(config: Config, split: Split, step: int, count: int) -> Iterator
     """The first clips of the batches from number `step` on, as the device gets and blends them."""
     train, data = config.train, config.data
     clips = Clips(split, data, Part(train.batch_size, 0, 1, "train"), train.loss, config.seed)
+    if train.loss == "pixels":  # where labels say nothing
+        split = dataclasses.replace(split, classes=())
     blend = mixing.Mixing(train.mixup, train.cutmix, train.mixup_switch_prob, data.repeats)
     size, side = train.batch_size, data.crop
 
@@ -61,7 +63,7 @@ def of_training(config: Config, split: Split, step: int, count: int) -> Iterator
         ahead, place = divmod(number, size)
         first = (step + ahead) * size
         one = _made(clips, first + place, data.max_bad_records)
-        if not blend or train.loss == "pixels":
+        if not blend or not split.classes:
             yield _clip(split, one)
             continue
         weights, kept = drawn(step + ahead)
