@@ -34,15 +34,15 @@ def jpeg(frame, quality=70):
     return file.getvalue()
 
 
-def film(seed, scene=None, frames=30, still=False):
+def film(seed, scene=None, frames=30, still=False, contrast=120, blots=3):
     """Blots that move over a scene, uint8 `[T, 96, 128, 3]`."""
     rng = np.random.default_rng(seed)
     scene = rng if scene is None else np.random.default_rng(scene)
     small = Image.fromarray(scene.integers(40, 216, (5, 6, 3), np.uint8))
     behind = np.asarray(small.resize((128, 96), Image.BICUBIC), float)
     y, x = np.mgrid[:96, :128]
-    at, speed = rng.uniform((20, 20), (76, 108), (3, 2)), rng.uniform(-2, 2, (3, 2))
-    shades = rng.choice((-120, 120), 3)
+    at, speed = rng.uniform((20, 20), (76, 108), (blots, 2)), rng.uniform(-2, 2, (blots, 2))
+    shades = rng.choice((-contrast, contrast), blots)
     video = []
     for number in range(frames):
         picture = behind.copy()
@@ -78,6 +78,13 @@ def test_copies_are_found_and_clips_of_the_same_scene_are_not():
     assert numbers(duplicates.pairs(train)) == []
     twice = hashed(film(1), film(2), resized(film(1), 64, 48))
     assert numbers(duplicates.pairs(twice)) == [(0, 2)]
+
+
+def test_what_moves_a_little_tells_clips_of_one_scene_apart():
+    faint = [film(seed, scene=5, contrast=24, blots=1) for seed in range(6)]
+    assert numbers(duplicates.pairs(hashed(*faint))) == []
+    copy = resized(faint[3], 160, 120)
+    assert numbers(duplicates.pairs(hashed(*faint), hashed(copy))) == [(3, 0)]
 
 
 def test_still_videos_are_compared_by_what_is_seen():
