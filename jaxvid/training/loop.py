@@ -103,9 +103,7 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
 
     # ---- the plan, and the state to start from
     categories, class_weights = videos.train.categories, weights.of_classes(config, videos.train)
-    plan = plans.plan(
-        config, mesh, videos.classes, len(videos.train), categories, class_weights
-    )
+    plan = plans.plan(config, mesh, videos.classes, len(videos.train), categories, class_weights)
     if plan.class_weights:
         log(weights.describe(plan.classes, plan.class_weights))
     for line in plan.knobs.said:

@@ -17,6 +17,7 @@ from jaxvid.data.duplicates import Pair
 from jaxvid.data.order import clips_of_classes
 from jaxvid.data.viewing import facts, looks, page
 from jaxvid.data.viewing.looks import Look
+from jaxvid.data.views import untrimmed
 from jaxvid.reports import charts, draw
 
 COPIES = ("across", "all", "none")
@@ -41,8 +42,12 @@ def view(config: Config, out: pathlib.Path, *, clips: int, step: int, copies: st
     names = list(splits)
     train, test = splits[names[0]], splits[names[-1]]
     fed = _listed(looks.of_training(config, train, step, clips), clips, "making clips")
-    tested = _listed(looks.of_test(config, test, min(clips, len(test))), clips, "making views")
-    said = list(facts.warnings(config, splits))
+    said, tested = list(facts.warnings(config, splits)), []
+    if untrimmed(config.test.protocol):
+        said.append(f"Views of {names[-1]} are not shown: an untrimmed test has too many.")
+    else:
+        clips = min(clips, len(test))
+        tested = _listed(looks.of_test(config, test, clips), clips, "making views")
     found, unread = _copies(splits, copies)
     said += unread
     said += [
