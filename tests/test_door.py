@@ -109,7 +109,14 @@ def test_no_parser_makes_paths_itself():
 
 # Texts in a config that are no paths; `data.train_split` may name one, which is tried below.
 TEXTS = {
-    *("model.name", "model.dtype", "data.dataset", "data.train_split", "data.test_split"),
+    *(
+        "model.name",
+        "model.dtype",
+        "data.dataset",
+        "data.flow",
+        "data.train_split",
+        "data.test_split",
+    ),
     *(
         "data.category",
         "data.crop_mode",

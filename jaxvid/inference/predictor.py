@@ -58,7 +58,7 @@ class Prediction:
     @property
     def pictures(self) -> np.ndarray:
         """The central view to look at, uint8 RGB [T, H, W, 3]: of stacked flow the first pairs."""
-        return self.view if self.view.shape[-1] == 3 else draw.flow_colours(self.view[..., :2])
+        return draw.to_look_at(self.view)
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The `count` best classes with their probabilities, best first."""

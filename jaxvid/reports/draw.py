@@ -229,6 +229,11 @@ def _write_mp4(pictures: Sequence, file: BinaryIO, fps: float) -> None:
         movie.mux(stream.encode())
 
 
+def to_look_at(pixels: np.ndarray) -> np.ndarray:
+    """RGB uint8 [..., 3] of RGB, which it is, or of stacked optical flow: its first pair."""
+    return pixels if pixels.shape[-1] == 3 else flow_colours(pixels[..., :2])
+
+
 def flow_colours(flow: np.ndarray) -> np.ndarray:
     """Optical flow uint8 [..., 2], 128 for none, as colours uint8 [..., 3] to look at.
 

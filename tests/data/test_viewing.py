@@ -40,6 +40,16 @@ def make_config(folder, **train):
     return fields.freeze(c)
 
 
+def test_flow_is_shown_in_colours(tmp_path):
+    row = "tsn_r50_flow_5x1x3_k400"
+    config = fields.freeze(configs.from_row(row, data_dir=str(tmp_path), runlocal=True))
+    split = datasets.open_split(config.data, "train")
+    (look,) = looks.of_training(config, split, 0, 1)
+    assert look.pixels.shape[-1] == 10 and look.picture.mode == "RGB"
+    (tested,) = looks.of_test(config, split, 1)
+    assert tested.pixels.shape[-1] == 10 and tested.picture.mode == "RGB"
+
+
 def test_clips_are_those_of_the_batches(records):
     config = make_config(records[0])
     split = datasets.open_split(config.data, "train")

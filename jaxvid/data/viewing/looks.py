@@ -86,9 +86,10 @@ def of_test(config: Config, split: Split, count: int) -> Iterator[Look]:
             f"crop{'s' * (crops > 1)} of {pixels.shape[2]} pixels"
         )
         if count == 1 and crops <= 3:
-            tiles = [list(view[_spread(length)]) for view in pixels]
+            tiles = [list(draw.to_look_at(view[_spread(length)])) for view in pixels]
         else:
-            middle = pixels[:, length // 2].reshape(crops, count, *pixels.shape[2:])
+            middle = draw.to_look_at(pixels[:, length // 2])
+            middle = middle.reshape(crops, count, *middle.shape[1:])
             tiles = [list(row[_spread(count)]) for row in middle]
             # The longer side lies.
             tiles = tiles if count >= crops else [list(row) for row in zip(*tiles, strict=True)]
@@ -146,15 +147,15 @@ def _clip(
         if kept < 0.995:
             labels = f"{100 * kept:.0f} % {labels} + {100 * (1 - kept):.0f} % {name}"
             marks.append(f"{how} with {split.paths[other.video]}")
-    tiles = [[draw.boxed(before, loaded["box"].tolist()), *pixels[shown]]]
+    tiles = [[draw.boxed(before, loaded["box"].tolist()), *draw.to_look_at(pixels[shown])]]
     details = _frames(split, made.video, loaded["numbers"])
     return Look(split.paths[made.video], labels, tuple(marks), details, draw.grid(tiles), pixels)
 
 
 def stored(source: Source, video: int, numbers: np.ndarray) -> np.ndarray:
-    """Frames as they are stored, uint8 `[N, H, W, 3]`; the numbers rise."""
-    images = source.frames(video, numbers)
-    return pixels_of(tf.constant(images)).numpy() if source.encoded else np.asarray(images)
+    """Frames as they are stored, to look at, uint8 `[N, H, W, 3]`; the numbers rise."""
+    images = tf.constant(source.frames(video, numbers))
+    return draw.to_look_at(pixels_of(images, source.channels).numpy())
 
 
 def _spread(length: int) -> np.ndarray:
