@@ -1,12 +1,13 @@
 """Video files to frames, by PyAV: RGB, upright, in the order in which they are shown.
 
+A folder of frames and a single picture, where they are named as a video, are one, too.
+
 Frames are numbered as they come out of the decoder, whatever their timestamps, as the published
 protocols number them. The frame is upright when the file's display matrix (a phone held sideways,
 a mirrored camera) has been applied. Colours follow the file's own matrix and range.
 """
 
 import contextlib
-import dataclasses
 import errno
 import itertools
 import math
@@ -23,6 +24,9 @@ import numpy as np
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds, boxes, windows
+from jaxvid.data.info import Info as Info
+from jaxvid.data.info import shrunk
+from jaxvid.data.pictures import Pictures, is_picture
 from jaxvid.data.windows import Window
 
 # fmt: off
@@ -51,24 +55,6 @@ _RATE_ERROR = 0.01  # by which a container's average rate may differ from its ti
 _TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # they say of each packet when it is shown
 _LEAD = 1.0  # seconds before a window to look for its key frame: pictures may be stored reordered
 _SAME = 1e-6  # seconds that two times may differ by and be one
-
-
-@dataclasses.dataclass(frozen=True)
-class Info:
-    """What a video is, after all of it was decoded.
-
-    `height` and `width` are those of the frames that come out; `fps` is NaN where nothing tells
-    it; `damaged` counts packets that did not decode, frames that the decoder patched up, and
-    packets missing at the end. `cut` are the seconds by which a window reaches beyond the video.
-    """
-
-    num_frames: int
-    fps: float
-    height: int
-    width: int
-    codec: str
-    damaged: int
-    cut: float = 0.0
 
 
 class Video:
@@ -412,12 +398,29 @@ def _open_camera(av: Any, path: str) -> Any:
         ) from None
 
 
+def opened(
+    path: str | os.PathLike, short_side: int | None = None, window: Window = windows.WHOLE
+) -> Video | Pictures:
+    """Opens a video file, a folder of frames, or a picture as a video of one frame.
+
+    Raises:
+      JaxvidError: it cannot be opened, or a window of pictures is asked for.
+    """
+    if os.path.isdir(path) or (is_picture(os.fspath(path)) and os.path.isfile(path)):
+        if window != windows.WHOLE:
+            raise JaxvidError(
+                f"{path} does not tell when its pictures are shown: list it without start and end"
+            )
+        return Pictures(path, short_side)
+    return Video(path, short_side, window=window)
+
+
 def probe(path: str | os.PathLike) -> Info:
     """Decodes a whole video to say what it is; nothing in a header is believed.
 
     Raises `JaxvidError` with the reason where it cannot be read.
     """
-    with Video(path) as video:
+    with opened(path) as video:
         for _ in video.frames(wanted=()):
             pass
         return video.info()
@@ -429,7 +432,7 @@ def read_frames(path: str | os.PathLike, short_side: int | None = None) -> Itera
     Raises `JaxvidError` with the reason where it cannot be read, also after the last frame where
     the file turns out to be truncated.
     """
-    with Video(path, short_side) as video:
+    with opened(path, short_side) as video:
         yield from video.frames()
 
 
@@ -450,7 +453,7 @@ def frames_at(
     if not numbers.size or numbers.min() < 0:
         raise JaxvidError(f"frames of {path} are numbered from 0; asked for {numbers.tolist()}")
     wanted = sorted(set(numbers.tolist()))
-    with Video(path, short_side, window=window) as video:
+    with opened(path, short_side, window) as video:
         images = dict(zip(wanted, video.frames(wanted=frozenset(wanted)), strict=False))
         if len(images) < len(wanted):
             count = video.info().num_frames
@@ -460,14 +463,6 @@ def frames_at(
 
 def _possible(rate: float) -> float:
     return rate if 0 < rate <= bounds.MAX_FPS else math.nan
-
-
-def shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """The size that frames are shrunk to where their shorter side is more than `short_side`."""
-    if short_side is None or min(height, width) <= short_side:
-        return height, width
-    scale = short_side / min(height, width)
-    return max(short_side, round(height * scale)), max(short_side, round(width * scale))
 
 
 def _display_matrix(frame: Any) -> np.ndarray | None:

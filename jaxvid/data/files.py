@@ -30,7 +30,7 @@ from jaxvid.data.windows import WHOLE, Window
 from jaxvid.rows import RECORD_SIDE
 
 _MAX_LINE, _MAX_NOTES = 1 << 16, 1 << 30  # bytes of the notes that are read
-_VERSION = f"probed by jaxvid, version 1, frames of at most {RECORD_SIDE} pixels"
+_VERSION = f"probed by jaxvid, version 2, frames of at most {RECORD_SIDE} pixels"
 _Key = tuple[str | int | float, ...]
 """Path as written, size, time of the last change; and start and end of a window."""
 _Found = decode.Info | str  # or why it cannot be read
@@ -98,7 +98,8 @@ class Files:
         self.cut = [n for n, info in enumerate(infos) if info.cut and n not in self.bad]
         readable = np.array([n not in self.bad for n in range(len(rows))])
         self.num_frames = np.where(readable, [info.num_frames for info in infos], 1)
-        self.fps = np.array([info.fps for info in infos], np.float32)
+        rates = [row.fps or info.fps for row, info in zip(rows, infos, strict=True)]
+        self.fps = np.array(rates, np.float32)
         self.height = np.array([info.height for info in infos], np.int32)
         self.width = np.array([info.width for info in infos], np.int32)
 
@@ -185,7 +186,7 @@ def _key(folder: pathlib.Path, row: table.Row) -> _Key:
 
 def _probe(path: pathlib.Path, window: Window) -> _Found:
     try:
-        with decode.Video(path, RECORD_SIDE, window=window) as video:
+        with decode.opened(path, RECORD_SIDE, window) as video:
             for _ in video.frames(wanted=()):
                 pass
             return video.info()

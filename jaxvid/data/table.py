@@ -4,7 +4,8 @@ Labels are names or class numbers; several of one video stand in its one cell, a
 one that is there twice counts once. Labels are numbers where all are 0 or begin with another digit:
 `007` is a name. A CSV whose only column is `path` lists videos without labels, as pretraining takes
 them. With `start` and `end`, in seconds, a line is that part of its video only; `annotated`
-are the categories of labels that were looked for, as `action|scene`. What may stand in a cell is
+are the categories of labels that were looked for, as `action|scene`; `fps` are the frames a second
+of a folder of frames, which does not say it itself. What may stand in a cell is
 decided in `jaxvid.base.text`.
 """
 
@@ -17,12 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import windows
+from jaxvid.data import bounds, windows
 from jaxvid.data.windows import Window
 
 MAX_CLASSES = text.MAX_CLASSES
 """A larger integer label is a mistake, not a class."""
-_COLUMNS = ("path", "label", "start", "end", "annotated")
+_COLUMNS = ("path", "label", "start", "end", "annotated", "fps")
 _MAX_PATH = 4096
 _BYTES = re.compile("[\udc80-\udcff]")  # that are not UTF-8
 _INTEGER = re.compile("0|[1-9][0-9]*")
@@ -35,7 +36,7 @@ class Row:
     """One line of the CSV: where it stands, the video's path and its label as written.
 
     `window` is the part of the video that is meant, `annotated` the categories of labels that were
-    looked for; none means all.
+    looked for; none means all. `fps` is its rate where the list says it.
     """
 
     line: int
@@ -43,6 +44,7 @@ class Row:
     label: str
     window: Window = windows.WHOLE
     annotated: tuple[str, ...] = ()
+    fps: float | None = None
 
     @property
     def name(self) -> str:
@@ -53,7 +55,7 @@ class Row:
 def read(path: pathlib.Path) -> list[Row]:
     """Reads a CSV with the columns `path` and `label`, or without labels.
 
-    It may have the columns `start`, `end` and `annotated`; others are ignored.
+    It may have the columns `start`, `end`, `annotated` and `fps`; others are ignored.
 
     Empty lines and empty cells beyond the header's, as spreadsheets write them, are passed over.
 
@@ -66,7 +68,8 @@ def read(path: pathlib.Path) -> list[Row]:
         where = f"{path} line {line}"
         window = windows.read(cells.get("start", ""), cells.get("end", ""), where)
         annotated = _categories(cells.get("annotated", ""), where)
-        rows.append(Row(line, cells["path"], cells.get("label", ""), window, annotated))
+        fps = _rate(cells.get("fps", ""), where)
+        rows.append(Row(line, cells["path"], cells.get("label", ""), window, annotated, fps))
     if not rows:
         raise JaxvidError(f"{path} lists no video; add lines of path,label")
     return rows
@@ -109,6 +112,22 @@ def _categories(cell: str, where: str) -> tuple[str, ...]:
     """The categories in a cell, each once."""
     names = cell.split("|") if cell else []
     return tuple(dict.fromkeys(text.check_name(name, where, "category") for name in names))
+
+
+def _rate(cell: str, where: str) -> float | None:
+    """A rate in frames a second; an empty cell says nothing."""
+    if not cell:
+        return None
+    try:
+        rate = float(cell)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate <= bounds.MAX_FPS:
+        raise JaxvidError(
+            f"{where}: {text.quoted(cell, 20)} is no fps, a number of frames a second up to "
+            f"{bounds.MAX_FPS}: correct it, or leave the cell empty"
+        )
+    return rate
 
 
 def _check_count(cells: Sequence[str], header: Sequence[str], where: str) -> None:

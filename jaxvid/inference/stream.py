@@ -12,6 +12,7 @@ import numpy as np
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import decode
+from jaxvid.data.pictures import Pictures
 
 _MOST = 640 << 20  # bytes of frames that are held at most, unless that is less than so many seconds
 _YEAR = 3.2e7  # seconds: a clock that leaps further has been set, or is damaged
@@ -34,7 +35,7 @@ class Window:
 
 
 def windows(
-    video: decode.Video, seconds: float, stride: float, live: bool = False
+    video: decode.Video | Pictures, seconds: float, stride: float, live: bool = False
 ) -> Iterator[Window]:
     """Windows of `seconds`, one every `stride` seconds; no more frames are held than one has.
 
@@ -140,7 +141,7 @@ def _start(number: int, stride: float) -> float:
 
 
 def _window(
-    video: decode.Video,
+    video: decode.Video | Pictures,
     held: collections.deque[tuple[float, np.ndarray]],
     start: float,
     end: float,

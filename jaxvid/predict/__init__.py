@@ -11,8 +11,8 @@ In a notebook:
 
 from typing import TYPE_CHECKING, Any
 
+from jaxvid.data.info import EXTENSIONS as EXTENSIONS
 from jaxvid.predict.command import main as main
-from jaxvid.predict.videos import EXTENSIONS as EXTENSIONS
 from jaxvid.predict.videos import find_videos as find_videos
 
 if TYPE_CHECKING:

@@ -76,7 +76,11 @@ def _windows(
         predictor.predict(np.zeros((2, 64, 64, 3), np.uint8))
     if not args.json:
         yield shown(video)
-    opened = decode.Video(video, predictor.short_side, live=live)
+    opened = (
+        decode.Video(video, predictor.short_side, live=True)
+        if live
+        else decode.opened(video, predictor.short_side)
+    )
     # A thread may still read a stream that is given up.
     with contextlib.nullcontext() if live else opened:
         found = stream.windows(opened, seconds, stride, live)
@@ -150,7 +154,7 @@ def _window_features(
     from jaxvid.inference import stream
 
     found, times = [], []
-    with decode.Video(video, predictor.short_side) as opened:
+    with decode.opened(video, predictor.short_side) as opened:
         for window in stream.windows(opened, args.window, args.stride or args.window):
             found.append(extract(window.frames, window.fps))
             times.append((window.start, window.end))

@@ -59,7 +59,7 @@ def inner_places(
 
     A file is called as its video up to the ending, or with it where two would be the same.
     """
-    base = root if root.is_dir() else root.parent
+    base = root.parent if root in videos else root
     inside = [video.relative_to(base) for video in videos]
     counts = collections.Counter(path.with_suffix("") for path in inside)
     return [

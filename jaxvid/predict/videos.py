@@ -8,22 +8,15 @@ from collections.abc import Iterator
 from jaxvid.base import paths
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
-
-# fmt: off
-EXTENSIONS = (
-    ".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mj2", ".mkv",
-    ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".qt", ".rm", ".rmvb", ".ts",
-    ".vob", ".webm", ".wmv", ".y4m",
-)
-# fmt: on
-"""What a video's name ends in, where a folder is searched."""
+from jaxvid.data.info import EXTENSIONS
+from jaxvid.data.pictures import is_picture
 
 
 def find_videos(path: str | os.PathLike) -> tuple[list[pathlib.Path], int]:
     """The video files of a folder and all below it, sorted, and how many other files there are.
 
     Links to folders are followed, each real folder once. A file stands for itself, whatever its
-    name ends in.
+    name ends in, and so does a folder of frames, which holds pictures and no video.
 
     Raises:
       JaxvidError: there is no such file or folder, or no video in the folder.
@@ -38,6 +31,8 @@ def find_videos(path: str | os.PathLike) -> tuple[list[pathlib.Path], int]:
         # What begins with a dot is a system's note about a file, not a video.
         if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
     ]
+    if not videos and any(file.parent == path and is_picture(file.name) for file in files):
+        return [path], 0
     if not videos:
         raise JaxvidError(
             f"--video={path} holds no file that ends as a video does (.mp4, .avi, .mkv, ...): "

@@ -346,15 +346,17 @@ def test_notes_of_any_kind_are_passed_over_or_believed(copied, monkeypatch):
     assert len(files._read_notes(notes, frozenset(map(tuple, [first[:3]])))) == 1
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_never_waited_for(copied, monkeypatch, capsys, make):
+@pytest.mark.parametrize(
+    ("make", "what"), [(os.mkfifo, "not a file"), (os.mkdir, "a folder without pictures")]
+)
+def test_what_is_no_file_is_never_waited_for(copied, monkeypatch, capsys, make, what):
     make(copied / "train.csv.probed")
     assert len(probed(monkeypatch, copied)) == 6
     assert "train.csv.probed cannot be written (it is no file)" in capsys.readouterr().out
     (copied / "5.mp4").unlink()
     make(copied / "5.mp4")
     split = open_files(copied, max_bad_records=1)
-    assert "5.mp4 is not a file" in split.source.bad[5]
+    assert f"5.mp4 is {what}" in split.source.bad[5]
 
 
 def test_a_video_that_changes_while_it_is_used_is_noticed(copied):

@@ -160,6 +160,7 @@ def _plan(
             row.path,
             row.window,
             row.annotated,
+            row.fps,
         )
         for number, row in enumerate(kept)
     ]
@@ -232,6 +233,7 @@ def _fingerprint(tasks: Sequence[Task], names: tuple[str, ...], flow: str) -> st
             digest.update(repr(stat and (stat.st_size, stat.st_mtime_ns)).encode())
             if job.annotated:
                 digest.update(repr(job.annotated).encode())
+            digest.update(repr(job.fps).encode() if job.fps else b"")
     return digest.hexdigest()
 
 

@@ -1,18 +1,18 @@
 """One shard of a build: its videos into JPEGs, and these into records."""
 
 import dataclasses
-import io
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from jaxvid.base import whole
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import bounds, decode, flow, sequence_example, shards, table
+from jaxvid.data import bounds, decode, flow, pictures, sequence_example, shards, table
+from jaxvid.data.info import Info, shrunk
 from jaxvid.data.windows import WHOLE, Window
 from jaxvid.rows import FLOWS
 
@@ -25,7 +25,7 @@ class Job:
     """One video to encode, with its classes; `number` is its place among the records.
 
     It is the `window` of the `file`, and `path` is what it is called; `annotated` are the
-    categories of labels that were looked for.
+    categories of labels that were looked for. `fps` is the rate where the list gives one.
     """
 
     number: int
@@ -36,6 +36,7 @@ class Job:
     file: str = dataclasses.field(repr=False)
     window: Window = dataclasses.field(default=WHOLE, repr=False)
     annotated: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    fps: float | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,18 +92,18 @@ class Result:
 def encode_video(
     path: pathlib.Path, short_side: int, quality: int, window: Window
 ) -> tuple[list[bytes], decode.Info]:
-    """Decodes all frames of a window into JPEGs.
+    """Decodes all frames of a window into JPEGs; of a folder those that are small enough stay.
 
     Raises `JaxvidError` where it cannot be read, or is too long for one record.
     """
-    with decode.Video(path, short_side, window=window) as video:
-        images = _held((_to_jpeg(frame, quality) for frame in video.frames()), path)
+    with decode.opened(path, short_side, window) as video:
+        images = _held(_jpegs(video, quality), path)
         return images, video.info()
 
 
 def encode_flow(
     path: pathlib.Path, way: str, short_side: int, quality: int, window: Window
-) -> tuple[list[bytes], decode.Info]:
+) -> tuple[list[bytes], Info]:
     """The optical flow of a window, by one of `FLOW_WAYS`, as JPEGs; see `jaxvid.data.flow`.
 
     Raises `JaxvidError` where it cannot be read, has one frame, or is too long for one record.
@@ -112,25 +113,17 @@ def encode_flow(
             raise JaxvidError(f"{path}: pictures tell no times, so leave start and end out")
         read = list(flow.read_pictures(path, short_side))
         height, width, _ = read[0].shape
-        info = decode.Info(len(read), math.nan, height, width, "", 0)
+        info = Info(len(read), math.nan, height, width, "", 0)
         return _held((flow.to_jpeg(pair, quality) for pair in read), path), info
     flow.use_one_thread()
-    with decode.Video(path, window=window) as video:
+    with decode.opened(path, window=window) as video:
         pairs = flow.between(video.frames(), way, short_side)
         images = _held((flow.to_jpeg(pair, quality) for pair in pairs), path)
         info = video.info()
     if not images:
         raise JaxvidError(f"{path} has one frame, and optical flow is between two")
-    height, width = decode.shrunk(info.height, info.width, short_side)
+    height, width = shrunk(info.height, info.width, short_side)
     return images, dataclasses.replace(info, height=height, width=width)
-
-
-def _to_jpeg(frame: np.ndarray, quality: int) -> bytes:
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(frame).save(out, "JPEG", quality=quality, subsampling="4:4:4")
-    return out.getvalue()
 
 
 def _held(images: Iterable[bytes], path: pathlib.Path) -> list[bytes]:
@@ -145,6 +138,16 @@ def _held(images: Iterable[bytes], path: pathlib.Path) -> list[bytes]:
                 "cut it into clips, or lower --short-side or --quality"
             )
     return held
+
+
+def _jpegs(video: decode.Video | pictures.Pictures, quality: int) -> Iterator[bytes]:
+    from PIL import Image
+
+    if isinstance(video, pictures.Pictures):
+        yield from video.jpegs(quality)
+    else:
+        for frame in video.frames():
+            yield pictures.to_jpeg(Image.fromarray(frame), quality)
 
 
 def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]) -> Result:
@@ -178,14 +181,15 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
                 labels=job.labels,
                 texts=job.texts,
                 path=job.path,
-                fps=info.fps,
+                fps=job.fps or info.fps,
                 height=info.height,
                 width=info.width,
                 annotated=job.annotated,
                 feature=sequence_example.FLOW if task.flow else sequence_example.FRAMES,
             )
             if info.damaged:
-                result.damaged[job.number] = f"{info.damaged} damaged or missing packets"
+                what = "missing frames" if path.is_dir() else "damaged or missing packets"
+                result.damaged[job.number] = f"{info.damaged} {what}"
             elif info.cut:
                 result.damaged[job.number] = f"the video ends {info.cut:.2f} s before its window"
             tell(job.number)
