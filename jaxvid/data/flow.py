@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds, decode
+from jaxvid.data.info import shrunk
 from jaxvid.data.windows import WHOLE, Window
 from jaxvid.rows import FLOWS
 
@@ -104,7 +105,7 @@ def pairs_at(
     numbers = np.asarray(indices, np.int64).tolist()
     wanted = frozenset(numbers)
     needed = sorted(wanted | {number + 1 for number in wanted})
-    with decode.Video(path, window=window) as video:
+    with decode.opened(path, window=window) as video:
         frames = zip(needed, video.frames(frozenset(needed)), strict=False)
         found = dict(_pairs(frames, wanted, method, short_side))
         if len(found) < len(wanted):
@@ -198,7 +199,7 @@ def _read_grey(path: pathlib.Path) -> np.ndarray:
 def _resized(picture: np.ndarray, short_side: int | None) -> np.ndarray:
     """A picture uint8 [H, W] or [H, W, C], shrunk if it is larger."""
     height, width = picture.shape[:2]
-    size = decode.shrunk(height, width, short_side)
+    size = shrunk(height, width, short_side)
     if size == (height, width):
         return picture
     cv2 = _opencv()

@@ -91,7 +91,7 @@ class Result:
 
 def encode_video(
     path: pathlib.Path, short_side: int, quality: int, window: Window
-) -> tuple[list[bytes], decode.Info]:
+) -> tuple[list[bytes], Info]:
     """Decodes all frames of a window into JPEGs; of a folder those that are small enough stay.
 
     Raises `JaxvidError` where it cannot be read, or is too long for one record.

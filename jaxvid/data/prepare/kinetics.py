@@ -1,0 +1,85 @@
+"""Kinetics: CSVs of YouTube's ids and times, and clips that are called by both, or by the id.
+
+A header names the columns, of which editions have more or fewer and the test list no label. Times
+may have a point; files have them as six digits of whole seconds. Where clips are called by the id
+alone, as in OpenDataLab's Kinetics-400, the id finds them.
+"""
+
+from jaxvid.base.errors import JaxvidError
+from jaxvid.data.prepare.annotations import Annotations, seconds
+from jaxvid.data.prepare.entries import Classes, Entry, Listing
+from jaxvid.data.prepare.media import stem
+from jaxvid.data.prepare.options import Options
+
+_SPLITS = {
+    "train": ("kinetics-{n}_train.csv", "kinetics{n}_train.csv", "train.csv", "train.txt"),
+    "val": ("kinetics-{n}_val.csv", "kinetics{n}_val.csv", "val.csv", "validate.csv", "val.txt"),
+    "test": ("kinetics-{n}_test.csv", "kinetics{n}_test.csv", "test.csv", "test.txt"),
+}
+
+
+def parse(number: int, labels: tuple[str, ...], files: Annotations, options: Options) -> Listing:
+    """Reads the lists of Kinetics-`number`.
+
+    Raises:
+      JaxvidError: there are none, or they are not the official ones.
+    """
+    classes = Classes(labels)
+    listing = Listing(classes.names)
+    for split, patterns in _SPLITS.items():
+        path = files.find(*(name.format(n=number) for name in patterns), split=split)
+        if path is None:
+            continue
+        entries = []
+        for where, row in files.table(path, "youtube_id", "time_start", "time_end"):
+            start = int(seconds(row["time_start"], where))
+            end = int(seconds(row["time_end"], where))
+            name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
+            label = row.get("label", "")
+            entries.append(
+                Entry(
+                    id=name,
+                    files=(name, row["youtube_id"]),
+                    labels=(classes.find(label, where),) if label else (),
+                    video=row["youtube_id"],
+                )
+            )
+        unlabelled = [entry.id for entry in entries if not entry.labels]
+        if unlabelled and len(unlabelled) < len(entries):
+            raise JaxvidError(f"{path} has rows without a label ({unlabelled[0]}), others with one")
+        listing.add(split, path, entries)
+    if not listing.splits:
+        raise files.lacking()
+    return listing
+
+
+def parse_710(labels: tuple[str, ...], files: Annotations, options: Options) -> Listing:
+    """Reads the six lists of Kinetics-710: files of Kinetics-400, 600 and 700, and class numbers.
+
+    Raises:
+      JaxvidError: there are none, or their numbers are not those of 710 classes.
+    """
+    classes = Classes(labels)
+    listing = Listing(classes.names)
+    for split in ("train", "val"):
+        for number in (400, 600, 700):
+            path = files.find(f"k{number}_{split}_list*.txt")
+            if path is None:
+                continue
+            entries = []
+            for where, line in files.lines(path):
+                name, _, label = line.rpartition(" ")
+                one = stem(name)
+                entries.append(
+                    Entry(
+                        id=f"k{number}/{one}",
+                        files=(one,),
+                        labels=(classes.number(label, where),),
+                        near=(f"kinetics{number}", f"k{number}"),
+                        video=one[:11],
+                    )
+                )
+            listing.add(split, path, entries)
+    if not listing.splits:
+        raise files.lacking()
+    return listing
