@@ -60,7 +60,7 @@ class Files:
             folder: from which the CSV's paths start.
             csv_file: the list, with the columns `path` and `label`.
             first_csv: the list whose labels, sorted, are the classes, where no `labels.txt` in the
-                folder names them.
+                folder or beside that list names them.
             workers: how many files are decoded at a time; 0 means one for each core.
             method: how optical flow is computed of the frames that are asked for; "" gives RGB.
         """
@@ -68,7 +68,8 @@ class Files:
             flow.estimator(method)  # Says now what is not installed.
         self._method, self.channels = method, 2 if method else 3
         self._folder, self._csv = folder, csv_file
-        names = records.read_classes(folder / "labels.txt")
+        places = (folder / "labels.txt", first_csv.parent / "labels.txt")
+        names = next(filter(None, map(records.read_classes, places)), ())
         way_out = f"correct it, or list all class names, one a line, in {folder / 'labels.txt'}"
         if not names:
             names, _ = table.number_labels(table.read(first_csv), (), first_csv, way_out)

@@ -1,6 +1,6 @@
 """What to type for a row: to convert, test, fine-tune or train it."""
 
-from jaxvid.rows import FLOWS, RECORD_SIDE
+from jaxvid.rows import FLOWS, RECORD_SIDE, TEST_SPLITS
 from jaxvid.zoo.index import get_row, pretrains, streams
 
 
@@ -14,7 +14,11 @@ def commands(name: str) -> list[str]:
     run = f"  python -m jaxvid.main --config=configs/zoo_row.py:name={row.name}"
     build = "  python -m jaxvid.data.build"
     side = f" --short-side={row.short_side}" if row.short_side > RECORD_SIDE else ""
-    classes = f"--classes={row.dataset}{side}"
+    name, _, category = row.dataset.partition("_")
+    dataset = f"{name} --category={category}" if category else name
+    prepare = f"  python -m jaxvid.data.prepare {dataset} --source=SOURCE{side} --out=DATA"
+    split = TEST_SPLITS.get(row.dataset, "val")
+    on = "" if split == "test" else f" --config.data.test_split={split}"
     published = f"dataset={row.dataset},data_dir=DATA"
     if pretrains(row.variant):
         mine = f"{run},dataset=mine,data_dir=MINE"
@@ -28,9 +32,9 @@ def commands(name: str) -> list[str]:
             f"{mine},init=WEIGHTS --mode=eval --workdir=SEEN",
         ]
     test = [
-        f"To test it on {row.dataset}, of which val.csv lists path,label of the files in VIDEOS:",
-        f"{build} --videos=VIDEOS --labels=val.csv --split=test {classes} --out=DATA",
-        f"{run},{published},init=WEIGHTS --mode=eval --workdir=TESTED",
+        f"To test it on {row.dataset}, of which SOURCE holds the official annotations and media:",
+        f"{prepare} --splits={split}",
+        f"{run},{published},init=WEIGHTS --mode=eval --workdir=TESTED{on}",
     ]
     if streams(row.name):
         of_flow = any(get_row(member).modality == "flow" for member in row.members)
@@ -49,11 +53,10 @@ def commands(name: str) -> list[str]:
         ]
     if row.weights == "none" and not row.members:
         return [
-            f"No weights are published. To train it on {row.dataset}, of which train.csv and "
-            "val.csv list path,label of the files in VIDEOS:",
-            f"{build} --videos=VIDEOS --labels=train.csv {classes} --out=DATA",
-            f"{build} --videos=VIDEOS --labels=val.csv --split=test {classes} --out=DATA",
-            f"{run},{published} --workdir=RUN",
+            f"No weights are published. To train it on {row.dataset}, of which SOURCE holds the "
+            "official annotations and media:",
+            f"{prepare} --splits=train,{split}",
+            f"{run},{published} --workdir=RUN{on}",
         ]
     owner = get_row(row.members[0]) if row.members else row
     if owner.weights == "page":
@@ -79,4 +82,6 @@ def commands(name: str) -> list[str]:
 
 def _with_flow(line: str) -> str:
     """A line that builds records of optical flow where it built those of pictures."""
-    return line.replace("jaxvid.data.build ", f"jaxvid.data.build --flow={FLOWS[0]} ")
+    for first in (" --videos=", " --source="):
+        line = line.replace(first, f" --flow={FLOWS[0]}{first}")
+    return line

@@ -4,11 +4,12 @@ import csv
 import hashlib
 import json
 
+import ml_collections
 import pytest
 
 from jaxvid import rows
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import records
+from jaxvid.data import datasets, records
 from jaxvid.data.prepare import catalogue, counts, prepare, web
 from jaxvid.data.prepare.command import main
 from jaxvid.data.prepare.entries import plain
@@ -248,9 +249,21 @@ def test_activitynet_parts_end_with_their_video(source):
     assert table(folder, "test") == [{"path": "videos/v_abcdefghijk.mp4"}]
     report = prepared(folder, options=Options(clips=True))
     found = [(row["label"], row["start"], row["end"]) for row in table(folder, "train")]
-    assert found == [(first, "0.0", "0.2"), (second, "0.24", "0.44")]
+    assert found == [(first, "0", "0.2"), (second, "0.24", "0.44")]
     assert report.notes[0] == "parts that ended after their video, and were cut there: 1"
     assert "test" not in report.splits
+    report, _ = prepare(
+        "activitynet", folder, folder / "out", options=Options(clips=True), workers=1
+    )
+    train = records.Records(folder / "out", "train")
+    assert train.path[0] == "videos/v_5n7NCViB5TU.mp4@0-0.2"
+    assert train.num_frames.tolist() == [5, 5] and total(report, "train") == (2, 2, 0, 0)
+    (folder / "videos" / "v_5n7NCViB5TU.mp4").write_bytes(b"no video")
+    out = folder / "again"
+    with pytest.raises(JaxvidError, match=r"none of the 2 videos of .*train\.csv can be read"):
+        prepare("activitynet", folder, out, options=Options(clips=True), workers=1)
+    # What was matched is written before anything is decoded.
+    assert "train: 2 listed, 2 found" in (out / "report.txt").read_text()
 
 
 def test_hvu_leaves_out_what_has_no_tag_of_a_category(source):
@@ -360,6 +373,15 @@ def test_lists_of_vjepa_may_hold_spaces(source):
     assert pairs(folder, "train") == [("videos/a 1.mp4", "0"), ("videos/b.mp4", "1")]
 
 
+def test_lists_do_for_video_files_without_records(source):
+    folder = source("ucf101")
+    prepared(folder)
+    lists = {f"{split}_split": str(folder / "out" / f"{split}.csv") for split in ("train", "test")}
+    data = {"dataset": "files", "data_dir": str(folder), "max_bad_records": 0, "workers": 1}
+    split = datasets.open_split(ml_collections.ConfigDict(data | lists), lists["test_split"])
+    assert split.classes == names("ucf101") and split.source.labels == [(36,)]
+
+
 # ---- the command
 
 
@@ -370,15 +392,18 @@ def test_the_report_names_the_copies_of_published_figures(source, monkeypatch, c
     (folder / "val" / "bbbbbbbbbb0_000001_000011.mp4").write_bytes(b"no video at all")
     main(["kinetics400", f"--source={folder}", f"--out={folder / 'out'}", "--workers=1"])
     said = capsys.readouterr().out
+    assert "2 of 3: as many as the copy of MMAction2" in said  # before it is decoded
     assert "val: 3 listed, 1 found, 1 missing, 1 broken" in said
-    assert "official list: 19,906, 3 are listed here" in said
-    assert "1 of 3: as many as the copy of Scenic" in said
-    assert "the copy of MMAction2 has 2" in said
-    assert "val/bbbbbbbbbb0_000001_000011.mp4: cannot be opened as a video" in said
-    assert (
-        "abseiling: 1 listed, 0 found, 0 missing, 1 broken"
-        in (folder / "out" / "report.txt").read_text()
-    )
+    written = (folder / "out" / "report.txt").read_text()
+    for line in (
+        "val: 3 listed, 1 found, 1 missing, 1 broken",
+        "  official list: 19,906, 3 are listed here",
+        "  1 of 3: as many as the copy of Scenic",
+        "  the copy of MMAction2 has 2",
+        "    val/bbbbbbbbbb0_000001_000011.mp4: cannot be opened as a video",
+        "  abseiling: 1 listed, 0 found, 0 missing, 1 broken",
+    ):
+        assert f"\n{line}" in written
     # Without labels the test is listed, and not built.
     assert not list((folder / "out").glob("test-*")) and (folder / "out" / "test.csv").is_file()
 

@@ -336,6 +336,16 @@ def test_show_prints_every_field_and_the_commands(capsys):
     assert "--short-side" not in text
 
 
+def test_show_prepares_the_data_of_a_row(capsys):
+    text = shown(capsys, "tsm_r50_1x1x8_k400")
+    assert "jaxvid.data.prepare kinetics400 --source=SOURCE --out=DATA --splits=val" in text
+    assert "--mode=eval --workdir=TESTED --config.data.test_split=val\n" in text
+    text = shown(capsys, "tsn_r18_1x1x8_hvu_scene")
+    assert "jaxvid.data.prepare hvu --category=scene --source" in text
+    ucf = next(name for name in zoo.list_models() if zoo.get_row(name).dataset == "ucf101")
+    assert "ucf101 --source=SOURCE --out=DATA --splits=test\n" in shown(capsys, ucf)
+
+
 def test_show_builds_records_as_large_as_the_row_needs(capsys):
     assert "--short-side=384 --out=DATA" in shown(capsys, "uniformerv2_l14_336_u32_k400")
 

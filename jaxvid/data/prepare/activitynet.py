@@ -10,6 +10,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.data.prepare.annotations import Annotations, field
 from jaxvid.data.prepare.entries import Classes, Entry, Listing
 from jaxvid.data.prepare.options import Options
+from jaxvid.data.windows import Window
 
 _SUBSETS = {"training": "train", "validation": "val", "testing": "test"}
 
@@ -43,12 +44,12 @@ def parse(labels: tuple[str, ...], files: Annotations, options: Options) -> List
         duration = float(field(row, "duration", (int, float), where))
         for number, (label, start, end) in enumerate(parts):
             cut += end > duration
-            end = min(end, duration)
+            start, end = round(start, 6), round(min(end, duration), 6)
             if start >= end:
                 empty += 1
                 continue
             found[split].append(
-                Entry(f"{name}#{number}", names, (label,), start=start, end=end, video=name)
+                Entry(f"{name}#{number}", names, (label,), window=Window(start, end), video=name)
             )
     for split, entries in found.items():
         if entries:

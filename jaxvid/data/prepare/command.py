@@ -12,7 +12,7 @@ from jaxvid.rows import RECORD_SIDE
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the flags, prepares the dataset and prints the report; see `--help`."""
+    """Reads the flags, prepares the dataset and says what was built; see `--help`."""
     args = _parser().parse_args(argv)
     classes: tuple[str, ...] = ()
     if args.classes is not None:
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for summary in built:
         show(summary)
-    text.say(*report.lines(), f"all classes: {args.out}/report.txt")
+        text.say(f"{summary.split}: {report.splits[summary.split].total}")
+    text.say(f"the report, with all classes: {args.out}/report.txt")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError, listed
+from jaxvid.data.windows import WHOLE, Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,18 +15,17 @@ class Entry:
     `id` tells it from the others of its split. `files` are the names under which its media may lie,
     the likeliest first, without what a video's name ends in; a name may have folders before it.
     `near` are folders of which one is in its path where several files have that name. `labels` are
-    names of classes, none where the list tells none. `start` and `end` are seconds of the video,
-    where the entry is a part of it, `annotated` the categories that were annotated. `video` is the
-    video that it was taken from, by which training and test are compared. Of a folder of frames
-    `frames` is how many the list says there are.
+    names of classes, none where the list tells none. `window` is the part of the video that the
+    entry is, `annotated` the categories that were annotated. `video` is the video that it was taken
+    from, by which training and test are compared. Of a folder of frames `frames` is how many the
+    list says there are.
     """
 
     id: str
     files: tuple[str, ...]
     labels: tuple[str, ...] = ()
     near: tuple[str, ...] = ()
-    start: float | None = None
-    end: float | None = None
+    window: Window = WHOLE
     annotated: tuple[str, ...] = ()
     video: str = ""
     frames: int | None = None

@@ -11,6 +11,7 @@ from jaxvid.data.info import EXTENSIONS
 from jaxvid.data.pictures import ENDINGS, frame_files
 from jaxvid.data.prepare.entries import Entry, plain
 from jaxvid.data.prepare.tree import Tree
+from jaxvid.data.windows import WHOLE
 
 _SPLITS = {
     "train": ("train", "training", "videostrain"),
@@ -32,6 +33,11 @@ class Match:
     entry: Entry
     path: str | None
     broken: str = ""
+
+    @property
+    def name(self) -> str:
+        """What records and messages call it: its path, with the part that it is."""
+        return self.entry.window.name(self.path or "")
 
 
 @dataclasses.dataclass
@@ -81,7 +87,7 @@ class Media:
         near = _SPLITS.get(split, (plain(split),))
         for entry in entries:
             path, respelled, several = self._find(entry, near)
-            if path is not None and entry.start is None:
+            if path is not None and entry.window == WHOLE:
                 owner = owners.setdefault(path, entry.id)
                 if owner != entry.id:
                     done.shared += 1

@@ -40,7 +40,7 @@ class SplitReport:
     """A split: its annotation files, the counts of all of it and by class, and what is odd.
 
     `official` is what the official list has, None where nobody noted it; `copies` names those that
-    published figures were measured on, with how many videos they have. `broken` maps the paths of
+    published figures were measured on, with how many videos they have. `broken` maps the names of
     files that cannot be used to the reason.
     """
 
@@ -134,7 +134,7 @@ def split_report(
     notes: Sequence[str],
     broken: Mapping[str, str],
 ) -> SplitReport:
-    """Counts a split's matches; `broken` maps paths that a build could not read to the reason.
+    """Counts a split's matches; `broken` maps names of what a build could not read to the reason.
 
     Of an entry of several classes each counts it.
     """
@@ -143,9 +143,9 @@ def split_report(
     wrong: dict[str, str] = {}
     ids: collections.Counter[str] = collections.Counter()
     for match in matches:
-        why = match.broken or broken.get(match.path or "", "")
+        why = match.broken or broken.get(match.name, "")
         if match.path and why:
-            wrong[match.path] = why
+            wrong[match.name] = why
         kind = "missing" if match.path is None else "broken" if why else "found"
         total.add(kind)
         for label in match.entry.labels:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ from jaxvid.data.prepare.media import Match, Matches, Media
 from jaxvid.data.prepare.options import Options
 from jaxvid.data.prepare.report import Report, overlaps, split_report
 from jaxvid.data.prepare.tree import Tree, unpacked_by, walk
+from jaxvid.data.windows import WHOLE
 from jaxvid.rows import RECORD_SIDE
 
 
@@ -37,6 +39,8 @@ def prepare(
     overwrite: bool = False,
 ) -> tuple[Report, list[Summary]]:
     """Prepares a dataset; the arguments are the command's. Nothing is downloaded.
+
+    The report is said and written before records are built, and written anew after that.
 
     Writes into `out` a list for each split of which media is found, `labels.txt`, `missing.csv`,
     and the report as `report.txt` and `report.json`; unless only `lists` are wanted also records of
@@ -68,26 +72,26 @@ def prepare(
         for split, found in matches.items():
             _write_list(out / f"{split}.csv", source, found.found, rate)
         _write_missing(out, matches)
+    report = _report(name, dataset, tree, listing, matches, [])
+    _write_report(out, report)
+    text.say(*report.lines())
+    if lists:
+        return report, []
     built = []
-    if not lists:
-        wanted = splits or [split for split, rows in listing.splits.items() if rows[0].labels]
-        for split in wanted:
-            if matches[split].found:
-                built.append(
-                    build(
-                        source,
-                        out / f"{split}.csv",
-                        out,
-                        short_side=short_side,
-                        workers=workers,
-                        overwrite=overwrite,
-                    )
+    for split in splits or [split for split, rows in listing.splits.items() if rows[0].labels]:
+        if matches[split].found:
+            built.append(
+                build(
+                    source,
+                    out / f"{split}.csv",
+                    out,
+                    short_side=short_side,
+                    workers=workers,
+                    overwrite=overwrite,
                 )
+            )
     report = _report(name, dataset, tree, listing, matches, built)
-    with paths.writing(out, "--out"):
-        lines = [*report.lines(), *report.table()]
-        whole.text(out / "report.txt", "".join(f"{text.shown(line)}\n" for line in lines))
-        whole.text(out / "report.json", jsons.dump(report.json(), indent=1) + "\n")
+    _write_report(out, report)
     return report, built
 
 
@@ -169,7 +173,7 @@ def _write_list(
         path.unlink(missing_ok=True)
         return
     columns = ["path", "label"] if found[0].entry.labels else ["path"]
-    timed = any(match.entry.start is not None for match in found)
+    timed = any(match.entry.window != WHOLE for match in found)
     folders = fps is not None and {
         match.path for match in found if match.path and (source / match.path).is_dir()
     }
@@ -185,14 +189,18 @@ def _write_list(
             {
                 "path": match.path,
                 "label": "|".join(entry.labels),
-                "start": entry.start,
-                "end": entry.end,
+                "start": _seconds(entry.window.start),
+                "end": _seconds(entry.window.end),
                 "fps": f"{fps:g}" if folders and match.path in folders else "",
                 "annotated": "|".join(entry.annotated),
             }
         )
     with whole.file(path) as file:
         file.write(lines.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _seconds(time: float) -> str:
+    return "" if math.isinf(time) else f"{time:.6f}".rstrip("0").rstrip(".")
 
 
 def _write_missing(out: pathlib.Path, matches: Mapping[str, Matches]) -> None:
@@ -231,7 +239,7 @@ def _report(
         )
     notes = list(listing.notes)
     if not built and any(each.found for each in matches.values()):
-        notes.append("only lists were written: of broken files only empty ones were seen")
+        notes.append("nothing was decoded yet: of broken files only empty ones are known")
     return Report(
         name=edition,
         title=dataset.title,
@@ -240,6 +248,13 @@ def _report(
         overlaps=overlaps(listing.splits),
         notes=notes,
     )
+
+
+def _write_report(out: pathlib.Path, report: Report) -> None:
+    with paths.writing(out, "--out"):
+        lines = [*report.lines(), *report.table()]
+        whole.text(out / "report.txt", "".join(f"{text.shown(line)}\n" for line in lines))
+        whole.text(out / "report.json", jsons.dump(report.json(), indent=1) + "\n")
 
 
 def _odd(found: Matches) -> list[str]:
