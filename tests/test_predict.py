@@ -175,6 +175,18 @@ def test_a_file_scores_as_its_frames(predictor, videos):
     np.testing.assert_array_equal(predictor.scores(path), predictor.scores(frames, fps=10))
 
 
+def test_a_folder_of_frames_scores_as_its_video(predictor, trained, videos, tmp_path, capsys):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, frame in enumerate(decode.read_frames(videos / CLIPS[0])):
+        Image.fromarray(frame).save(folder / f"img_{number:05d}.png")
+    expected = predictor.predict(videos / CLIPS[0]).scores
+    np.testing.assert_array_equal(predictor.predict(folder).scores, expected)
+    run(f"--checkpoint={trained}", f"--video={folder}", f"--out={tmp_path / 'out'}")
+    assert f"{folder}  (20 frames)" in capsys.readouterr().out
+    assert (tmp_path / "out" / "frames.png").is_file()
+
+
 def test_only_sampled_frames_are_taken(predictor, videos, monkeypatch):
     asked = []
     frames_at = decode.frames_at

@@ -176,6 +176,14 @@ def test_a_rate_that_is_none_is_refused(fps, source, tmp_path):
         build(source, source / "train.csv", tmp_path / "out", workers=1)
 
 
+def test_pictures_have_no_times_to_cut_them_at(source, tmp_path):
+    (source / "train.csv").write_text("path,label,fps,start\nkept,a,12,1\nclip.mp4,a,,0.1\n")
+    summary = build(source, source / "train.csv", tmp_path / "out", workers=1)
+    assert summary.num_videos == 1
+    [reason] = summary.bad.values()
+    assert reason == "does not tell when its pictures are shown: list it without start and end"
+
+
 def test_a_prediction_takes_a_folder_of_frames_for_one_video(source):
     assert find_videos(source / "kept") == ([source / "kept"], 0)
     assert find_videos(source) == ([source / "clip.mp4"], 10)

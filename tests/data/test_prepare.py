@@ -156,6 +156,13 @@ def test_kinetics_clips_go_by_id_and_time_and_else_by_id(source, tmp_path):
     assert "missing as their file is another row's: 1" in "".join(report.lines())
 
 
+def test_the_complete_of_two_kinetics_lists_is_read(source):
+    folder = source("kinetics600")
+    (folder / "kinetics-600_val.csv").rename(folder / "val.txt")
+    text(folder, "val.csv", "label,youtube_id,time_start,time_end,split")
+    assert total(prepared(folder), "val") == (2, 2, 0, 0)
+
+
 def test_ids_in_training_and_in_test_are_said(source):
     report = prepared(source("kinetics700"))
     assert report.overlaps == {"val": ["dddddddddd1"]}

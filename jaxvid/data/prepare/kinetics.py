@@ -11,10 +11,11 @@ from jaxvid.data.prepare.entries import Classes, Entry, Listing
 from jaxvid.data.prepare.media import stem
 from jaxvid.data.prepare.options import Options
 
+# CVDF's CSVs of Kinetics-600 are incomplete where a `.txt` lies beside them.
 _SPLITS = {
-    "train": ("kinetics-{n}_train.csv", "kinetics{n}_train.csv", "train.csv", "train.txt"),
-    "val": ("kinetics-{n}_val.csv", "kinetics{n}_val.csv", "val.csv", "validate.csv", "val.txt"),
-    "test": ("kinetics-{n}_test.csv", "kinetics{n}_test.csv", "test.csv", "test.txt"),
+    "train": ("kinetics-{n}_train.csv", "kinetics{n}_train.csv", "train.txt", "train.csv"),
+    "val": ("kinetics-{n}_val.csv", "kinetics{n}_val.csv", "val.txt", "val.csv", "validate.csv"),
+    "test": ("kinetics-{n}_test.csv", "kinetics{n}_test.csv", "test.csv"),
 }
 
 
