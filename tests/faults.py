@@ -52,6 +52,10 @@ COMMANDS = {
         *("jaxvid.data.build", "--videos={videos}", "--labels={labels}", "--out={out}"),
         "--workers=1",
     ],
+    "data.prepare": [
+        *("jaxvid.data.prepare", "pyslowfast", "--source={videos}", "--test={list}"),
+        *("--out={out}", "--workers=1"),
+    ],
     "data.bench": [
         *("jaxvid.data.bench", CONFIG, "--batch_size=2", "--batches=1"),
     ],
@@ -347,6 +351,9 @@ def prepare(folder):
     records = folder / "records"
     for split in ("train", "test"):
         build.build(videos / "videos", videos / f"{split}.csv", records, workers=1)
+    listed = (videos / "test.csv").read_text().split()[1:]
+    lines = [f"{line.partition(',')[0]} {number}\n" for number, line in enumerate(listed)]
+    (videos / "test.txt").write_text("".join(lines))
     rng = np.random.default_rng(0)
 
     def weights(name, count):
@@ -377,6 +384,7 @@ def prepare(folder):
     return {
         "videos": videos / "videos",
         "labels": videos / "test.csv",
+        "list": videos / "test.txt",
         "clip": next((videos / "videos/test").glob("*.mp4")),
         "records": records,
         "checkpoint": folder / "checkpoint",
@@ -440,7 +448,7 @@ READERS = {
 }
 # Lines on standard error that come with work, not of a fault.
 _PROGRESS = re.compile(
-    r"[\w .]+: +\d+% \d+/\d+ \[.*|step \d+/\d+ .*left"
+    r"[\w .]+: +\d+% \d+/\d+ \[.*|walking .*: \d+ files \[.*|step \d+/\d+ .*left"
     r"|(warning|note): .*|SIG(INT|TERM): saving first.*"
     # Of the compilations that all runs here share, some of which are killed.
     r"|.*persistent compilation cache entry.*|warnings\.warn\("

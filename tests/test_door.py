@@ -39,6 +39,11 @@ COMMANDS = {
         {"videos": HERE, "labels": __file__, "out": "new"},
         {"videos": "", "labels": "", "out": "", "classes": ""},
     ),
+    "jaxvid.data.prepare": (
+        {"name", "splits", "category"},
+        {"name": "kinetics400", "source": HERE, "out": "new"},
+        dict.fromkeys(("source", "out", "annotations", "train", "val", "test", "classes"), ""),
+    ),
     # The one path before a colon, which is looked for in more than one place.
     "jaxvid.data.bench": ({"config"}, {}, {}),
     "converters": (
@@ -85,7 +90,7 @@ def test_every_path_of_a_command_enters_through_the_door(
     if name == "all":
         del line["checkpoint"]
     words = [
-        value if argument == "files" else f"--{argument}={value}"
+        value if argument in ("files", "name") else f"--{argument}={value}"
         for argument, value in line.items()
     ]
     with pytest.raises((JaxvidError, SystemExit)) as caught:
@@ -194,6 +199,7 @@ PUBLIC = {
     "jaxvid.export": {"export": (GIVEN, "new")},
     "jaxvid.fuse": {"read": (GIVEN,)},
     "jaxvid.data.build": {"build": (GIVEN, __file__, "new")},
+    "jaxvid.data.prepare": {"prepare": ("kinetics400", GIVEN, "new")},
     "jaxvid.data.records": {"Records": (GIVEN, "train")},
     "jaxvid.data.toy": {"make": (GIVEN,), "ensure": (GIVEN,)},
     "jaxvid.data.imports": {"import_split": ("tfds:x", "train", GIVEN)},

@@ -28,6 +28,8 @@ DIAGONAL = [
     ("data.build", "disk fills up"),
     ("data.build", "no HOME"),
     ("data.build", "~ output"),
+    ("data.prepare", "file in the way"),
+    ("data.prepare", "disk fills up"),
     ("data.bench", "no such config"),
     ("converters", "missing input"),
     ("converters torch", "read-only folder"),

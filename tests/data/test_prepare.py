@@ -156,6 +156,16 @@ def test_kinetics_clips_go_by_id_and_time_and_else_by_id(source, tmp_path):
     assert "missing as their file is another row's: 1" in "".join(report.lines())
 
 
+def test_a_row_that_is_listed_twice_is_built_once(source):
+    folder = source("kinetics600")
+    with open(folder / "kinetics-600_val.csv", "a") as file:
+        file.write("zumba,xnC3nngvLCo,70,80,val\n")
+    report, [summary] = prepare("kinetics600", folder, folder / "out", workers=1)
+    assert summary.num_videos == 2 and not summary.bad
+    assert total(report, "val") == (3, 2, 1, 0)
+    assert report.splits["val"].twice == ["xnC3nngvLCo_000070_000080"]
+
+
 def test_the_complete_of_two_kinetics_lists_is_read(source):
     folder = source("kinetics600")
     (folder / "kinetics-600_val.csv").rename(folder / "val.txt")

@@ -83,15 +83,15 @@ class Media:
     def match(self, split: str, entries: Sequence[Entry]) -> Matches:
         """Finds the media of a split's entries; a file is one entry's, but where it has parts."""
         done = Matches()
-        owners: dict[str, str] = {}
+        taken: set[str] = set()
         near = _SPLITS.get(split, (plain(split),))
         for entry in entries:
             path, respelled, several = self._find(entry, near)
-            if path is not None and entry.window == WHOLE:
-                owner = owners.setdefault(path, entry.id)
-                if owner != entry.id:
-                    done.shared += 1
-                    path = None
+            if path in taken:
+                done.shared += 1
+                path = None
+            elif path is not None and entry.window == WHOLE:
+                taken.add(path)
             if path is None:
                 done.matches.append(Match(entry, None))
                 continue

@@ -54,11 +54,14 @@ def prepare(
     options = options or Options()
     options.check(name, dataset.options)
     source = _folder(source, "--source")
+    annotations = source if annotations is None else _folder(annotations, "--annotations")
+    files = {split: paths.readable(path, f"--{split}") for split, path in (given or {}).items()}
     out = paths.writable(out, "--out")
-    if out.resolve() in (source.resolve(), annotations and pathlib.Path(annotations).resolve()):
+    if out.resolve() in (source.resolve(), annotations.resolve()):
         raise JaxvidError(f"--out={out} holds the dataset itself: choose a folder of its own")
     tree = walk(source, out, dataset.pictures)
-    known = _annotations(tree, annotations, given or {}, out)
+    described = tree if annotations == source else walk(annotations, out)
+    known = Annotations(annotations, described.annotations, files)
     listing = dataset.parse(known, options)
     _check_splits(splits, listing, name)
     rate = _rate(fps, dataset)
@@ -106,19 +109,6 @@ def _folder(path: str | os.PathLike, what: str) -> pathlib.Path:
     if not folder.is_dir():
         raise JaxvidError(f"{what}={folder} is not a folder: give the one that holds the dataset")
     return folder
-
-
-def _annotations(
-    tree: Tree,
-    folder: str | os.PathLike | None,
-    given: Mapping[str, str | os.PathLike],
-    out: pathlib.Path,
-) -> Annotations:
-    """The annotation files of a folder of their own, or of the media's."""
-    if folder is not None:
-        tree = walk(_folder(folder, "--annotations"), out)
-    files = {split: paths.readable(path, f"--{split}") for split, path in given.items()}
-    return Annotations(tree.root, tree.annotations, files)
 
 
 def _check_splits(splits: Collection[str], listing: Listing, name: str) -> None:

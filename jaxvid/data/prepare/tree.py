@@ -52,7 +52,7 @@ def walk(root: pathlib.Path, but: pathlib.Path, pictures: bool = False) -> Tree:
     Single `pictures` are kept only where they are asked for: frames are many.
     """
     tree = Tree(root)
-    progress = Progress(None, f"walking {root}", "files")
+    progress = Progress(None, f"walking {root}", " files")
     seen: set[tuple[int, int]] = set()
     if but.is_dir():
         place = but.stat()
