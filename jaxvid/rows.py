@@ -276,7 +276,8 @@ class Row:
     `upstream` the table's own name and `section` its table. `config` is the original config's path,
     `pretrained` the table's word on what training started from, `note` what the printed figures or
     the original config leave unsaid or get wrong. `overrides` are fields of the family's `Model` in
-    which the row differs from its variant.
+    which the row differs from its variant. `prepare` is a flag for `python -m jaxvid.data.prepare`,
+    as `--clips`.
 
     A row without weights of its own names in `members` the rows that it is made of: the two streams
     whose scores it adds, or the one whose weights it tests otherwise. `train_short_side` is what
@@ -309,6 +310,7 @@ class Row:
     members: tuple[str, ...] = ()
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
     new: tuple[str, ...] = ()
+    prepare: str = ""
 
     @property
     def file(self) -> str | None:

@@ -15,7 +15,7 @@ def commands(name: str) -> list[str]:
     build = "  python -m jaxvid.data.build"
     side = f" --short-side={row.short_side}" if row.short_side > RECORD_SIDE else ""
     name, _, category = row.dataset.partition("_")
-    dataset = f"{name} --category={category}" if category else name
+    dataset = " ".join(filter(None, (name, category and f"--category={category}", row.prepare)))
     prepare = f"  python -m jaxvid.data.prepare {dataset} --source=SOURCE{side} --out=DATA"
     split = TEST_SPLITS.get(row.dataset, "val")
     on = "" if split == "test" else f" --config.data.test_split={split}"

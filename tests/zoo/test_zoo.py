@@ -342,6 +342,8 @@ def test_show_prepares_the_data_of_a_row(capsys):
     assert "--mode=eval --workdir=TESTED --config.data.test_split=val\n" in text
     text = shown(capsys, "tsn_r18_1x1x8_hvu_scene")
     assert "jaxvid.data.prepare hvu --category=scene --source" in text
+    text = shown(capsys, "tsn_r50_1x1x8_activitynet_clip")
+    assert "jaxvid.data.prepare activitynet --clips --source" in text
     ucf = next(name for name in zoo.list_models() if zoo.get_row(name).dataset == "ucf101")
     assert "ucf101 --source=SOURCE --out=DATA --splits=test\n" in shown(capsys, ucf)
 
