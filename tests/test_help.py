@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = [
     *("jaxvid.main", "jaxvid.predict", "jaxvid.export", "jaxvid.plan", "jaxvid.zoo", "jaxvid.fuse"),
-    *("jaxvid.data.build", "jaxvid.data.bench", "converters"),
+    *("jaxvid.data.build", "jaxvid.data.bench", "jaxvid.data.prepare", "converters"),
 ]
 HEAVY = ("jax", "tensorflow", "flax", "orbax", "matplotlib")
 CODE = """

@@ -301,7 +301,7 @@ def omnisource(folder: pathlib.Path) -> None:
 @miniature
 def mmaction2(folder: pathlib.Path) -> None:
     """Lists of videos, one of another machine, and of folders of frames counted from 0."""
-    rows = ["/data/k400/train/abseiling/a b.mp4 0", "train/c.mp4 2 1"]
+    rows = ["/data/k400/train/abseiling/a b.mp4 0", "/data/k400/train/c.mp4 2 1"]
     text(folder, "mine_train_list_videos.txt", *rows)
     text(folder, "mine_val_list_rawframes.txt", "rawframes/d 4 1", "rawframes/e 9 1")
     video(folder, "train/abseiling/a b.mp4", "train/c.mp4")

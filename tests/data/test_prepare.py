@@ -378,6 +378,20 @@ def test_lists_of_mmaction2_may_be_of_folders_and_of_another_machine(source):
     assert table(folder, "val") == [{"path": "rawframes/d", "label": "jump", "fps": "25"}]
 
 
+def test_a_missing_file_does_not_find_that_of_another_folder(source):
+    folder = source("omnisource")
+    (folder / "googleimage_200" / "000" / "00" / "000001.jpg").unlink()
+    (folder / "kinetics_raw_200_train" / "pref_" / "___dTOdxzXY" / "part_0.mp4").unlink()
+    video(folder, "kinetics_raw_200_train/pref_/another/part_0.mp4")
+    report = prepared(folder)
+    assert total(report, "webimage") == (3, 2, 1, 0) and total(report, "rawclips") == (2, 1, 1, 0)
+    assert pairs(folder, "webimage")[0][0] == "googleimage_200/199/00/000001.jpg"
+    assert pairs(folder, "rawclips")[0][0].endswith("___dTOdxzXY/part_2.mp4")
+    folder = source("mmaction2")
+    (folder / "train" / "c.mp4").rename(folder / "c.mp4")
+    assert total(prepared(folder), "train") == (2, 1, 1, 0)
+
+
 def test_lists_to_pretrain_have_no_labels(source):
     folder = source("videomae")
     prepared(folder, "videomae_pretrain", annotations=folder / "pretrain")

@@ -30,14 +30,16 @@ class Dataset:
     """What there is to know of a dataset beside its annotations.
 
     `labels` are the lists of classes that `parse` takes, as `jaxvid/labels` has them. Names of
-    media are `exact` where their case counts, as in ids of YouTube. Single `pictures` are media of
-    their own. `fps` is the rate of its frames where it is published as these.
+    media are `exact` where their case counts, as in ids of YouTube, and go `by_path` where only
+    their folders tell them apart. Single `pictures` are media of their own. `fps` is the rate of
+    its frames where it is published as these. `options` are the fields of `Options` that it has.
     """
 
     title: str
     read: Callable[..., Listing]
     labels: tuple[str, ...] = ()
     exact: bool = True
+    by_path: bool = False
     pictures: bool = False
     fps: float | None = None
     options: tuple[str, ...] = ()
@@ -87,7 +89,7 @@ DATASETS = {
     "kinetics710": Dataset("Kinetics-710", kinetics.parse_710, ("kinetics710",)),
     "mit": Dataset("Moments in Time", moments.parse_mit, ("mit",), exact=False),
     "mmit": Dataset("Multi-Moments in Time", moments.parse_mmit, ("mmit",), exact=False),
-    "omnisource": Dataset("OmniSource", web.parse_omnisource, pictures=True),
+    "omnisource": Dataset("OmniSource", web.parse_omnisource, by_path=True, pictures=True),
     "sports1m": Dataset("Sports-1M", web.parse_sports1m),
     "sthv1": Dataset(
         "Something-Something v1",
@@ -97,10 +99,18 @@ DATASETS = {
     ),
     "sthv2": Dataset("Something-Something v2", something.parse_json, ("sthv2",)),
     "ucf101": Dataset("UCF101", splits.parse_ucf101, ("ucf101",), exact=False, options=("fold",)),
-    "mmaction2": Dataset("lists of MMAction2", formats.parse_mmaction2, options=("classes",)),
-    "pyslowfast": Dataset("lists of PySlowFast", formats.parse_pyslowfast, options=("classes",)),
-    "videomae": Dataset("lists of VideoMAE", formats.parse_videomae, options=("classes",)),
-    "videomae_pretrain": Dataset("lists to pretrain VideoMAE", formats.parse_videomae_pretrain),
-    "vjepa": Dataset("lists of V-JEPA", formats.parse_vjepa, options=("classes",)),
+    "mmaction2": Dataset(
+        "lists of MMAction2", formats.parse_mmaction2, by_path=True, options=("classes",)
+    ),
+    "pyslowfast": Dataset(
+        "lists of PySlowFast", formats.parse_pyslowfast, by_path=True, options=("classes",)
+    ),
+    "videomae": Dataset(
+        "lists of VideoMAE", formats.parse_videomae, by_path=True, options=("classes",)
+    ),
+    "videomae_pretrain": Dataset(
+        "lists to pretrain VideoMAE", formats.parse_videomae_pretrain, by_path=True
+    ),
+    "vjepa": Dataset("lists of V-JEPA", formats.parse_vjepa, by_path=True, options=("classes",)),
 }
 """By the name that the command takes."""

@@ -6,7 +6,7 @@ A line is a path, and what stands behind it:
 - PySlowFast and V-JEPA: `label`, behind a space, a comma or, where paths hold those, `::`;
 - VideoMAE: `label`; of a folder `frames label`; to pretrain `start frames`, as `0 -1`.
 
-Paths may be those of another machine: as much of their end as is found counts.
+Paths may be those of another machine, with other folders at their start.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -25,7 +25,7 @@ _REPLACED = "replacement"  # begins the folders of files that stand in for damag
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """An entry and the path of its media, or why it has none.
+    """An entry and the path of its media, None where it has none.
 
     `broken` says what is wrong with a file that is there.
     """
@@ -68,11 +68,12 @@ class Media:
     """What a folder holds, by name. `exact` names differ where their case or signs do.
 
     `classes` are names that a folder may have: a file in the folder of another class than an entry
-    asks for is not its file.
+    asks for is not its file. Of names `by_path` the folders tell them apart, as of `part_0.mp4`:
+    nothing is found by its last part alone, unless all of a list is.
     """
 
-    def __init__(self, tree: Tree, classes: Collection[str], exact: bool):
-        self._root = tree.root
+    def __init__(self, tree: Tree, classes: Collection[str], exact: bool, by_path: bool):
+        self._root, self._by_path = tree.root, by_path
         self._classes = {plain(name) for name in classes}
         self._paths = [*tree.videos, *tree.folders, *tree.pictures]
         self._tails: dict[int, dict[str, list[str]]] = {}
@@ -85,8 +86,9 @@ class Media:
         done = Matches()
         taken: set[str] = set()
         near = _SPLITS.get(split, (plain(split),))
+        foreign = self._foreign(entries) if self._by_path else 0
         for entry in entries:
-            path, respelled, several = self._find(entry, near)
+            path, respelled, several = self._find(entry, near, foreign)
             if path in taken:
                 done.shared += 1
                 path = None
@@ -100,11 +102,26 @@ class Media:
             done.matches.append(Match(entry, path, self._problem(path, entry.frames)))
         return done
 
-    def _find(self, entry: Entry, near: Sequence[str]) -> tuple[str | None, bool, bool]:
+    def _foreign(self, entries: Sequence[Entry]) -> int:
+        """How many folders at the start of names are another machine's.
+
+        They are the fewest without which half of the names are found that can be found at all. All
+        names of a list are cut alike, so that none that is missing finds another's file.
+        """
+        names = [name for entry in entries for name in entry.files]
+        found = {
+            count: sum(bool(self._whole(_without(name, count))) for name in names)
+            for count in range(1 + max(name.count("/") for name in names))
+        }
+        return next(count for count in found if 2 * found[count] >= max(found.values()))
+
+    def _find(
+        self, entry: Entry, near: Sequence[str], foreign: int
+    ) -> tuple[str | None, bool, bool]:
         """The path of an entry's media, whether it is spelled otherwise, and one of several."""
         for respelled in (False, True):
             for name in entry.files:
-                paths = self._called(name, respelled)
+                paths = self._called(_without(name, foreign), respelled)
                 if paths:
                     paths = sorted(paths, key=lambda path: self._rank(path, name, entry, near))
                     return paths[0], respelled, len(paths) > 1
@@ -114,12 +131,18 @@ class Media:
         """The paths that end in a name with its folders, else in its last part."""
         if respelled:
             found = self._plain.get(plain(stem(name)), [])
+        elif whole := self._whole(name):
+            return whole
+        elif self._by_path:
+            return []
         else:
-            depth = name.count("/") + 1
-            if whole := self._ending(depth).get(_tail(name, depth)):
-                return whole
             found = self._ending(1).get(stem(name), [])
         return [path for path in found if self._fits(path, name)]
+
+    def _whole(self, name: str) -> list[str]:
+        """The paths that end in a name with all its folders."""
+        depth = name.count("/") + 1
+        return self._ending(depth).get(_tail(name, depth), [])
 
     def _ending(self, depth: int) -> dict[str, list[str]]:
         """The paths by their last parts, so many of them."""
@@ -181,6 +204,12 @@ def has_ending(path: str) -> bool:
 def _tail(path: str, depth: int) -> str:
     """The last parts of a path, as `stem` has the last of them."""
     return "/".join((*path.split("/")[-depth:-1], stem(path)))
+
+
+def _without(name: str, count: int) -> str:
+    """A name without so many folders at its start, or its last part."""
+    parts = name.split("/")
+    return "/".join(parts[count:] or parts[-1:])
 
 
 def _folder(path: str) -> str:

@@ -40,11 +40,11 @@ def prepare(
 ) -> tuple[Report, list[Summary]]:
     """Prepares a dataset; the arguments are the command's. Nothing is downloaded.
 
-    The report is said and written before records are built, and written anew after that.
-
     Writes into `out` a list for each split of which media is found, `labels.txt`, `missing.csv`,
     and the report as `report.txt` and `report.json`; unless only `lists` are wanted also records of
-    `splits`, by default of those with labels. `given` maps splits to their annotation files.
+    `splits`, by default of those with labels. The report is said and written before they are built,
+    as that may take days, and written anew after that. `given` maps splits to their annotation
+    files.
 
     Raises:
       JaxvidError: annotations are missing or are not the official ones, none of the media is found,
@@ -65,7 +65,7 @@ def prepare(
     listing = dataset.parse(known, options)
     _check_splits(splits, listing, name)
     rate = _rate(fps, dataset)
-    media = Media(tree, listing.classes, dataset.exact)
+    media = Media(tree, listing.classes, dataset.exact, dataset.by_path)
     matches = {split: media.match(split, rows) for split, rows in listing.splits.items()}
     if not lists and not any(each.found for each in matches.values()):
         raise _nothing_found(listing, tree)
