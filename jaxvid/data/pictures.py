@@ -9,6 +9,8 @@ import io
 import math
 import os
 import re
+import struct
+import warnings
 from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -29,6 +31,9 @@ _NAME = re.compile(r"(.*?)([0-9]+)[^0-9]*")
 _FLOW = re.compile(r"flow_.*", re.IGNORECASE)
 _SHALLOW = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes of at most 8 bits
 _ORIENTATION = 0x0112
+
+# Pillow's word on damaged EXIF data, of which only the orientation counts here.
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
 
 def is_picture(name: str) -> bool:
@@ -137,7 +142,7 @@ class Pictures:
 
     def _open(self, file: str) -> tuple["Image.Image", bytes | None]:
         """A picture, upright and shrunk, and its own bytes where these are a JPEG of just that."""
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         try:
             with open(file, "rb") as opened:
@@ -155,11 +160,11 @@ class Pictures:
             if image.mode not in _SHALLOW:
                 raise ValueError(f"it has more than 8 bits a colour ({image.mode})")
             kind = image.format or ""
-            turned = image.getexif().get(_ORIENTATION, 1) != 1
-            as_is = kind == "JPEG" and image.mode == "RGB" and not turned
+            turn = _turn(image)
+            as_is = kind == "JPEG" and image.mode == "RGB" and turn is None
             image.load()
-            if turned:
-                image = ImageOps.exif_transpose(image)
+            if turn is not None:
+                image = image.transpose(turn)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             said = getattr(error, "strerror", None) or str(error)
             raise JaxvidError(f"{file} cannot be read as a picture: {said}") from None
@@ -176,6 +181,22 @@ class Pictures:
             as_is = False
             image = image.convert("RGB").resize(self._size[::-1], Image.Resampling.BICUBIC)
         return image, data if as_is else None
+
+
+def _turn(image: "Image.Image") -> "Image.Transpose | None":
+    """What turns a picture upright, if anything does; EXIF data that are damaged say nothing."""
+    from PIL import Image
+
+    way = Image.Transpose
+    ways = (
+        *(way.FLIP_LEFT_RIGHT, way.ROTATE_180, way.FLIP_TOP_BOTTOM, way.TRANSPOSE),
+        *(way.ROTATE_270, way.TRANSVERSE, way.ROTATE_90),
+    )
+    try:
+        said = image.getexif().get(_ORIENTATION)
+    except (struct.error, ValueError, TypeError, KeyError):
+        return None
+    return ways[said - 2] if isinstance(said, int) and 2 <= said <= 8 else None
 
 
 def to_jpeg(image: "Image.Image", quality: int) -> bytes:

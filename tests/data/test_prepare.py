@@ -461,6 +461,35 @@ def test_the_dataset_itself_is_not_written_over(source):
         prepare("kinetics700", folder, folder, lists=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "content", "said"),
+    [
+        ("kinetics400", "annotations/val.csv", "a,b\n1,2\n", "line 1 has no column youtube_id and"),
+        ("kinetics400", "annotations/val.csv", "\xff", "cannot be read"),
+        ("ucf101", "ucfTrainTestlist/classInd.txt", "one ApplyEyeMakeup\n", "no number and class"),
+        (
+            "hmdb51",
+            "testTrainMulti_7030_splits/wave_test_split1.txt",
+            "a.avi 3\n",
+            "code 0, 1 or 2",
+        ),
+        ("diving48", "Diving48_vocab.json", "[1]", "no list of lists of words"),
+        ("diving48", "Diving48_V2_test.json", '[{"vid_name": "a"}]', "entry 0 has no label"),
+        ("mit", "moments_categories.txt", "clapping,0\npraying,1\n", "another version"),
+        ("sthv2", "labels/train.json", "{", "cannot be read"),
+        ("activitynet", "activity_net.v1-3.min.json", '{"database": 3}', "has no database"),
+        ("hvu", "HVU_Val_V1.0.csv", "Tags,youtube_id,time_start,time_end\nzoo,a,x,2", "no time in"),
+        ("pyslowfast", "train.csv", f"a.mp4 {'9' * 5000}\n", "is no class number"),
+    ],
+)
+def test_annotations_that_are_none_are_one_sentence(name, path, content, said, source):
+    folder = source(name)
+    (folder / path).write_bytes(content.encode("latin-1"))
+    with pytest.raises(JaxvidError, match=said) as caught:
+        prepared(folder)
+    assert str(folder / path) in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_several_files_of_one_name_are_not_guessed(source):
     folder = source("kinetics400")
     text(folder, "k600/train.csv", "label,youtube_id,time_start,time_end")

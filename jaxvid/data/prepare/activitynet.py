@@ -12,6 +12,7 @@ from jaxvid.data.prepare.entries import Classes, Entry, Listing
 from jaxvid.data.prepare.options import Options
 from jaxvid.data.windows import Window
 
+_LONGEST = 1e9  # seconds
 _SUBSETS = {"training": "train", "validation": "val", "testing": "test"}
 
 
@@ -41,7 +42,9 @@ def parse(labels: tuple[str, ...], files: Annotations, options: Options) -> List
             else:
                 empty += 1
             continue
-        duration = float(field(row, "duration", (int, float), where))
+        duration = field(row, "duration", (int, float), where)
+        if not _is_time(duration):
+            raise JaxvidError(f"{where} has no duration in seconds: take the official file")
         for number, (label, start, end) in enumerate(parts):
             cut += end > duration
             start, end = round(start, 6), round(min(end, duration), 6)
@@ -67,6 +70,11 @@ def _part(part: object, classes: Classes, where: str) -> tuple[str, float, float
     """Class, start and end of an annotated part."""
     label = field(part, "label", str, where)
     segment = field(part, "segment", list, where)
-    if len(segment) != 2 or not all(isinstance(time, int | float) for time in segment):
+    if len(segment) != 2 or not all(map(_is_time, segment)):
         raise JaxvidError(f"{where} has a segment that is no start and end")
-    return classes.find(label, where), max(0.0, float(segment[0])), float(segment[1])
+    return classes.find(label, where), max(0.0, segment[0]), segment[1]
+
+
+def _is_time(value: object) -> bool:
+    """Whether a value of JSON may be a time in seconds."""
+    return isinstance(value, int | float) and -_LONGEST < value < _LONGEST

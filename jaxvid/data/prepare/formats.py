@@ -124,7 +124,7 @@ def _numbers(rows: Mapping[str, Sequence[tuple[str, _Cells]]]) -> tuple[str, ...
     for lines in rows.values():
         for where, (_, labels, _) in lines:
             for label in labels:
-                if not label.isdecimal() or int(label) >= text.MAX_CLASSES:
+                if not label.isdecimal() or len(label) > 9 or int(label) >= text.MAX_CLASSES:
                     raise JaxvidError(f"{where}: {text.quoted(label, 20)} is no class number")
                 largest = max(largest, int(label))
     return tuple(str(number) for number in range(largest + 1))

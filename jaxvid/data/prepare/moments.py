@@ -24,8 +24,10 @@ def parse_diving48(labels: tuple[str, ...], files: Annotations, options: Options
     listing = Listing(classes.names)
     order = files.find("Diving48_vocab.json")
     if order is not None:
-        words = files.json(order, list)
-        classes.check(["+".join(map(str, dive)) for dive in words], str(order))
+        dives = files.json(order, list)
+        if not all(isinstance(words, list) for words in dives):
+            raise JaxvidError(f"{order} is no list of lists of words: take the official file")
+        classes.check(["+".join(map(str, words)) for words in dives], str(order))
     for split in ("train", "test"):
         path = files.find(f"Diving48_V2_{split}.json", split=split)
         if path is None:
