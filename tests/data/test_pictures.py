@@ -108,6 +108,7 @@ def test_a_picture_is_a_video_of_one_frame_and_upright(orientation, tmp_path):
     np.testing.assert_array_equal(image, np.asarray(turned))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 def test_damaged_exif_data_say_nothing(tmp_path):
     path = tmp_path / "a.jpg"
     exif = Image.Exif()
@@ -170,8 +171,8 @@ def test_a_build_copies_frames_that_are_small_enough(source, tmp_path):
 def test_files_have_the_frames_of_records(source, tmp_path):
     build(source, source / "train.csv", tmp_path / "out", workers=1)
     built = records.Records(tmp_path / "out", "train")
-    data = {"dataset": "files", "data_dir": str(source), "max_bad_records": 0, "workers": 1}
-    data |= {"train_split": "train", "test_split": "test"}
+    data = {"dataset": "files", "data_dir": str(source), "max_bad_records": 0}
+    data |= {"train_split": "train", "test_split": "test", "workers": 1, "category": ""}
     split = datasets.open_split(ml_collections.ConfigDict(data), "train")
     np.testing.assert_array_equal(split.source.fps, built.fps)
     np.testing.assert_array_equal(split.source.num_frames, built.num_frames)

@@ -11,8 +11,6 @@ from typing import Any
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError, listed
 
-_MAX_CELL = 1 << 20
-
 
 class Annotations:
     """The files in which a dataset's rows stand.
@@ -118,7 +116,6 @@ class Annotations:
         Raises:
           JaxvidError: it cannot be read.
         """
-        csv.field_size_limit(_MAX_CELL)
         try:
             with open(path, newline="", encoding="utf-8-sig") as file:
                 reader = csv.reader(file, delimiter=separator)
