@@ -102,9 +102,10 @@ def test_spellings_of_one_class_are_those_of_no_other():
 
 def test_the_counts_of_copies_are_those_that_tests_name():
     for dataset, count in rows.TEST_VIDEOS.items():
-        splits = counts.OFFICIAL.get(dataset) or counts.OFFICIAL[f"{dataset}-1"]
-        known = {each["val"] for _, each in counts.COPIES.get(dataset, ()) if "val" in each}
-        assert count in known | set(splits.values())
+        copies = (each for _, each in counts.COPIES.get(dataset, ()))
+        official = (counts.OFFICIAL.get(name, {}) for name in (dataset, f"{dataset}-1"))
+        split = rows.TEST_SPLITS.get(dataset, "val")
+        assert count in {each.get(split) for each in (*copies, *official)}
 
 
 # ---- the traps
