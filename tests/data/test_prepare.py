@@ -70,7 +70,7 @@ def test_every_dataset_becomes_records(name, source):
         (folder / "pretrain" / "train.csv").unlink()
     report, built = prepare(name, folder, folder / "out", annotations=annotations, workers=1)
     assert built, report.lines()
-    for summary in built:
+    for summary in built.values():
         split = records.Records(folder / "out", summary.split)
         listed = table(folder, summary.split)
         assert split.path.tolist() == [row["path"] for row in listed]
@@ -79,7 +79,7 @@ def test_every_dataset_becomes_records(name, source):
         assert report.splits[summary.split].total.found == len(split)
     pinned = [tag for stem in catalogue.DATASETS[name].labels for tag in names(stem)]
     if pinned:
-        assert list(built[0].classes) == pinned
+        assert list(next(iter(built.values())).classes) == pinned
     said = json.loads((folder / "out" / "report.json").read_text())
     assert said["splits"].keys() == report.splits.keys()
 
@@ -161,7 +161,8 @@ def test_a_row_that_is_listed_twice_is_built_once(source):
     folder = source("kinetics600")
     with open(folder / "kinetics-600_val.csv", "a") as file:
         file.write("zumba,xnC3nngvLCo,70,80,val\n")
-    report, [summary] = prepare("kinetics600", folder, folder / "out", workers=1)
+    report, built = prepare("kinetics600", folder, folder / "out", workers=1)
+    (summary,) = built.values()
     assert summary.num_videos == 2 and not summary.bad
     assert total(report, "val") == (3, 2, 1, 0)
     assert report.splits["val"].twice == ["xnC3nngvLCo_000070_000080"]

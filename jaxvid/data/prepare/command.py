@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from jaxvid.base import paths, text
 from jaxvid.data.build import show
+from jaxvid.data.building import FLOW_WAYS
 from jaxvid.data.prepare.catalogue import DATASETS
 from jaxvid.data.prepare.options import Options
 from jaxvid.data.prepare.run import prepare
@@ -28,13 +29,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         splits=tuple(filter(None, args.splits.split(","))),
         fps=args.fps,
         lists=args.lists,
+        flow=args.flow,
         short_side=args.short_side,
         workers=args.workers,
         overwrite=args.overwrite,
     )
-    for summary in built:
+    for split, summary in built.items():
         show(summary)
-        text.say(f"{summary.split}: {report.splits[summary.split].total}")
+        text.say(f"{split}: {report.splits[split].total}")
     text.say(f"the report, with all classes: {args.out}/report.txt")
 
 
@@ -53,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     for split in ("train", "val", "test"):
         add(f"--{split}", metavar="FILE", help=f"annotations of {split}, whatever their name")
     add("--lists", action="store_true", help="write lists and the report only, no records")
+    add("--flow", choices=FLOW_WAYS, default="", help="build records of optical flow, computed so "
+        "or read from pictures, in place of those of pictures")  # fmt: skip
     add("--splits", default="", metavar="NAME,...", help="splits to build records of (default: "
         "all that have labels)")  # fmt: skip
     add("--fold", type=int, default=1, metavar="1..3", help="of UCF101 and HMDB51 (default: 1)")

@@ -34,17 +34,21 @@ def prepare(
     splits: Collection[str] = (),
     fps: float | None = None,
     lists: bool = False,
+    flow: str = "",
     short_side: int = RECORD_SIDE,
     workers: int | None = None,
     overwrite: bool = False,
-) -> tuple[Report, list[Summary]]:
+) -> tuple[Report, dict[str, Summary]]:
     """Prepares a dataset; the arguments are the command's. Nothing is downloaded.
 
     Writes into `out` a list for each split of which media is found, `labels.txt`, `missing.csv`,
     and the report as `report.txt` and `report.json`; unless only `lists` are wanted also records of
     `splits`, by default of those with labels. The report is said and written before they are built,
     as that may take days, and written anew after that. `given` maps splits to their annotation
-    files.
+    files, and `flow` is a way to optical flow, as `build` takes it.
+
+    Returns:
+        The report, and what was built of each split.
 
     Raises:
       JaxvidError: annotations are missing or are not the official ones, none of the media is found,
@@ -75,23 +79,22 @@ def prepare(
         for split, found in matches.items():
             _write_list(out / f"{split}.csv", source, found.found, rate)
         _write_missing(out, matches)
-    report = _report(name, dataset, tree, listing, matches, [])
+    report = _report(name, dataset, tree, listing, matches, {})
     _write_report(out, report)
     text.say(*report.lines())
     if lists:
-        return report, []
-    built = []
+        return report, {}
+    built: dict[str, Summary] = {}
     for split in splits or [split for split, rows in listing.splits.items() if rows[0].labels]:
         if matches[split].found:
-            built.append(
-                build(
-                    source,
-                    out / f"{split}.csv",
-                    out,
-                    short_side=short_side,
-                    workers=workers,
-                    overwrite=overwrite,
-                )
+            built[split] = build(
+                source,
+                out / f"{split}.csv",
+                out,
+                short_side=short_side,
+                flow=flow,
+                workers=workers,
+                overwrite=overwrite,
             )
     report = _report(name, dataset, tree, listing, matches, built)
     _write_report(out, report)
@@ -212,9 +215,9 @@ def _report(
     tree: Tree,
     listing: Listing,
     matches: Mapping[str, Matches],
-    built: Sequence[Summary],
+    built: Mapping[str, Summary],
 ) -> Report:
-    bad = {summary.split: summary.bad for summary in built}
+    bad = {split: summary.bad for split, summary in built.items()}
     edition = listing.edition or name
     reports = {}
     for split, found in matches.items():
