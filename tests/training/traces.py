@@ -11,6 +11,7 @@ network are compiled, the first state and the step, and with few optimizations.
 
 import argparse
 import json
+import os
 import pathlib
 import platform
 from collections.abc import Sequence
@@ -81,13 +82,22 @@ def trace(name: str) -> list[float]:
 
 def machine() -> dict[str, str]:
     """What decides how floats are rounded here, besides the program."""
-    flags = ""
+    flags, sizes = "", ""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         lines = cpuinfo.read_text("utf-8").splitlines()
         words = {word for line in lines if line.startswith("flags") for word in line.split()}
         flags = " ".join(sorted(word for word in words if word.startswith(("avx", "fma", "amx"))))
-    return {"jax": jax.__version__, "machine": platform.machine(), "vectors": flags}
+        # Products of matrices are cut into blocks that fit the caches.
+        caches = sorted(pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
+        sizes = " ".join(path.read_text("utf-8").strip() for path in caches)
+    return {
+        "jax": jax.__version__,
+        "machine": platform.machine(),
+        "vectors": flags,
+        "caches": sizes,
+        "cores": str(os.cpu_count()),
+    }
 
 
 def left_out(names: Sequence[str]) -> str:
