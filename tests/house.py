@@ -31,7 +31,13 @@ ARROWS = {
     "jaxvid.reports": {"jaxvid.reports"},
     "jaxvid.devices": {"jaxvid.devices", "jaxvid.layers"},
     "jaxvid.checkpoint": {"jaxvid.checkpoint"},
-    "jaxvid.data": {"jaxvid.data", "jaxvid.config", "jaxvid.objectives", "jaxvid.reports"},
+    "jaxvid.data": {
+        "jaxvid.data",
+        "jaxvid.config",
+        "jaxvid.objectives",
+        "jaxvid.reports",
+        "jaxvid.zoo",
+    },
     "jaxvid.inference": {
         "jaxvid.inference",
         "jaxvid.checkpoint",

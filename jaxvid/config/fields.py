@@ -83,6 +83,10 @@ SCALES = Rule(
     ),
     "a tuple of (pattern, number) pairs",
 )
+WEIGHTS = Rule(
+    lambda value: SCALES.accepts(value) and all(weight > 0 for _, weight in value),
+    "a tuple of (name, number above 0) pairs",
+)
 PAIRS = Rule(
     lambda value: all(
         _is_tuple(pair) and len(pair) == 2 and all(type(item) is int for item in pair)
@@ -110,6 +114,7 @@ RULES = {
     **{f"data.sampling.{name}": rule for name, rule in _SAMPLING.items()},
     "model.members": WORDS,
     "data.flow": one_of("", *FLOWS),
+    "data.mixture": WEIGHTS,
     "data.trim": between(0, 1),
     "data.balance": between(0, 1),
     "data.crop": at_least(1),
@@ -137,10 +142,7 @@ RULES = {
     "train.aux_weight": at_least(0),
     "train.token_weight": between(0, 1),
     "train.label_smoothing": below_one(),
-    "train.category_weights": Rule(
-        lambda value: SCALES.accepts(value) and all(weight > 0 for _, weight in value),
-        "a tuple of (category, number above 0) pairs",
-    ),
+    "train.category_weights": WEIGHTS,
     "train.mixup": at_least(0),
     "train.cutmix": at_least(0),
     "train.mixup_switch_prob": between(0, 1),

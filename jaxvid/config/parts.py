@@ -49,6 +49,7 @@ class Data:
     train_split: str
     test_split: str
     category: str
+    mixture: tuple[tuple[str, float], ...]
     sampling: Sampling
     trim: float
     balance: float

@@ -74,6 +74,7 @@ def _data(row: Row, recipe: Recipe, dataset: str, data_dir: str) -> dict[str, An
         "train_split": "train",
         "test_split": "test",
         "category": "",
+        "mixture": (),
         "sampling": dataclasses.asdict(row.train),
         "trim": 0.0,
         "balance": 0.0,

@@ -83,7 +83,7 @@ class Clips:
         self._mirrored = {a: b for pair in data.mirrored_labels for a, b in (pair, pair[::-1])}
         if seed < 0:
             raise JaxvidError(f"config.seed is {seed}: give a whole number from 0")
-        self._order = Order(self.source.labels, data.balance, seed)
+        self._order = Order(self.source.labels, data.balance, seed, split.shares)
         self.specs = {
             "images": images_spec(self.source),
             "frames": tf.TensorSpec([self._count], tf.int64),

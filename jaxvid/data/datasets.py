@@ -1,5 +1,6 @@
 """From the name of a dataset to its videos: what `config.data` points at."""
 
+import dataclasses
 import pathlib
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ from jaxvid.base import paths
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
 from jaxvid.config.parts import Data
-from jaxvid.data import subset, table
+from jaxvid.data import mixture, subset, table
 from jaxvid.data.records import Records
 from jaxvid.data.sources import Source as Source
 from jaxvid.data.sources import Split as Split
@@ -24,9 +25,12 @@ def open_split(data: Data, split: str, *, labelled: bool = True) -> Split:
     with a colon, `module:function` or `tfds:name`, is imported into `data_dir` on first use; see
     `jaxvid.data.imports`. Any other lies in `data_dir`, or in the folder of its name in there, as
     `python -m jaxvid.data.build` wrote it. Unless the videos are to be `labelled`, they need no
-    labels. With `data.flow`, their optical flow is opened; with `data.category`, the videos that
-    were annotated for that, and its classes.
+    labels. With `data.flow`, their optical flow is opened. With `data.mixture` the videos are those
+    of all datasets in it, and `data.dataset` says what their classes are. With `data.category` they
+    are those that were annotated for that, and the classes its own.
     """
+    if data.mixture:
+        return _mixed(data, split, labelled)
     folder = paths.local(data.data_dir, "config.data.data_dir") if data.data_dir else None
     if data.dataset == "files":
         source = _files(data, folder, split)
@@ -38,6 +42,20 @@ def open_split(data: Data, split: str, *, labelled: bool = True) -> Split:
     if not data.category:
         return found
     return subset.of_category(found, data.category, split)
+
+
+def _mixed(data: Data, split: str, labelled: bool) -> Split:
+    """Opens the same split of all datasets of `data.mixture`."""
+    weights = dict(data.mixture)
+    if len(weights) < len(data.mixture):
+        raise JaxvidError("config.data.mixture names a dataset twice: add up its weights")
+    found = {
+        name: open_split(
+            dataclasses.replace(data, dataset=name, mixture=()), split, labelled=labelled
+        )
+        for name in weights
+    }
+    return mixture.mixed(found, weights, data.dataset)
 
 
 def check_split(source: Source, split: str, *, labelled: bool = True) -> Split:

@@ -6,6 +6,9 @@ others, goes to classes instead (class-aware sampling: Shen et al., 2016): the c
 follow one another, each round in another order, and each gives the next of its videos, all of them
 in a new order before any comes again. A video of several classes comes in the turns of each.
 
+Of several datasets each has its share of every epoch, of what is not balanced, and its own videos
+follow one another in orders of their own, however long the epochs of the others are.
+
 An epoch has as many turns as there are videos, whatever the balance.
 """
 
@@ -32,6 +35,27 @@ def epoch_order(seed: int, epoch: int, videos: int) -> np.ndarray:
     return generator(seed, _EPOCH_KEYS + epoch).permutation(videos)
 
 
+@functools.lru_cache(maxsize=4)
+def mixed_order(seed: int, epoch: int, shares: tuple[tuple[int, float], ...]) -> np.ndarray:
+    """The videos of an epoch of several datasets, as many as there are, by their shares.
+
+    `shares` are the numbers of videos, which follow one another, and the shares of the turns.
+    """
+    total = sum(count for count, _ in shares)
+    exact = np.array([share for _, share in shares]) * total
+    each = np.floor(exact).astype(int)
+    each[np.argsort(each - exact, kind="stable")[: total - each.sum()]] += 1
+    found, start = [], 0
+    for part, ((count, _), own) in enumerate(zip(shares, each.tolist(), strict=True), 1):
+        rounds, places = np.divmod(np.arange(epoch * own, (epoch + 1) * own), count)
+        for one in np.unique(rounds).tolist():
+            key = _EPOCH_KEYS + part * _ORDERS + one
+            found.append(start + generator(seed, key).permutation(count)[places[rounds == one]])
+        start += count
+    slots = generator(seed, _EPOCH_KEYS + epoch).permutation(total)
+    return np.concatenate(found)[slots]
+
+
 def generator(seed: int, number: int) -> np.random.Generator:
     """The random numbers of one clip: the same wherever and whenever it is made."""
     # A list would be rounded to float64 as soon as a number needs 64 bits.
@@ -39,10 +63,20 @@ def generator(seed: int, number: int) -> np.random.Generator:
 
 
 class Order:
-    """The order of the videos, whose classes are `labels`; see the module for `balance`."""
+    """The order of the videos, whose classes are `labels`; see the module for `balance`.
 
-    def __init__(self, labels: Sequence[Sequence[int]], balance: float, seed: int):
+    `shares` are those of several datasets; see `mixed_order`.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[Sequence[int]],
+        balance: float,
+        seed: int,
+        shares: tuple[tuple[int, float], ...] = (),
+    ):
         self._videos, self._seed, self._share = len(labels), seed, _share(balance)
+        self._shares = shares
         self._members = members(labels) if balance else {}
         self._numbers = tuple(self._members)
         # Threads are near one another, so that each class needs the order it is in and the next.
@@ -54,6 +88,8 @@ class Order:
         if math.floor((number + 1) * self._share) > before:
             return self._of_class(before)
         epoch, place = divmod(number - before, self._videos)
+        if self._shares:
+            return int(mixed_order(self._seed, epoch, self._shares)[place])
         return int(epoch_order(self._seed, epoch, self._videos)[place])
 
     def _of_class(self, turn: int) -> int:

@@ -44,13 +44,15 @@ class Split:
     """The videos of one split, with class names that cover all their labels.
 
     Where a video may be annotated for some `categories` of classes only, these are those of each
-    class, and `annotated` those of each video, where none means all.
+    class, and `annotated` those of each video, where none means all. Of several datasets, `shares`
+    are how many of the videos each has, one after another, and its share of the clips of training.
     """
 
     source: Source
     classes: tuple[str, ...]
     categories: tuple[str, ...] = ()
     annotated: Sequence[tuple[str, ...]] = ()
+    shares: tuple[tuple[int, float], ...] = ()
 
     def __len__(self) -> int:
         return len(self.source)

@@ -36,6 +36,7 @@ _MEANINGS = {
     "data.data_dir": "the same videos in another place",
     "data.flow": "the same videos, and the network learns from both ways",
     "data.balance": "another order of videos",
+    "data.mixture": "another order of videos",
     "data.test_split": "the best checkpoint so far is the best on the old one",
     "test.weights": "the best checkpoint so far was chosen by the old ones",
     "train.teacher": "tokens get their labels from another network",

@@ -232,7 +232,7 @@ def _records(folder: Path) -> tuple[Callable, Callable]:
 
     def check(draw: random.Random) -> str:
         data = ml_collections.ConfigDict(
-            {"dataset": "x", "data_dir": str(trial), "flow": "", "category": ""}
+            {"dataset": "x", "data_dir": str(trial), "flow": "", "category": "", "mixture": ()}
         )
         try:
             split = datasets.open_split(data, "train")

@@ -66,7 +66,7 @@ def test_where_records_are_looked_for(tmp_path, monkeypatch, inner):
     if inner:
         folder.mkdir()
     data = ml_collections.ConfigDict(
-        {"dataset": "mine", "data_dir": str(tmp_path), "flow": "", "category": ""}
+        {"dataset": "mine", "data_dir": str(tmp_path), "flow": "", "category": "", "mixture": ()}
     )
     datasets.open_split(data, "val")
     assert opened == [(folder if inner else tmp_path, "val")]
@@ -76,14 +76,14 @@ def test_toy_is_made_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(toy, "ensure", lambda cache, flow: pathlib.Path(cache, "made"))
     monkeypatch.setattr(datasets, "Records", lambda folder, split: Fake(classes=(folder,) * 3))
     data = ml_collections.ConfigDict(
-        {"dataset": "toy", "data_dir": str(tmp_path), "flow": "", "category": ""}
+        {"dataset": "toy", "data_dir": str(tmp_path), "flow": "", "category": "", "mixture": ()}
     )
     assert datasets.open_split(data, "test").classes[0] == tmp_path / "made"
 
 
 def test_a_dataset_needs_its_folder():
     data = ml_collections.ConfigDict(
-        {"dataset": "mine", "data_dir": "", "flow": "", "category": ""}
+        {"dataset": "mine", "data_dir": "", "flow": "", "category": "", "mixture": ()}
     )
     with pytest.raises(JaxvidError, match="needs data_dir"):
         datasets.open_split(data, "train")

@@ -48,7 +48,7 @@ def copied(folder, tmp_path):
 
 
 def open_files(folder, split="train", **data):
-    base = {"dataset": "files", "data_dir": str(folder), "flow": "", "category": ""}
+    base = {"dataset": "files", "data_dir": str(folder), "flow": "", "category": "", "mixture": ()}
     base |= {"max_bad_records": 0, "workers": 2, "train_split": "train", "test_split": "test"}
     return datasets.open_split(ml_collections.ConfigDict(base | data), split)
 
@@ -64,7 +64,7 @@ def records(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("records")
     build.build(folder, folder / "train.csv", out, workers=1)
     data = ml_collections.ConfigDict(
-        {"dataset": "mine", "data_dir": str(out), "flow": "", "category": ""}
+        {"dataset": "mine", "data_dir": str(out), "flow": "", "category": "", "mixture": ()}
     )
     return datasets.open_split(data, "train")
 

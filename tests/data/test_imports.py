@@ -18,7 +18,7 @@ from tests.data.test_pipeline import CLASSES, LENGTHS, assert_same, make_config,
 
 def open_split(dataset, folder, split="train"):
     data = ml_collections.ConfigDict(
-        {"dataset": dataset, "data_dir": str(folder), "flow": "", "category": ""}
+        {"dataset": dataset, "data_dir": str(folder), "flow": "", "category": "", "mixture": ()}
     )
     return datasets.open_split(data, split)
 

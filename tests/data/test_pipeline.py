@@ -73,7 +73,7 @@ def split(tmp_path_factory):
                 writer.write(record(rng, number))
     (folder / "labels.txt").write_text("\n".join(CLASSES) + "\n")
     data = ml_collections.ConfigDict(
-        {"dataset": "mine", "data_dir": str(folder), "flow": "", "category": ""}
+        {"dataset": "mine", "data_dir": str(folder), "flow": "", "category": "", "mixture": ()}
     )
     return datasets.open_split(data, "train")
 
