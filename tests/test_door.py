@@ -124,6 +124,7 @@ TEXTS = {
     ),
     *(
         "data.category",
+        "data.images",
         "data.crop_mode",
         "data.rand_augment",
         "data.channel_order",

@@ -136,6 +136,8 @@ RULES = {
     "data.max_bad_records": at_least(0),
     "data.workers": at_least(0),
     "train.batch_size": at_least(1),
+    "train.image_batch_size": at_least(0),
+    "train.image_weight": above(0),
     "train.epochs": above(0),
     "train.loss": one_of(*LOSSES, "pixels"),
     "train.loss_weight": above(0),
@@ -220,6 +222,7 @@ MAX_VIDEO_BYTES = 4 << 30
 # What says nothing to a network that fills in masked cubes, and what says nothing to the others.
 _OF_CLASSES = (
     "data.balance",
+    "data.images",
     "train.aux_weight",
     "train.category_weights",
     "train.class_weights",
@@ -284,6 +287,11 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.{_GROUP}={group} must divide the {part} clips of config.train.batch_size over "
             f"config.train.accumulate_steps: take {part // group * group} of them, or set "
             f"config.{_GROUP} to 0, which makes BatchNorm's statistics those of all"
+        )
+    if bool(given["data.images"]) != bool(given["train.image_batch_size"]):
+        raise JaxvidError(
+            f"config.data.images={given['data.images']!r} and config.train.image_batch_size="
+            f"{given['train.image_batch_size']} go together: set both, or neither"
         )
     pixels = known["train.loss"] == "pixels"
     if pixels != (given["train.loss"] == "pixels"):

@@ -50,6 +50,7 @@ class Data:
     test_split: str
     category: str
     mixture: tuple[tuple[str, float], ...]
+    images: str
     sampling: Sampling
     trim: float
     balance: float
@@ -86,6 +87,8 @@ class Train:
     """
 
     batch_size: int
+    image_batch_size: int
+    image_weight: float
     epochs: float
     loss: str
     loss_weight: float

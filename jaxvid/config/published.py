@@ -75,6 +75,7 @@ def _data(row: Row, recipe: Recipe, dataset: str, data_dir: str) -> dict[str, An
         "test_split": "test",
         "category": "",
         "mixture": (),
+        "images": "",
         "sampling": dataclasses.asdict(row.train),
         "trim": 0.0,
         "balance": 0.0,
@@ -109,6 +110,8 @@ def _train(recipe: Recipe) -> dict[str, Any]:
     return {
         # Clips, of which each video gives `data.repeats`; recipes count videos.
         "batch_size": recipe.batch_size * recipe.repeated_augmentation,
+        "image_batch_size": 0,
+        "image_weight": 1.0,
         "epochs": float(recipe.epochs),
         "loss": recipe.loss,
         "loss_weight": recipe.loss_weight,

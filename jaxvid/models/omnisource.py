@@ -6,6 +6,7 @@ Built with `images=True` the same network takes images as clips of one frame, an
 other head; its weights are `image_variables` of the video net's.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -87,6 +88,10 @@ class Omni(nn.Module):
     dropout: float = 0.5
     image_dropout: float = 0.2
     dtype: Any = None
+
+    def for_images(self) -> tuple["Omni", Callable[[Any], Any]]:
+        """The network that takes images, and what makes its parameters of these."""
+        return self.clone(images=True), image_variables
 
     @nn.compact
     def __call__(

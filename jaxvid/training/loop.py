@@ -24,7 +24,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import duration
 from jaxvid.config import fields
 from jaxvid.config.parts import Config
-from jaxvid.data import datasets, order, pipeline
+from jaxvid.data import datasets, images, order, pipeline
 from jaxvid.data.batches import Batches
 from jaxvid.devices import placement, processes
 from jaxvid.devices.processes import log
@@ -98,6 +98,8 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
             (config.data.test_split, videos.test),
         )
     }
+    if videos.images:
+        meta["records"]["images"] = resume.fingerprint(videos.images)
     if last is not None:
         resume.compare(workdir, checkpoints.folder(last), config, meta, len(videos.train))
 
@@ -106,6 +108,8 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
     plan = plans.plan(config, mesh, videos.classes, len(videos.train), categories, class_weights)
     if plan.class_weights:
         log(weights.describe(plan.classes, plan.class_weights))
+    if videos.images:
+        check_images(plan.model, videos.images, config)
     for line in plan.knobs.said:
         log(line)
     lessons = {}
@@ -142,6 +146,7 @@ class Videos(NamedTuple):
     train: datasets.Split
     test: datasets.Split
     classes: list[str]
+    images: datasets.Split | None = None
 
 
 class Run:
@@ -246,16 +251,28 @@ class Run:
             self.end = self.step
         return self.ended_early
 
-    def clips(self) -> Batches:
+    def clips(self) -> Batches | images.Joint:
         """Training batches from that of this step on."""
-        return pipeline.train_batches(
+        train, seed = self.config.train, self.config.seed
+        clips = pipeline.train_batches(
             self.videos.train,
             self.config.data,
-            batch_size=self.config.train.batch_size,
-            loss=self.config.train.loss,
-            seed=self.config.seed,
+            batch_size=train.batch_size,
+            loss=train.loss,
+            seed=seed,
             start_step=self.step,
         )
+        if self.videos.images is None:
+            return clips
+        pictures = pipeline.train_batches(
+            self.videos.images,
+            images.data_of(self.config.data),
+            batch_size=train.image_batch_size,
+            loss="softmax",
+            seed=seed + images.SEED,
+            start_step=self.step,
+        )
+        return images.Joint(clips, pictures)
 
     @functools.cached_property
     def program(self) -> program.Program:
@@ -384,7 +401,9 @@ def open_videos(config: Config) -> Videos:
         datasets.open_split(config.data, split, labelled=labelled)
         for split in (config.data.train_split, config.data.test_split)
     )
-    return Videos(train, test, common_classes(config, train, test) if labelled else [])
+    classes = common_classes(config, train, test) if labelled else []
+    pictures = images.open_images(config.data) if config.data.images else None
+    return Videos(train, test, classes, pictures)
 
 
 def common_classes(
@@ -403,6 +422,19 @@ def common_classes(
             f"{len(classes)} classes: leave it 0"
         )
     return classes
+
+
+def check_images(model: Any, split: datasets.Split, config: Config) -> None:
+    """Says how many pictures there are, of as many classes as the network's head for them has."""
+    if len(split.classes) != model.image_classes:
+        raise JaxvidError(
+            f"{config.data.images} has {len(split.classes)} classes, but the network's head for "
+            f"images {model.image_classes}: set image_classes in config.model.overrides"
+        )
+    log(
+        f"{config.data.images}: {len(split)} pictures beside them, {len(split.classes)} classes, "
+        f"{config.train.image_batch_size} a step"
+    )
 
 
 def say_devices(config: Config, mesh: jax.sharding.Mesh) -> None:

@@ -6,6 +6,7 @@ compiled for machines that are elsewhere, and compared with another before it be
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from jaxvid.devices import placement
 from jaxvid.inference.evaluate import make_network
 from jaxvid.layers.backend import for_mesh
 from jaxvid.training import optim, parts, teachers
-from jaxvid.training.norms import make_precise_norms
+from jaxvid.training.norms import make_precise_norms, norms_of
 from jaxvid.training.state import TrainState, make_state
 from jaxvid.training.step import make_train_step
 
@@ -111,6 +112,11 @@ def plan(
     """
     check_batches(config, mesh)
     model = make_network(config.model, len(classes))
+    if config.data.images and not hasattr(model, "for_images"):
+        raise JaxvidError(
+            f"config.data.images={config.data.images!r} is for networks with a head for images, as "
+            f"omni_slowonly_r50_8x8_k400, and {config.model.name} has none: leave it empty"
+        )
     clip_shape = pipeline.clip_shape(config.data)
     knobs = read_knobs(model, clip_shape, config)
     length = length_of(config, config.train.batch_size if videos is None else videos)
@@ -176,6 +182,15 @@ def check_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
     )
     placement.check_batch("train.batch_size", size, mesh)
     placement.check_batch("test.batch_size", config.test.batch_size, mesh)
+    if images := config.train.image_batch_size:
+        groups = norms_of(config.train).groups(size // cuts)
+        least = cuts * math.lcm(count, groups)
+        if images % least:
+            raise JaxvidError(
+                f"config.train.image_batch_size={images} must divide by config.train."
+                f"accumulate_steps={cuts} and then over {count} devices and {groups} groups of "
+                f"BatchNorm: take a multiple of {least}"
+            )
     if size % (cuts * count):
         raise JaxvidError(
             f"config.train.batch_size={size} must divide by config.train.accumulate_steps={cuts} "
@@ -224,6 +239,11 @@ def _batch(
         else jax.ShapeDtypeStruct((size,), np.int32, sharding=split),
         "index": jax.ShapeDtypeStruct((size,), np.int32, sharding=split),
     }
+    if config.train.image_batch_size:
+        images = config.train.image_batch_size
+        shape = (images, 1, *clip_shape[1:])
+        batch["image"] = jax.ShapeDtypeStruct(shape, np.uint8, sharding=split)
+        batch["image_label"] = jax.ShapeDtypeStruct((images,), np.int32, sharding=split)
     if teacher:
         clip = jax.ShapeDtypeStruct((1, *clip_shape), np.float32)
         variables = jax.eval_shape(

@@ -37,6 +37,7 @@ _MEANINGS = {
     "data.flow": "the same videos, and the network learns from both ways",
     "data.balance": "another order of videos",
     "data.mixture": "another order of videos",
+    "train.image_weight": "losses before and after do not compare",
     "data.test_split": "the best checkpoint so far is the best on the old one",
     "test.weights": "the best checkpoint so far was chosen by the old ones",
     "train.teacher": "tokens get their labels from another network",

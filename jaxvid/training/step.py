@@ -42,6 +42,8 @@ class Lesson:
         intermediates of training, is multiplied by before it is added; 0 leaves it untrained.
       teacher: what labels the tokens of each clip (`losses.token_labels`), for a network that
         answers `token_logits` among the intermediates of training.
+      image_weight: what the loss of images beside the clips, which another head of the network
+        answers, is multiplied by before it is added.
       token_weight: the share of the loss that the teacher's labels have, by their cross-entropy;
         the labels of the clips have the rest.
     """
@@ -53,6 +55,7 @@ class Lesson:
     class_weights: tuple[float, ...] = ()
     weight: float = 1.0
     aux_weight: float = 0.0
+    image_weight: float = 1.0
     teacher: Teacher | None = None
     token_weight: float = 0.0
 
@@ -128,6 +131,35 @@ def _make_loss(lesson: Lesson) -> Callable[..., jax.Array]:
     return loss_of
 
 
+def _make_image_loss(
+    model: Any, weight: float, norms: Norms, held: Set[str]
+) -> Callable[..., tuple[jax.Array, Any, dict[str, jax.Array]]]:
+    """The loss of images beside clips, for a network with a head for each.
+
+    (parameters, statistics, normalised images [B, 1, H, W, C], labels [B], clips beside them, rng)
+    -> (weighted loss, statistics of the image's head, measurements). The trunk normalises images by
+    their own statistics, and its running ones stay those of clips.
+    """
+    network, of_images = model.for_images()
+
+    def loss_of(
+        params: Any, stats: Any, images: jax.Array, labels: jax.Array, clips: int, rng: jax.Array
+    ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+        with parts.grouping_norms(norms.groups(clips)), parts.holding_norms(held, norms.held):
+            (logits, _), updated = network.apply(
+                {"params": of_images(params), "batch_stats": stats},
+                images,
+                train=True,
+                rngs={"dropout": rng},
+                mutable=["batch_stats"],
+            )
+        loss = losses.softmax_cross_entropy(logits, labels)
+        measured = {"image_loss": loss, "image_top1": losses.hits(logits, labels).mean()}
+        return weight * loss, updated["batch_stats"]["head"]["image"], measured
+
+    return loss_of
+
+
 def _check_answers(lesson: Lesson, out: Mapping[str, jax.Array]) -> None:
     """Refuses a network that does not answer what it is asked."""
     if lesson.aux_weight and "aux_logits" not in out:
@@ -169,7 +201,8 @@ def make_update(
     `video` [B, T, H, W, C] is normalised, `labels` are integers [B] or probabilities [B, classes],
     `rng` drives dropout. All are global arrays under `jit`, so means over the batch are global
     ones. `top1` of a blend of labels counts the stronger one only; where a clip has several, any of
-    them. A teacher's variables are a fifth argument.
+    them. A teacher's variables are a fifth argument. The sixth is `image` [B, 1, H, W, C] and
+    `image_label` [B] of a batch of images, for a network with a head for them: its loss is added.
 
     Args:
       model: the network.
@@ -181,6 +214,9 @@ def make_update(
       prepare: applied to each part of the video, where it is needed.
     """
     lesson_loss = _make_loss(lesson)
+    image_loss = None
+    if hasattr(model, "for_images"):
+        image_loss = _make_image_loss(model, lesson.image_weight, norms, descent.frozen)
 
     def loss_of(
         params: Any, stats: Any, part: dict[str, Any], rng: jax.Array, taught: Any
@@ -199,8 +235,21 @@ def make_update(
                 mutable=["batch_stats"],
             )
         loss = lesson_loss(answers, video, labels, taught)
-        top1 = losses.hits(answers[0], labels, lesson.kind).mean()
-        return loss, (updated.get("batch_stats", {}), {"top1": top1})
+        measured = {"top1": losses.hits(answers[0], labels, lesson.kind).mean()}
+        updated = updated.get("batch_stats", {})
+        if "image" in part and image_loss:
+            with blocks.computing():
+                more, head, of_images = image_loss(
+                    blocks.gather(params),
+                    stats,
+                    prepare(part["image"]),
+                    part["image_label"],
+                    len(video),
+                    jax.random.fold_in(rng, 5),
+                )
+            loss, measured = loss + more, measured | of_images
+            updated = updated | {"head": updated["head"] | {"image": head}}
+        return loss, (updated, measured)
 
     descend = make_descent(loss_of, optimizer, descent)
 
@@ -210,8 +259,9 @@ def make_update(
         labels: jax.Array,
         rng: jax.Array,
         taught: Any = None,
+        images: Mapping[str, jax.Array] | None = None,
     ) -> Stepped:
-        return descend(state, {"video": video, "label": labels}, rng, taught)
+        return descend(state, {"video": video, "label": labels, **(images or {})}, rng, taught)
 
     return update
 
@@ -295,6 +345,7 @@ def make_train_step(
             class_weights=class_weights,
             weight=train.loss_weight,
             aux_weight=train.aux_weight,
+            image_weight=train.image_weight,
             teacher=teacher,
             token_weight=train.token_weight,
         )
@@ -323,7 +374,8 @@ def _make_classifying(
         if blend:
             key = mixing.key_of(config.seed, state.step)
             video, labels = mixing.mix(blend, key, video, labels, model.num_classes)
-        return update(state, video, labels, rng, batch.get("teacher"))
+        images = {name: batch[name] for name in ("image", "image_label") if name in batch}
+        return update(state, video, labels, rng, batch.get("teacher"), images)
 
     return make
 
