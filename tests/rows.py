@@ -9,7 +9,9 @@ in `docs/datasets/rows.md` is written anew. It can be stopped and goes on.
 """
 
 import argparse
+import contextlib
 import fnmatch
+import io
 import json
 import math
 import pathlib
@@ -23,7 +25,6 @@ from jaxvid import config as configs
 from jaxvid import zoo
 from jaxvid.base.errors import JaxvidError
 from jaxvid.config import fields
-from jaxvid.data.building import build
 from jaxvid.data.prepare import command as prepare
 from jaxvid.devices import compiled
 from jaxvid.rows import TEST_SPLITS, Row
@@ -45,7 +46,9 @@ def preparation(row: Row) -> list[str]:
         return [row.dataset]
     (line, *_) = (line for line in zoo.commands(row.name) if "jaxvid.data.prepare" in line)
     words = shlex.split(line.partition("jaxvid.data.prepare")[2])
-    return [word for word in words if not word.startswith(("--source", "--out", "--splits", "--l"))]
+    return [
+        word for word in words if not word.startswith(("--source", "--out", "--splits", "--flow"))
+    ]
 
 
 def prepared(row: Row, folder: pathlib.Path) -> pathlib.Path:
@@ -58,8 +61,7 @@ def prepared(row: Row, folder: pathlib.Path) -> pathlib.Path:
         prepare.main([*words, f"--source={source}", f"--out={out}", "--workers=1"])
     streams = [zoo.get_row(name) for name in zoo.streams(row.name)] or [row]
     if any(each.modality == "flow" for each in streams) and not [*out.glob("*.flow*")]:
-        for split in ("train", split_of(row)):
-            build(source, out / f"{split}.csv", out, flow=FLOW, workers=1)
+        prepare.main([*words, f"--source={source}", f"--out={out}", f"--flow={FLOW}"])
     return out
 
 
@@ -70,7 +72,7 @@ def split_of(row: Row) -> str:
 
 def tried(row: Row, data: pathlib.Path, workdir: pathlib.Path) -> dict[str, object]:
     """One step of training on prepared data, and its test."""
-    config = configs.from_row(row.name, row.dataset, str(data), runlocal=True)
+    config = configs.from_row(row.name, dataset=row.dataset, data_dir=str(data), runlocal=True)
     config.data.test_split = split_of(row)
     if config.data.flow:
         config.data.flow = FLOW
@@ -79,7 +81,8 @@ def tried(row: Row, data: pathlib.Path, workdir: pathlib.Path) -> dict[str, obje
     result = train(fields.freeze(config), workdir)
     losses = []
     for file in sorted(workdir.rglob("metrics.jsonl")):
-        losses += [line["loss"] for line in map(json.loads, open(file)) if "loss" in line]
+        lines = map(json.loads, file.read_text("utf-8").splitlines())
+        losses += [line["loss"] for line in lines if "loss" in line]
     if not losses or not all(map(math.isfinite, losses)):
         raise JaxvidError(f"{row.name} has the losses {losses}")
     lists = {split: data / f"{split}.csv" for split in ("train", split_of(row))}
@@ -108,8 +111,9 @@ def write(kept: dict[str, dict]) -> None:
 
 def line(name: str, found: dict) -> str:
     """A line of the table."""
-    if "error" in found:
-        return f"| {name} | {found['error']} |" + " |" * 4
+    if "error" in found or "members" in found:
+        said = found.get("error") or f"no network: the mean of {', '.join(found['members'])}"
+        return f"| {name} | {said} |" + " |" * 4
     losses = ", ".join(f"{loss:.3f}" for loss in found["losses"])
     result = ", ".join(f"{what} {value:.3g}" for what, value in found["result"].items())
     cells = [name, f"`{found['prepared']}`", found["train"], found["test"], losses, result]
@@ -131,9 +135,13 @@ def main() -> None:
             known = row.name in kept and "error" not in kept[row.name]
             if not fnmatch.fnmatch(row.name, args.only) or known and not args.again:
                 continue
+            if len(row.members) > 1 and not zoo.streams(row.name):
+                kept[row.name] = {"members": list(row.members)}
+                continue
             workdir = pathlib.Path(folder, re.sub(r"\W", "_", row.name))
             try:
-                kept[row.name] = tried(row, prepared(row, data), workdir)
+                with contextlib.redirect_stdout(io.StringIO()):
+                    kept[row.name] = tried(row, prepared(row, data), workdir)
             except JaxvidError as error:
                 kept[row.name] = {"error": str(error).splitlines()[0]}
             print(line(row.name, kept[row.name]), flush=True)
