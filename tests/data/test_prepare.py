@@ -411,7 +411,7 @@ def test_lists_do_for_video_files_without_records(source):
     prepared(folder)
     lists = {f"{split}_split": str(folder / "out" / f"{split}.csv") for split in ("train", "test")}
     data = {"dataset": "files", "data_dir": str(folder), "max_bad_records": 0}
-    data |= {"workers": 1, "category": ""}
+    data |= {"workers": 1, "category": "", "mixture": (), "flow": ""}
     split = datasets.open_split(ml_collections.ConfigDict(data | lists), lists["test_split"])
     assert split.classes == names("ucf101") and split.source.labels == [(36,)]
 
