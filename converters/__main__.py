@@ -41,7 +41,8 @@ checkpoint returns with every key and every bit.
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     args = _parser().parse_args(argv)
-    paths.arguments(args, "checkpoint", "all", "out", "classes")
+    paths.arguments(args, "all", "classes")
+    paths.arguments(args, "checkpoint", "out", door=paths.anywhere)
     from converters import commands  # JAX with it, which --help does without
 
     commands.run(args)

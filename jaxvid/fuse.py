@@ -38,7 +38,7 @@ def read(path: str | pathlib.Path) -> Scores:
     Raises:
       JaxvidError: there is no such file, or it is something else, or it contradicts itself.
     """
-    path = paths.local(path, "FILE")
+    path = paths.anywhere(path, "FILE")
     try:
         found = arrays.read_npz(path, _MOST)
         test = Scores(*(found[field.name] for field in dataclasses.fields(Scores)))

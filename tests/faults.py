@@ -123,7 +123,7 @@ FAULTS = {
     "SIGTERM": Fault((143, -15, 0), signal=signal.SIGTERM, when=0.5),
     "output not UTF-8": Fault((0, 1), of="out"),
     "input not UTF-8": Fault((0, 1), of="input"),
-    "gs:// output": Fault((1,), of="out"),
+    "az:// output": Fault((1,), of="out"),
     "~ output": Fault((0,), "home", of="out"),
     "no such config": Fault((1,), of="config"),
 }
@@ -330,8 +330,8 @@ class House:
         elif fault == "input not UTF-8":
             paths[first] = place / f"in\udcff{pathlib.Path(paths[first]).suffix}"
             paths[first].symlink_to(self.inputs[first])
-        elif fault == "gs:// output":
-            paths["out"] = "gs://bucket/out"
+        elif fault == "az:// output":
+            paths["out"] = "az://bucket/out"
 
 
 def prepare(folder):

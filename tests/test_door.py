@@ -14,7 +14,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.config import fields
 
 ROOT = pathlib.Path(__file__).parent.parent
-GIVEN = "gs://bucket/x"
+GIVEN = "az://bucket/x"
 SAID = "is not a local folder or file: mount the bucket and give its path"
 
 # Each command: the arguments that are texts and no paths, a line of arguments that is complete, and
@@ -101,7 +101,7 @@ def test_every_path_of_a_command_enters_through_the_door(
 
 
 def test_no_parser_makes_paths_itself():
-    """argparse's `type=Path` bends `gs://` to `gs:/`, and nobody expands `~` behind it."""
+    """argparse's `type=Path` bends `az://` to `az:/`, and nobody expands `~` behind it."""
     for path in [*ROOT.glob("jaxvid/**/*.py"), *ROOT.glob("converters/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call):

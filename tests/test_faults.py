@@ -35,7 +35,7 @@ DIAGONAL = [
     ("converters torch", "read-only folder"),
     ("converters torch", "input not UTF-8"),
     ("converters", "disk fills up"),
-    ("export", "gs:// output"),
+    ("export", "az:// output"),
     ("export savedmodel", "disk fills up"),
     ("export savedmodel", "output not UTF-8"),
     ("main train", "read-only folder"),

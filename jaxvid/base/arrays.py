@@ -9,6 +9,8 @@ from typing import IO, Literal
 
 import numpy as np
 
+from jaxvid.base import stores
+
 _TABLE = 1 << 20  # of what a zip file says of its members, and of each piece that is read of one
 _SLACK, _RATIO = 64 << 20, 4  # what a file may inflate to: so many bytes, and so many times its own
 _KINDS = "biufU"
@@ -30,6 +32,9 @@ def read_npz(path: str | os.PathLike, most: int) -> dict[str, np.ndarray]:
     Raises `ValueError` with the reason where it is none, has Python objects, or is larger than
     `most` bytes, before that memory is taken; `FileNotFoundError` where there is none.
     """
+    if isinstance(path, stores.StorePath):
+        with stores.at_hand(path) as local:
+            return read_npz(local, most)
     path = pathlib.Path(path)
     if not os.path.isfile(path):
         if os.path.lexists(path):

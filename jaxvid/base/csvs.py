@@ -43,7 +43,7 @@ def read(path: pathlib.Path) -> list[list[str]]:
       JaxvidError: it is damaged.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             return [[uncell(value) for value in row] for row in list(csv.reader(file))[1:]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise JaxvidError(f"{path} is damaged ({error}): delete it") from None

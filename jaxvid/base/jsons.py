@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxvid.base import regular
+from jaxvid.base import regular, stores
 
 MAX_BYTES = 32 << 20
 MAX_VALUES = 2_000_000
@@ -52,6 +52,8 @@ def parse(data: bytes | str) -> Any:
 
 def read(path: str | Path) -> Any:
     """Reads a file as `parse` does; raises `OSError` or `ValueError`."""
+    if isinstance(path, stores.StorePath):
+        return parse(path.read_bytes())
     with regular.open_to_read(path) as file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise ValueError(_TOO_LONG)

@@ -4,7 +4,8 @@ A lock is held by the operating system on an open file and ends with its process
 one of a dead process never stands in the way. The file says who holds it. It lies inside a folder
 that is filled where it stands, since the folder above may be closed to the user, and beside what
 comes into being by one rename, since that is not there yet. Whoever holds a lock removes its file
-at the end, so that nothing is left of it; one that a kill left is taken over.
+at the end, so that nothing is left of it; one that a kill left is taken over. In an object store,
+where nothing ends with a process, such a file is a lease; see `jaxvid.base.leases`.
 """
 
 import contextlib
@@ -19,9 +20,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxvid.base import paths
+from jaxvid.base import leases, paths, stores
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
 
@@ -69,8 +70,14 @@ def hold(
       JaxvidError: another process is there, and the error names its machine, number, start and
         command; or the system lets no lock be made there, which is an OSError without `what`.
     """
-    path = Path(path)
+    path = path if isinstance(path, stores.StorePath) else Path(path)
     file = neighbour(path, NAME) if beside else path / NAME
+    if isinstance(file, stores.StorePath):
+        with paths.writing(path, what) if what else contextlib.nullcontext():
+            lease = leases.take(file, f"{what}={path}" if what else str(path), _card(), wait)
+        with contextlib.closing(lease):
+            yield
+        return
     made: list[Path] = []
     try:
         with paths.writing(path, what) if what else contextlib.nullcontext():
@@ -154,7 +161,7 @@ def _acquire(file: Path, what: str, wait: bool) -> Lock:
         else:
             with contextlib.suppress(OSError):  # A full disk: the lock holds all the same.
                 os.ftruncate(lock.descriptor, 0)
-                os.pwrite(lock.descriptor, _card(), 0)
+                os.pwrite(lock.descriptor, json.dumps(_card()).encode(), 0)
             return lock
 
 
@@ -177,11 +184,10 @@ def _make(folder: Path) -> list[Path]:
     return missing
 
 
-def _card() -> bytes:
+def _card() -> dict[str, Any]:
     """Says who this process is, for others to read."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    card = {"host": socket.gethostname(), "pid": os.getpid(), "since": now, "command": _command()}
-    return json.dumps(card).encode()
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": now, "command": _command()}
 
 
 def _command() -> str:
@@ -196,12 +202,7 @@ def _who(descriptor: int) -> str:
     end = time.monotonic() + _PATIENCE
     while True:
         try:
-            card = json.loads(os.pread(descriptor, 4096, 0))
-            text = (
-                f"process {int(card['pid'])} on {card['host']} since {card['since']} "
-                f"({card['command']})"
-            )
-            return "".join(c if c.isprintable() else "?" for c in text)
+            return leases.described(os.pread(descriptor, 4096, 0))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             if time.monotonic() > end:
                 return "another process"

@@ -9,10 +9,11 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxvid.base import stores
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import shown
 
@@ -51,16 +52,33 @@ def local(text: str | os.PathLike, what: str) -> Path:
     return path.absolute() if meant else path
 
 
-def arguments(args: "argparse.Namespace", *names: str) -> None:
+def anywhere(text: str | os.PathLike, what: str) -> Path:
+    """As `local`, or a path in an object store: `gs://bucket/key` or `s3://bucket/key`."""
+    said = os.fsdecode(text)
+    scheme = _SCHEME.match(said)
+    name = ((scheme and scheme[1]) or "").lower()
+    if name not in stores.CLIENTS:
+        return local(text, what)
+    key = said.partition(":")[2].strip("/")
+    if not key or "\0" in key:
+        raise JaxvidError(f"{what}={shown(said)} names no bucket: write {name}://bucket/folder")
+    return stores.StorePath(f"{name}://{key}")
+
+
+def arguments(
+    args: "argparse.Namespace",
+    *names: str,
+    door: Callable[[str | os.PathLike, str], Path] = local,
+) -> None:
     """Lets those of a command's arguments in that are paths; one that was not given stays None."""
     for name in names:
         if getattr(args, name) is not None:
-            setattr(args, name, local(getattr(args, name), f"--{name.replace('_', '-')}"))
+            setattr(args, name, door(getattr(args, name), f"--{name.replace('_', '-')}"))
 
 
 def in_utf8(path: str | os.PathLike, what: str, reader: str) -> Path:
-    """As `local`, of a path for a library that takes no names but those in UTF-8."""
-    path = local(path, what)
+    """As `anywhere`, of a path for a library that takes no names but those in UTF-8."""
+    path = anywhere(path, what)
     try:
         os.fspath(path.absolute()).encode()
     except UnicodeEncodeError:
@@ -72,38 +90,42 @@ def in_utf8(path: str | os.PathLike, what: str, reader: str) -> Path:
 
 
 def readable(path: str | os.PathLike, what: str) -> Path:
-    """As `local`, of a file or folder that is there and may be read."""
-    path = local(path, what)
+    """As `anywhere`, of a file or folder that is there and may be read."""
+    path = anywhere(path, what)
     try:
-        folder = stat.S_ISDIR(os.stat(path).st_mode)
+        folder = stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
         raise JaxvidError(f"{what}={path} does not exist: give one that does") from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, what, error) from None
+    if isinstance(path, stores.StorePath):
+        return path
     if not os.access(path, os.R_OK | (os.X_OK if folder else 0)):
         raise _unreadable(path, what, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     return path
 
 
 def writable(folder: str | os.PathLike, what: str) -> Path:
-    """As `local`, of a folder in which files can be made, to be asked before long work begins.
+    """As `anywhere`, of a folder in which files can be made, to be asked before long work begins.
 
     It may be missing and its parents too, as long as they can be made; they are not made yet, so
     that a command which is refused later leaves nothing behind.
     """
-    folder = local(folder, what)
+    folder = anywhere(folder, what)
     with writing(folder, what):
-        _try_to_write(_existing(folder))
+        if isinstance(folder, stores.StorePath):
+            stores.try_to_write(folder)
+        else:
+            _try_to_write(_existing(folder))
     return folder
 
 
 def writable_file(path: str | os.PathLike, what: str) -> Path:
     """As `writable`, of a file: its folder can be written, and it is no folder itself."""
-    path = local(path, what)
+    path = anywhere(path, what)
     if path.is_dir():
         raise JaxvidError(f"{what}={path} is a folder: give the path of a file")
-    with writing(path, what):
-        _try_to_write(_existing(path.parent))
+    writable(path.parent, what)
     return path
 
 

@@ -96,7 +96,7 @@ def read_lines(path: pathlib.Path, what: str) -> list[str]:
     if not path.is_file():
         raise JaxvidError(f"{path} is not a file: give a list of {what}, one a line")
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             data = file.read(MAX_LIST + 1)
     except OSError as error:
         raise JaxvidError(f"{path} cannot be read ({error.strerror}): give another file") from None

@@ -3,11 +3,10 @@
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxvid.base import locks, paths, whole
+from jaxvid.base import locks, paths, stores, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.checkpoint import orbax, peers
 from jaxvid.checkpoint.record import RECORD, read_record
@@ -84,17 +83,19 @@ def remove_leftovers(folder: Path, keep: str | None) -> None:
     """Deletes all but the record and what is called `keep`; other files are refused."""
     for entry in _leftovers(folder):
         if entry.name != keep:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            whole.remove_folder(entry) if entry.is_dir() else entry.unlink()
 
 
 def remove(folder: Path) -> None:
     """Deletes a checkpoint; its record goes first, so that a kill leaves no half of it."""
     (folder / RECORD).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    whole.remove_folder(folder)
 
 
 def flush(folder: Path) -> None:
     """Waits until all that a folder holds is on disk."""
+    if isinstance(folder, stores.StorePath):
+        return
     for parent, _, files in os.walk(folder):
         for name in files:
             whole.flush(Path(parent, name))

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -156,7 +155,7 @@ class Checkpoints:
     def _remove_unfinished(self) -> None:
         for _, folder in self._folders():
             if read_record(folder) is None:
-                shutil.rmtree(folder, ignore_errors=True)
+                whole.remove_folder(folder)
 
     def _folders(self) -> Iterator[tuple[int, Path]]:
         entries = sorted(self._directory.iterdir()) if self._directory.is_dir() else []

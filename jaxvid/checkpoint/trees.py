@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxvid.base import whole
+from jaxvid.base import stores, whole
 from jaxvid.base.errors import JaxvidError, listed
-from jaxvid.checkpoint import folders, leaves, orbax, peers, sums
+from jaxvid.checkpoint import folders, leaves, orbax, peers, staged, sums
 from jaxvid.checkpoint.record import FORMAT, RECORD, dump, next_arrays, read_record
 
 
@@ -31,7 +31,12 @@ def begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Cal
             folder.mkdir(parents=True, exist_ok=True)
             folders.remove_leftovers(folder, keep=old["arrays"] if old else None)
         peers.wait_for_all("prepared")
-        wait = orbax.begin(folder / arrays, full, at_once=at_once) if full else None
+        place = folder / arrays
+        wait: Callable[[], None] | None = None
+        if isinstance(place, stores.StorePath) and full:
+            wait = staged.begin(place, full, at_once=at_once)
+        elif full:
+            wait = orbax.begin(place, full, at_once=at_once)
         # While Orbax writes; later the arrays may be given away.
         record["sums"] = sums.of(named, peers.is_first())
 
@@ -57,7 +62,9 @@ def read(folder: Path, record: dict, like: dict[str, Any]) -> dict[str, Any]:
     full = {name: leaf for name, leaf in like.items() if name not in restored}
     if full:
         with damage(folder):
-            restored |= orbax.read(folder / record["arrays"], full)
+            place = folder / record["arrays"]
+            in_store = isinstance(place, stores.StorePath)
+            restored |= staged.read(place, full) if in_store else orbax.read(place, full)
             if restored.keys() != like.keys():
                 raise ValueError("arrays are missing")
     sums.check(folder, record.get("sums", {}), restored)

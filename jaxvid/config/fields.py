@@ -280,7 +280,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         _check_flow(given, known)
     for field in PATHS:
         if given[field]:
-            paths.local(given[field], f"config.{field}")
+            paths.anywhere(given[field], f"config.{field}")
     part, group = given["train.batch_size"] // given["train.accumulate_steps"], given[_GROUP]
     if group and part > group and part % group:
         raise JaxvidError(

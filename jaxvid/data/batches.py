@@ -10,11 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxvid.base import stores
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.text import say
 from jaxvid.data.cores import usable_cores
 from jaxvid.data.cpu_tf import tf
 from jaxvid.data.examples import Examples
+
+IN_FLIGHT = 32
+"""Examples that are fetched at a time where a network is waited for."""
 
 
 class Part:
@@ -80,11 +84,18 @@ class Batches:
         options.threading.private_threadpool_size = self._workers
         options.threading.max_intra_op_parallelism = 1
         made = tf.data.Dataset.range(self._positions.start, self._positions.stop)
-        made = made.map(
-            _maker(self._examples, self._attempts),
-            num_parallel_calls=self._workers,
-            deterministic=True,
-        )
+        fetch, change = _maker(self._examples, self._attempts)
+        if self._examples.source.remote:
+            # Threads that wait for a network take no core from those that decode.
+            options.threading.private_threadpool_size += IN_FLIGHT
+            made = made.map(fetch, num_parallel_calls=IN_FLIGHT, deterministic=True)
+            made = made.map(change, num_parallel_calls=self._workers, deterministic=True)
+        else:
+            made = made.map(
+                tf.autograph.experimental.do_not_convert(lambda position: change(fetch(position))),
+                num_parallel_calls=self._workers,
+                deterministic=True,
+            )
         made = made.batch(self._size).prefetch(self._ahead).with_options(options)
         self._running[:] = [made.as_numpy_iterator()]
 
@@ -97,7 +108,8 @@ class Batches:
         try:
             batch = next(self._running[0])
         except tf.errors.OpError:
-            if not self._replace_bad():
+            # Where nothing is wrong now, a store was not to be reached for a while.
+            if not self._replace_bad() and not self._examples.source.remote:
                 raise
             self._start()
             batch = next(self._running[0])
@@ -127,6 +139,8 @@ class Batches:
             loaded = self._examples.load(position, video)
             self._examples.change({name: tf.constant(array) for name, array in loaded.items()})
             return ""
+        except stores.Unreachable:
+            raise
         except JaxvidError as error:
             reason = str(error)
         except tf.errors.OpError as error:
@@ -151,10 +165,10 @@ class Batches:
         )
 
 
-def _maker(examples: Examples, attempts: dict[int, int]) -> Any:
-    """The function of TensorFlow from a position to its example.
+def _maker(examples: Examples, attempts: dict[int, int]) -> tuple[Any, Any]:
+    """The functions of TensorFlow from a position to what is loaded, and from that to its example.
 
-    Threads hold it, so it must not hold the `Batches`: they end when nobody else holds these.
+    Threads hold them, so they must not hold the `Batches`: they end when nobody else holds these.
     """
     specs = dict(examples.specs)
 
@@ -168,15 +182,19 @@ def _maker(examples: Examples, attempts: dict[int, int]) -> Any:
             return [_nothing(spec) for spec in specs.values()]
 
     @tf.autograph.experimental.do_not_convert
-    def make(position: Any) -> dict[str, Any]:
+    def fetch(position: Any) -> dict[str, Any]:
         arrays = tf.numpy_function(plan, [position], [spec.dtype for spec in specs.values()])
         loaded = dict(zip(specs, arrays, strict=True))
         for name, spec in specs.items():
             loaded[name].set_shape(spec.shape)
+        return loaded
+
+    @tf.autograph.experimental.do_not_convert
+    def change(loaded: dict[str, Any]) -> dict[str, Any]:
         tf.debugging.assert_positive(tf.size(loaded["images"]))
         return examples.change(loaded)
 
-    return make
+    return fetch, change
 
 
 def _nothing(spec: Any) -> np.ndarray:

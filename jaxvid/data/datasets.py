@@ -31,7 +31,7 @@ def open_split(data: Data, split: str, *, labelled: bool = True) -> Split:
     """
     if data.mixture:
         return _mixed(data, split, labelled)
-    folder = paths.local(data.data_dir, "config.data.data_dir") if data.data_dir else None
+    folder = paths.anywhere(data.data_dir, "config.data.data_dir") if data.data_dir else None
     if data.dataset == "files":
         source = _files(data, folder, split)
     elif ":" in data.dataset:
@@ -158,7 +158,7 @@ def _list_of(folder: pathlib.Path, split: str) -> pathlib.Path:
     """The CSV of a split of video files."""
     if not split.endswith(".csv"):
         return folder / f"{split}.csv"
-    given = paths.local(split, "the list of a split")
+    given = paths.anywhere(split, "the list of a split")
     return given if given.is_file() else folder / given
 
 

@@ -45,6 +45,7 @@ class Files:
     """
 
     encoded = False
+    remote = False
 
     def __init__(
         self,

@@ -20,7 +20,6 @@ import math
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,7 +55,7 @@ class Found:
 
 def import_split(dataset: str, split: str, folder: str | os.PathLike) -> records.Records:
     """The records of a split, which are made in `folder` where they are missing."""
-    folder, origin = paths.local(folder, "data_dir"), f"{dataset} {split}"
+    folder, origin = paths.anywhere(folder, "data_dir"), f"{dataset} {split}"
     name = re.sub(r"[^\w.+-]", "_", split)
     indexed = folder / f"{name}.index.npz"
     if not indexed.exists():
@@ -88,10 +87,7 @@ def _write(found: Found, folder: pathlib.Path, split: str, origin: str) -> None:
             f"{folder / 'labels.txt'} names other classes than {origin}: give another data_dir"
         )
     names = found.classes or existing
-    workplace = folder / f".import-{split}"
-    shutil.rmtree(workplace, ignore_errors=True)
-    workplace.mkdir()
-    try:
+    with whole.workplace(folder / f".import-{split}") as workplace:
         entries: list[shards.Entry] = []
         written: list[pathlib.Path] = []
         progress = Progress(found.count, f"importing {origin}", "videos")
@@ -122,12 +118,10 @@ def _write(found: Found, folder: pathlib.Path, split: str, origin: str) -> None:
         file.close()
         files = shards.names(split, len(written))
         for path, shard in zip(written, files, strict=True):
-            os.replace(path, folder / shard)
+            whole.put(path, folder / shard)
         if names and not existing:
             whole.text(folder / "labels.txt", "".join(f"{name}\n" for name in names))
         index.write(folder, split, files, entries, origin)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
 
 
 def _jpeg(image: bytes, path: str) -> bytes:

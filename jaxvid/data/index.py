@@ -10,17 +10,18 @@ of those of the split where these hold both.
 """
 
 import dataclasses
+import io
 import math
 import os
 import pathlib
 import re
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from jaxvid.base import arrays, whole
+from jaxvid.base import arrays, blocks, stores, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
 from jaxvid.data import bounds, sequence_example, shards
@@ -28,6 +29,7 @@ from jaxvid.data.shards import Entry
 
 VERSION = 1  # of the index files
 _MAX_INDEX = 1 << 30  # bytes
+_HEAD = 4096  # bytes that the head of a table has at most
 _COLUMNS = {
     "shard": np.int32,
     "offset": np.int64,
@@ -78,7 +80,7 @@ def write(
             origin=origin,
             flow=flow,
             shards=np.array(names, np.str_),
-            sizes=np.array([(folder / name).stat().st_size for name in names], np.int64),
+            sizes=np.array([file.size for file in shards.find(folder, names) if file], np.int64),
             paths=np.frombuffer(b"".join(texts), np.uint8),
             path_ends=np.cumsum([len(each) for each in texts], dtype=np.int64),
             more_labels=np.array(more, np.int64).reshape(-1, 2),
@@ -123,7 +125,7 @@ def load(folder: pathlib.Path, split: str, modality: str = "rgb") -> Index:
       JaxvidError: there are no such records, or the index is damaged or contradicts itself.
     """
     path = folder / f"{stem(split, modality)}.index.npz"
-    if not os.path.lexists(path):
+    if not (path.exists() or path.is_symlink()):
         _make(folder, split, modality)
     try:
         file = arrays.read_npz(path, _MAX_INDEX)
@@ -248,8 +250,9 @@ def _make(folder: pathlib.Path, split: str, modality: str) -> None:
     # Others' records may hold pictures and flow side by side.
     beside = own != split and not any(folder.glob(f"{split}-?????-of-?????*"))
     names, sizes = _find_shards(folder, own if beside else split)
-    _check_count(folder, split, names)  # Before anything is read that takes its time.
-    entries = []
+    if not isinstance(folder, stores.StorePath):
+        _check_count(folder, split, names)  # Before anything is read that takes its time.
+    entries: list[Entry] = []
     progress = Progress(math.ceil(sum(sizes) / 1e6), f"indexing {split}", "MB")
     for number, name in enumerate(names):
         for entry in shards.scan(folder / name, number, feature):
@@ -259,6 +262,8 @@ def _make(folder: pathlib.Path, split: str, modality: str) -> None:
                     "jaxvid.data.build --flow=tvl1`"
                 )
             entries.append(entry)
+            if len(entries) > bounds.MAX_RECORDS:
+                raise _too_many(folder, split)
             progress.update(round(entry.length / 1e6))
     progress.close()
     try:
@@ -295,11 +300,10 @@ def _find_shards(folder: pathlib.Path, split: str) -> tuple[list[str], list[int]
         )
     names = [match[0] for match in found]
     sizes = []
-    for name in names:
-        size = shards.size_of(folder / name)
-        if size is None:
+    for name, file in zip(names, shards.find(folder, names), strict=True):
+        if file is None:
             raise JaxvidError(f"{folder / name} is no file; put the shard in its place")
-        sizes.append(size)
+        sizes.append(file.size)
     return names, sizes
 
 
@@ -311,20 +315,28 @@ def _check_count(folder: pathlib.Path, split: str, names: Sequence[str]) -> None
             for _ in shards.places(file, folder / name):
                 count += 1
                 if count > bounds.MAX_RECORDS:
-                    raise JaxvidError(
-                        f"{folder} has more than {bounds.MAX_RECORDS} records of {split!r}; make "
-                        "splits of them"
-                    )
+                    raise _too_many(folder, split)
+
+
+def _too_many(folder: pathlib.Path, split: str) -> JaxvidError:
+    return JaxvidError(
+        f"{folder} has more than {bounds.MAX_RECORDS} records of {split!r}; make splits of them"
+    )
 
 
 class FrameTable:
     """Rows of `<split>.frames.npy`, uint32 [3] each as in `Entry`, read as they are asked for.
 
-    A file that is mapped and then cut would end the process without a word.
+    A file that is mapped and then cut would end the process without a word. One in a store is read
+    by `reader`.
     """
 
-    def __init__(self, folder: pathlib.Path, split: str, rows: int):
+    def __init__(
+        self, folder: pathlib.Path, split: str, rows: int, reader: blocks.Reader | None = None
+    ):
         path = folder / f"{split}.frames.npy"
+        self._reader = reader
+        self._found: stores.Found | None = None
         try:
             self._open(path, rows)
         except (OSError, ValueError) as error:
@@ -334,16 +346,36 @@ class FrameTable:
             ) from None
 
     def _open(self, path: pathlib.Path, rows: int) -> None:
+        if isinstance(path, stores.StorePath):
+            self._open_remote(path, rows)
+            return
         if shards.size_of(path) is None:
             raise ValueError("it is missing, or no file")
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            shape, dtype, _ = arrays.read_header(file, path.name, size, size)
-            if shape != (rows, 3) or dtype != np.uint32:
-                raise ValueError(f"it has {dtype} {list(shape)}")
-            self._path, self._start, self._rows = path, file.tell(), rows
+            self._read_head(file, path, size, rows)
             self._file = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._file)
+
+    def _open_remote(self, path: stores.StorePath, rows: int) -> None:
+        (found,) = shards.find(path.parent, [path.name])
+        if found is None:
+            raise ValueError("it is missing")
+        self._found = found
+        (head,) = self._spans(path, [(0, min(found.size, _HEAD))])
+        self._read_head(io.BytesIO(head), path, found.size, rows)
+
+    def _read_head(self, file: IO[bytes], path: pathlib.Path, size: int, rows: int) -> None:
+        shape, dtype, _ = arrays.read_header(file, path.name, size, size)
+        if shape != (rows, 3) or dtype != np.uint32:
+            raise ValueError(f"it has {dtype} {list(shape)}")
+        self._path, self._start, self._rows = path, file.tell(), rows
+
+    def _spans(self, path: pathlib.Path, spans: list[tuple[int, int]]) -> list[bytes]:
+        if isinstance(path, stores.StorePath):
+            assert self._reader and self._found
+            return self._reader.read(path, self._found, spans)
+        return [os.pread(self._file, stop - start, start) for start, stop in spans]
 
     def __len__(self) -> int:
         return self._rows
@@ -352,9 +384,9 @@ class FrameTable:
         if not isinstance(rows, slice):
             return self[rows : rows + 1][0]
         start, stop, _ = rows.indices(self._rows)
-        wanted = 12 * (stop - start)
-        data = os.pread(self._file, wanted, self._start + 12 * start)
-        if len(data) != wanted:
+        begin, end = self._start + 12 * start, self._start + 12 * stop
+        (data,) = self._spans(self._path, [(begin, end)])
+        if len(data) != end - begin:
             raise JaxvidError(f"{self._path} has been cut short; build the records again")
         return np.frombuffer(data, np.uint32).reshape(-1, 3)
 

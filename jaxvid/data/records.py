@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxvid.base import paths, text
+from jaxvid.base import blocks, paths, stores, text
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds, categories, index, shards
 from jaxvid.data.crc32c import masked
@@ -32,8 +32,8 @@ class Records:
     none), `height` and `width` int32, `path` str. `labels` lists all labels of each, of which
     `label` is the first, and `annotated` the categories that each was annotated for; `categories`
     are those of the classes. `classes` are the names in `labels.txt`, empty without one;
-    `num_shards` and `num_bytes` are those of the files; `origin` tells builds apart. Reading is
-    thread safe and an instance can be pickled.
+    `num_shards` and `num_bytes` are those of the files; `origin` tells builds apart; `remote` ones
+    lie in an object store. Reading is thread safe and an instance can be pickled.
 
     With the modality `flow` frames are pairs, as in `jaxvid.data.flow`, and `flow` says how they
     were computed, where that is known.
@@ -42,7 +42,7 @@ class Records:
     encoded = True
 
     def __init__(self, folder: str | os.PathLike, split: str, modality: str = "rgb"):
-        self.folder = paths.local(folder, "folder")
+        self.folder = paths.anywhere(folder, "folder")
         self._arguments = (folder, split, modality)
         self.channels = 2 if modality == "flow" else 3
         found = index.load(self.folder, split, modality)
@@ -58,14 +58,18 @@ class Records:
         self.height: np.ndarray = columns["height"]
         self.width: np.ndarray = columns["width"]
         self.path: np.ndarray = columns["path"]
-        for name, size in zip(found.shards, found.sizes, strict=True):
-            shard = self.folder / name
-            if shards.size_of(shard) != size:
+        listed = shards.find(self.folder, found.shards)
+        for name, size, file in zip(found.shards, found.sizes, listed, strict=True):
+            if file is None or file.size != size:
+                shard = self.folder / name
                 raise JaxvidError(
                     f"{shard} is not the file that {split}.index.npz describes (missing, or not "
                     f"{size} bytes long); build the records again"
                 )
-        self._frames = index.FrameTable(self.folder, split, int(found.starts[-1]))
+        self._found = dict(zip(found.shards, listed, strict=True))
+        self.remote = isinstance(self.folder, stores.StorePath)
+        self._reader = blocks.Reader() if self.remote else None
+        self._frames = index.FrameTable(self.folder, split, int(found.starts[-1]), self._reader)
         self.classes = read_classes(self.folder / "labels.txt")
         self.categories = self._read_categories()
 
@@ -106,8 +110,7 @@ class Records:
     def read(self, number: int) -> bytes:
         """Reads one whole SequenceExample and checks both checksums of its TFRecord."""
         shard, offset, length = self._place(number)
-        with shards.open_shard(shard) as file:
-            data = shards.read_at(file, offset - shards.HEAD, shards.HEAD + length + shards.FOOT)
+        (data,) = self._spans(shard, [(offset - shards.HEAD, offset + length + shards.FOOT)])
         size = struct.pack("<Q", length)
         whole = len(data) == shards.HEAD + length + shards.FOOT and data[:8] == size
         if (
@@ -129,28 +132,42 @@ class Records:
                 f"frames {indices.min()} to {indices.max()} were asked for"
             )
         wanted, order = np.unique(indices, return_inverse=True)
-        images: list[bytes] = []
         if not wanted.size:
-            return images
+            return []
         first = int(self._starts[number])
         table = self._frames[first + int(wanted[0]) : first + int(wanted[-1]) + 1]
         table = table[wanted - wanted[0]].tolist()
         height, width = int(self.height[number]), int(self.width[number])
         most = min(size, bounds.MAX_PICTURE)
-        with shards.open_shard(shard) as file:
-            for frame, (start, length, crc) in zip(wanted, table, strict=True):
-                image = shards.read_at(file, offset + start, length) if length <= most else b""
-                if len(image) != length or zlib.crc32(image) != crc:
-                    raise JaxvidError(
-                        f"{self.name(number)} is corrupt at frame {frame}; build the records again"
-                    )
-                if problem := bounds.picture_problem(image, height, width):
-                    raise JaxvidError(
-                        f"{self.name(number)} frame {frame} {problem}: leave the record out, or "
-                        f"delete {self.split}.index.npz if it was made of other shards"
-                    )
-                images.append(image)
+        spans = [
+            (offset + start, offset + start + (length if length <= most else 0))
+            for start, length, _ in table
+        ]
+        images = self._spans(shard, spans)
+        for frame, (_, length, crc), image in zip(wanted, table, images, strict=True):
+            if len(image) != length or zlib.crc32(image) != crc:
+                raise JaxvidError(
+                    f"{self.name(number)} is corrupt at frame {frame}; build the records again"
+                )
+            if problem := bounds.picture_problem(image, height, width):
+                raise JaxvidError(
+                    f"{self.name(number)} frame {frame} {problem}: leave the record out, or "
+                    f"delete {self.split}.index.npz if it was made of other shards"
+                )
         return [images[place] for place in order]
+
+    def _spans(self, shard: pathlib.Path, spans: list[tuple[int, int]]) -> list[bytes]:
+        """The bytes of a shard from each start to its stop; fewer where the file ends."""
+        found = self._found[shard.name]
+        if self._reader and isinstance(shard, stores.StorePath) and found:
+            try:
+                return self._reader.read(shard, found, spans)
+            except OSError as error:
+                raise stores.Unreachable(
+                    f"{shard} cannot be read ({error.strerror}): see to the store and run again"
+                ) from None
+        with shards.open_shard(shard) as file:
+            return [shards.read_at(file, start, stop - start) for start, stop in spans]
 
     def _place(self, number: int) -> tuple[pathlib.Path, int, int]:
         shard = self.folder / self._shards[self._columns["shard"][number]]

@@ -9,10 +9,11 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, TypeVar, overload
+from typing import IO, TypeVar, overload
 
 import numpy as np
 
+from jaxvid.base import stores
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds, sequence_example
 from jaxvid.data.crc32c import crc32c, mask, masked
@@ -60,7 +61,7 @@ def names(split: str, count: int) -> list[str]:
 
 
 def append(
-    file: BinaryIO,
+    file: IO[bytes],
     frames: Sequence[bytes],
     *,
     shard: int,
@@ -108,7 +109,7 @@ def scan(path: pathlib.Path, shard: int, feature: str = sequence_example.FRAMES)
 
     Their frames are those in the list called `feature`.
     """
-    with open(path, "rb") as file:
+    with stores.at_hand(path) as local, open(local, "rb") as file:
         for place, (offset, length) in enumerate(places(file, path)):
             data: bytes | _Pages
             if length <= _LONG:
@@ -128,7 +129,7 @@ def scan(path: pathlib.Path, shard: int, feature: str = sequence_example.FRAMES)
                 raise JaxvidError(f"{path} record {place}: {error}") from None
 
 
-def places(file: BinaryIO, path: pathlib.Path) -> Iterator[tuple[int, int]]:
+def places(file: IO[bytes], path: pathlib.Path) -> Iterator[tuple[int, int]]:
     """Where the data of each record of a shard starts, and how long it is, from their heads."""
     size = os.fstat(file.fileno()).st_size
     offset = place = 0
@@ -151,7 +152,7 @@ def places(file: BinaryIO, path: pathlib.Path) -> Iterator[tuple[int, int]]:
 class _Pages:
     """The bytes of a long record, of which only a little is held at a time."""
 
-    def __init__(self, file: BinaryIO, offset: int, length: int):
+    def __init__(self, file: IO[bytes], offset: int, length: int):
         self._file, self._offset, self._length = file, offset, length
         self._page, self._data = -1, b""
 
@@ -236,6 +237,15 @@ def _entry(shard: int, offset: int, data: bytes | _Pages, feature: str) -> Entry
     )
 
 
+def find(folder: pathlib.Path, names: Sequence[str]) -> list[stores.Found | None]:
+    """The files of these names in a folder; None for what is none."""
+    if isinstance(folder, stores.StorePath):
+        listed = stores.listing(folder)
+        return [listed.get(name) for name in names]
+    sizes = [size_of(folder / name) for name in names]
+    return [None if size is None else stores.Found(size, "") for size in sizes]
+
+
 def size_of(path: pathlib.Path) -> int | None:
     """How many bytes a file has; None for what is none, as a pipe that would be waited for."""
     try:
@@ -246,7 +256,7 @@ def size_of(path: pathlib.Path) -> int | None:
 
 
 @contextlib.contextmanager
-def open_shard(shard: pathlib.Path) -> Iterator[BinaryIO]:
+def open_shard(shard: pathlib.Path) -> Iterator[IO[bytes]]:
     """Opens a shard, and says in one sentence why it cannot be read."""
     try:
         with open(shard, "rb", buffering=0) as file:
@@ -257,7 +267,7 @@ def open_shard(shard: pathlib.Path) -> Iterator[BinaryIO]:
         ) from None
 
 
-def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
+def read_at(file: IO[bytes], offset: int, length: int) -> bytes:
     """Reads bytes from their place; fewer where the file ends."""
     file.seek(offset)
     return file.read(length)

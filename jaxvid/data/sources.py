@@ -12,11 +12,13 @@ class Source(Protocol):
 
     The arrays have one element per video. `fps` is NaN where unknown. `labels` are the classes of
     each video, of which it may have several. `encoded` says whether `frames` gives JPEGs or pixels,
-    of which the first `channels` are meant: 3 of RGB, or 2 of optical flow, where frames are pairs.
+    of which the first `channels` are meant: 3 of RGB, or 2 of optical flow, where frames are pairs;
+    `remote` whether it waits for a network most of the time.
     """
 
     encoded: bool
     channels: int
+    remote: bool
     num_frames: np.ndarray
     fps: np.ndarray
     labels: list[tuple[int, ...]]

@@ -24,6 +24,7 @@ class Subset:
     ):
         self._source, self._numbers = source, numbers
         self.encoded, self.channels, self.classes = source.encoded, source.channels, names
+        self.remote = source.remote
         self.num_frames, self.fps = source.num_frames[numbers], source.fps[numbers]
         self.height, self.width = source.height[numbers], source.width[numbers]
         self.path = source.path[numbers]

@@ -143,10 +143,10 @@ def _check_count(cells: Sequence[str], header: Sequence[str], where: str) -> Non
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
     """The lines of a CSV that are not empty, with their numbers."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         text.check_utf8(path, file.read(4))
     # What is not UTF-8 is found where it stands, not where a block of the file ends.
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         # Unless spaces after a comma are skipped, a quote behind them is none.
         reader = csv.reader(file, strict=True, skipinitialspace=True)
         line = 1

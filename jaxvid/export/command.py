@@ -13,7 +13,7 @@ from jaxvid.export.choices import FORMATS, PLATFORMS
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the flags and writes the program; see `--help`."""
     args = _parser().parse_args(argv)
-    paths.arguments(args, "checkpoint", "out")
+    paths.arguments(args, "checkpoint", "out", door=paths.anywhere)
     from jaxvid.export.folder import export  # JAX with it, which --help does without
 
     card = export(

@@ -51,7 +51,7 @@ def export(
     Raises:
       JaxvidError: an argument is wrong, `out` exists, or the weights are too many for the format.
     """
-    out = paths.local(out, "--out")
+    out = paths.anywhere(out, "--out")
     _check(out, format, batch, platforms, dtype)
     with locks.hold(out, "--out", beside=True):
         _check_free(out)  # Another process may have written it meanwhile.

@@ -15,7 +15,7 @@ from jaxvid.predict.videos import find_videos
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the flags and answers for every video; see `--help`."""
     args = flags.parser().parse_args(argv)
-    paths.arguments(args, "checkpoint", "picture", "out", "explain")
+    paths.arguments(args, "checkpoint", "picture", "out", "explain", door=paths.anywhere)
     live = flags.is_live(args.video)
     if not live:
         paths.arguments(args, "video")

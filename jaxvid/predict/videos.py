@@ -21,7 +21,7 @@ def find_videos(path: str | os.PathLike) -> tuple[list[pathlib.Path], int]:
     Raises:
       JaxvidError: there is no such file or folder, or no video in the folder.
     """
-    path = paths.readable(path, "--video")
+    path = paths.readable(paths.local(path, "--video"), "--video")
     if not path.is_dir():
         return [path], 0
     files = list(_files_below(path))

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -207,7 +207,7 @@ def heat_movie(
         write(pictures, file, fps)
 
 
-def _write_gif(pictures: Sequence, file: BinaryIO, fps: float) -> None:
+def _write_gif(pictures: Sequence, file: IO[bytes], fps: float) -> None:
     # Browsers play what is faster than 50 a second slowly.
     duration = max(20, round(1000 / fps))
     pictures[0].save(
@@ -215,7 +215,7 @@ def _write_gif(pictures: Sequence, file: BinaryIO, fps: float) -> None:
     )
 
 
-def _write_mp4(pictures: Sequence, file: BinaryIO, fps: float) -> None:
+def _write_mp4(pictures: Sequence, file: IO[bytes], fps: float) -> None:
     from fractions import Fraction
 
     import av

@@ -126,7 +126,7 @@ class Hangs:
         stacks = _stacks()
         say(head, *stacks, error=True)
         try:
-            with open(self._file, "a", encoding="utf-8") as file:
+            with self._file.open("a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in (time.strftime("%F %T"), head, *stacks, ""))
         except OSError as error:
             say(f"{self._file} cannot be written ({error.strerror})", error=True)

@@ -32,9 +32,9 @@ class Journal:
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
                 kept = [line for line in lines if _stays(line, start, tested)]
                 whole.text(path, "".join(line + "\n" for line in kept))
-            self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - as long as the run
+            self._lines = whole.Growing(path)
             name = f"events.out.tfevents.{time.time_ns() // 1000}.jaxvid"
-            self._events = open(workdir / name, "wb")  # noqa: SIM115
+            self._events = whole.Growing(workdir / name)
             self._event(0, _field(3, b"brain.Event:2"))
             # Tells TensorBoard to forget what other files say of later steps.
             self._event(start + 1, _field(7, b"\x08\x01"))
@@ -47,10 +47,17 @@ class Journal:
             for name, value in values.items()
         )
         with writing(self._workdir):
-            self._lines.write(jsons.dump({"step": step, **values}) + "\n")
+            line = jsons.dump({"step": step, **values}) + "\n"
+            self._lines.write(line.encode("utf-8"))
             self._lines.flush()
             self._event(step, _field(5, summary))
             self._events.flush()
+
+    def keep(self) -> None:
+        """Lets nothing be lost that was written, as a checkpoint will say that it was."""
+        with writing(self._workdir):
+            self._lines.flush(now=True)
+            self._events.flush(now=True)
 
     def close(self) -> None:
         """Ends both logs."""

@@ -316,6 +316,7 @@ class Run:
     def save(self) -> None:
         """Saves the state of this step."""
         self.check_finite()
+        self.keep_notes()
         self.checkpoints.save(self.step, self.state, self.meta)
         self.saved = self.step
         self.window = Window(self.step)
@@ -325,6 +326,7 @@ class Run:
         outcome = self.run_test()
         log(outcome.line)
         self.note(self.step, {f"test_{name}": x for name, x in outcome.result.logged.items()})
+        self.keep_notes()
         self.checkpoints.measure(self.step, outcome.result.main)
         self.window = Window(self.step)
         return outcome
@@ -369,6 +371,11 @@ class Run:
         if self.journal:
             self.journal.write(step, values)
 
+    def keep_notes(self) -> None:
+        """Lets no line of the log be lost that a checkpoint comes after."""
+        if self.journal:
+            self.journal.keep()
+
     def check_finite(self) -> None:
         """Stops the run where it is not finite."""
         check_finite(self.window, self.state, self.videos.train.paths, self.workdir)
@@ -385,6 +392,7 @@ class Run:
         with self.hangs.paused():
             if self.step != self.saved:
                 self.check_finite()
+                self.keep_notes()
                 self.checkpoints.save(self.step, self.state, self.meta)
             self.checkpoints.wait()
         log(

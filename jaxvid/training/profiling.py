@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 
+from jaxvid.base import stores
 from jaxvid.base.errors import JaxvidError
 from jaxvid.devices.processes import log
 
@@ -62,6 +63,7 @@ class Profile:
     def __init__(self, wanted: Steps | None, workdir: pathlib.Path, wait: Callable[[], None]):
         self._wanted, self._wait, self._open = wanted, wait, False
         self._folder = workdir / "profile"
+        self._copy = contextlib.ExitStack()
         if jax.process_count() > 1:
             # The profiler names files by the machine, which processes may share.
             self._folder /= f"process-{jax.process_index()}"
@@ -72,13 +74,17 @@ class Profile:
     def __exit__(self, *_: object) -> None:
         if self._open:
             jax.profiler.stop_trace()
+        self._copy.close()
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
         """Handing the step of this number to the devices."""
         if self._wanted and number == self._wanted.first:
             self._wait()
-            jax.profiler.start_trace(self._folder)
+            folder = self._folder
+            if isinstance(folder, stores.StorePath):
+                folder = self._copy.enter_context(stores.unfinished_folder(folder))
+            jax.profiler.start_trace(folder)
             self._open = True
         if not self._open:
             yield
@@ -92,6 +98,7 @@ class Profile:
             self._wait()
             self._open = False
             jax.profiler.stop_trace()
+            self._copy.close()
             log(
                 f"a profile of steps {self._wanted} is in {self._folder}: open its file "
                 "*.trace.json.gz at https://ui.perfetto.dev, or give the folder to xprof"

@@ -48,9 +48,9 @@ def test_home_is_expanded(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("gs://bucket/w", "--out=gs://bucket/w is not a local folder or file: mount the bucket"),
-        ("gs:/bucket/w", "--out=gs:/bucket/w is not a local folder or file: mount the bucket"),
-        ("S3://b", "mount the bucket and give its path"),
+        ("az://bucket/w", "--out=az://bucket/w is not a local folder or file: mount the bucket"),
+        ("az:/bucket/w", "--out=az:/bucket/w is not a local folder or file: mount the bucket"),
+        ("S4://b", "mount the bucket and give its path"),
         ("abfss://c@a.dfs.core.windows.net/x", "mount the bucket"),
         ("simplecache::s3://b", "mount the bucket"),
         ("https://host/clip.mp4", "fetch it and give its path"),
@@ -73,6 +73,20 @@ def test_what_is_no_local_path_is_refused(door, text, said):
 def test_what_pathlib_bent_is_recognised():
     with pytest.raises(JaxvidError, match="mount the bucket"):
         paths.local(pathlib.Path("gs://bucket/w"), "--out")
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/w", "gs:/bucket/w/", "GS://bucket/w"])
+def test_a_bucket_is_let_in_where_stores_are(text):
+    for given in (text, pathlib.Path(text)):
+        path = paths.anywhere(given, "--out")
+        assert str(path) == "gs://bucket/w" and path == paths.anywhere(path, "--out")
+        with pytest.raises(JaxvidError, match="gs:/.*mount the bucket"):
+            paths.local(path, "--out")
+
+
+def test_no_bucket_is_said():
+    with pytest.raises(JaxvidError, match="--out=s3:// names no bucket: write s3://bucket/folder"):
+        paths.anywhere("s3://", "--out")
 
 
 @pytest.mark.parametrize("home", ["", "relative", None])

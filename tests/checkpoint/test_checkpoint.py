@@ -330,7 +330,7 @@ def test_damage_is_one_sentence(tmp_path):
     with pytest.raises(JaxvidError, match="no finished checkpoint"):
         checkpoint.load(tmp_path / "nowhere")
     with pytest.raises(JaxvidError, match="not a local folder"):
-        checkpoint.load("gs://bucket/run")
+        checkpoint.load("az://bucket/run")
 
 
 def flip(file, position):

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 
 from jaxvid.base import csvs, locks, paths, text, whole
@@ -62,10 +61,10 @@ def build(
     `names`, else those in the CSV, sorted. Raises `JaxvidError` where nothing sensible can be
     built, and with `strict` also for a single unreadable video.
     """
-    videos, labels = paths.local(videos, "--videos"), paths.local(labels, "--labels")
+    videos, labels = paths.local(videos, "--videos"), paths.anywhere(labels, "--labels")
     out = paths.writable(out, "--out")
     if classes is not None:
-        classes = paths.local(classes, "--classes")
+        classes = paths.anywhere(classes, "--classes")
     split = labels.stem if split is None else split
     _check(videos, split, shards, short_side, quality, workers)
     if flow:
@@ -78,7 +77,7 @@ def build(
         plan = _plan(rows, names, videos, labels, out, split, shards, short_side, quality, flow)
         workplace = out / f".build-{split}"
         if not overwrite and _exists(out, split, workplace, plan.origin):
-            shutil.rmtree(workplace, ignore_errors=True)
+            whole.remove_folder(workplace)
             text.say(f"{split}: these records are already built")
             summary = _summarise(out, split)
             _refuse(summary.bad, strict, out)
@@ -254,7 +253,7 @@ def _prepare(workplace: pathlib.Path, fingerprint: str) -> dict[int, Result]:
     """Opens the working folder; returns the shards that an interrupted build left whole there."""
     plan = workplace / "plan"
     if workplace.exists() and not (plan.is_file() and plan.read_text() == fingerprint):
-        shutil.rmtree(workplace)
+        whole.remove_folder(workplace, strict=True)
     workplace.mkdir(parents=True, exist_ok=True)
     whole.text(plan, fingerprint)
     done = {}
@@ -328,11 +327,11 @@ def _publish(
     found: dict[int, Entry] = {}
     files = [task.file for task in plan.tasks]
     for result, file in zip(results, files, strict=True):
-        os.replace(workplace / file, out / file)
+        (workplace / file).replace(out / file)
         found |= result.written
     entries = [found[number] for number in sorted(found)]
     index.write(out, plan.split, files, entries, plan.origin, plan.flow)
-    shutil.rmtree(workplace)
+    whole.remove_folder(workplace, strict=True)
 
 
 def _summarise(out: pathlib.Path, split: str) -> Summary:

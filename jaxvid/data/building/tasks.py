@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -156,8 +155,7 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
     `tell` is called with the number of each video when it is done with.
     """
     result = Result(task.shard)
-    partial = workplace / f"{task.file}.{os.getpid()}.part"
-    with open(partial, "wb") as file:
+    with whole.file(workplace / task.file, durable=True) as file:
         for job in task.jobs:
             if job.number in task.skip:
                 result.bad[job.number] = task.skip[job.number]
@@ -193,8 +191,5 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
             elif info.cut:
                 result.damaged[job.number] = f"the video ends {info.cut:.2f} s before its window"
             tell(job.number)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, workplace / task.file)
     whole.text(workplace / f"{task.file}.json", result.to_json())
     return result
