@@ -10,6 +10,7 @@ import argparse
 import collections
 import contextlib
 import email.utils
+import functools
 import hashlib
 import http.client
 import http.server
@@ -51,6 +52,7 @@ class Store:
         return "stall" if draw < self.errors + self.stalls else "ok"
 
 
+@functools.cache
 def etag(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'
 

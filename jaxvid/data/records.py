@@ -68,7 +68,7 @@ class Records:
                 )
         self._found = dict(zip(found.shards, listed, strict=True))
         self.remote = isinstance(self.folder, stores.StorePath)
-        self._reader = blocks.Reader() if self.remote else None
+        self._reader = reader_of(self.folder)
         self._frames = index.FrameTable(self.folder, split, int(found.starts[-1]), self._reader)
         self.classes = read_classes(self.folder / "labels.txt")
         self.categories = self._read_categories()
@@ -172,6 +172,11 @@ class Records:
     def _place(self, number: int) -> tuple[pathlib.Path, int, int]:
         shard = self.folder / self._shards[self._columns["shard"][number]]
         return shard, int(self._columns["offset"][number]), int(self._columns["length"][number])
+
+
+def reader_of(folder: pathlib.Path) -> blocks.Reader | None:
+    """What reads parts of files in a store; of those of a disk it is None."""
+    return blocks.Reader() if isinstance(folder, stores.StorePath) else None
 
 
 def read_classes(path: pathlib.Path) -> tuple[str, ...]:

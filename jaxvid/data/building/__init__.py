@@ -12,6 +12,7 @@ With `--flow` the frames are pairs of optical flow (`jaxvid.data.flow`) in `flow
 split is one of its own beside that of the pictures.
 """
 
+from jaxvid.data.building.repair import rebuild as rebuild
 from jaxvid.data.building.split import Summary as Summary
 from jaxvid.data.building.split import build as build
 from jaxvid.data.building.tasks import FLOW_WAYS as FLOW_WAYS

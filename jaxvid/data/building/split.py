@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from jaxvid.base import csvs, locks, paths, text, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
-from jaxvid.data import categories, index, records, table
+from jaxvid.data import categories, index, manifest, records, table
 from jaxvid.data import flow as flows
 from jaxvid.data.building.tasks import Job, Result, Task, write_shard
 from jaxvid.data.building.workers import in_processes
@@ -74,7 +74,9 @@ def build(
     with locks.hold(out, "--out"):  # No other process builds in the same folder.
         rows = table.read(labels)
         names = _class_names(out, classes) or names
-        plan = _plan(rows, names, videos, labels, out, split, shards, short_side, quality, flow)
+        plan = plan_split(
+            rows, names, videos, labels, out, split, shards, short_side, quality, flow
+        )
         workplace = out / f".build-{split}"
         if not overwrite and _exists(out, split, workplace, plan.origin):
             whole.remove_folder(workplace)
@@ -100,7 +102,7 @@ def build(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What is to be built: a task a shard, the names of the classes, and their categories if any.
 
     `origin` tells builds apart, `repeated` maps the path of a line that was left out to the reason,
@@ -126,7 +128,7 @@ class _Plan:
         return bad, damaged
 
 
-def _plan(
+def plan_split(
     rows: Sequence[table.Row],
     names: tuple[str, ...],
     videos: pathlib.Path,
@@ -137,7 +139,7 @@ def _plan(
     short_side: int,
     quality: int,
     flow: str,
-) -> _Plan:
+) -> Plan:
     """Shares the videos of a CSV's rows out among `count` shards."""
     names, numbers = table.number_labels(
         rows,
@@ -176,7 +178,7 @@ def _plan(
         for number, file in enumerate(shard_names(split, count))
     ]
     origin = _fingerprint(tasks, names, flow)
-    return _Plan(split, names, found, jobs, tasks, repeated, origin, flow)
+    return Plan(split, names, found, jobs, tasks, repeated, origin, flow)
 
 
 def _check(
@@ -218,10 +220,7 @@ def _class_names(out: pathlib.Path, path: pathlib.Path | None) -> tuple[str, ...
 
 def _fingerprint(tasks: Sequence[Task], names: tuple[str, ...], flow: str) -> str:
     """Digests all that decides the bytes of a build, so that only the same one is continued."""
-    import av
-    import PIL
-
-    digest = hashlib.sha256(repr((names, av.__version__, PIL.__version__)).encode())
+    digest = hashlib.sha256(repr((names, *manifest.libraries().values())).encode())
     if flow:
         digest.update(repr((flow, flows.version() if flow in FLOWS else "")).encode())
     for task in tasks:
@@ -260,34 +259,44 @@ def _prepare(workplace: pathlib.Path, fingerprint: str) -> dict[int, Result]:
     for note in workplace.glob("*.json"):
         if note.with_suffix("").is_file():
             result = Result.from_json(note.read_text())
-            done[result.shard] = result
+            if result.digest:  # Older versions noted none.
+                done[result.shard] = result
     for partial in workplace.glob("*.part"):
         partial.unlink()
     return done
 
 
-def _run(plan: _Plan, workplace: pathlib.Path, done: dict[int, Result], count: int) -> list[Result]:
+def _run(plan: Plan, workplace: pathlib.Path, done: dict[int, Result], count: int) -> list[Result]:
     """Writes the shards that are missing, in this process or up to `count`; returns all results."""
     left = [task for task in plan.tasks if task.shard not in done]
     if done:
         have = f"{len(done)} of {len(plan.tasks)} shards"
         text.say(f"{plan.split}: going on with a build that has {have}")
-    progress = Progress(sum(len(task.jobs) for task in left), f"building {plan.split}", "videos")
-    results = dict(done)
+    results = {result.shard: result for result in write_shards(plan, left, workplace, count)}
+    return [{**done, **results}[task.shard] for task in plan.tasks]
+
+
+def write_shards(
+    plan: Plan, tasks: Sequence[Task], workplace: pathlib.Path, count: int
+) -> list[Result]:
+    """Writes shards of a plan into a folder, in this process or up to `count`."""
+    progress = Progress(sum(len(task.jobs) for task in tasks), f"building {plan.split}", "videos")
+    results: list[Result] = []
     try:
         if min(count, len(plan.tasks)) == 1:
-            for task in left:
-                results[task.shard] = write_shard(task, workplace, lambda number: progress.update())
+            for task in tasks:
+                results.append(write_shard(task, workplace, lambda number: progress.update()))
         else:
-            for result in in_processes(left, workplace, count, progress):
-                results[result.shard] = result
+            for result in in_processes(tasks, workplace, count, progress):
+                results.append(result)
     except OSError as error:
+        done = len(plan.tasks) - len(tasks) + len(results)
         raise JaxvidError(
-            f"{workplace.parent} cannot be written: {error.strerror or error}; {len(results)} of "
+            f"{workplace.parent} cannot be written: {error.strerror or error}; {done} of "
             f"{len(plan.tasks)} shards are done and kept, run the same command again to go on"
         ) from None
     progress.close()
-    return [results[task.shard] for task in plan.tasks]
+    return results
 
 
 def _refuse(bad: dict[str, str], strict: bool, out: pathlib.Path) -> None:
@@ -315,10 +324,11 @@ def _read_bad(out: pathlib.Path) -> list[list[str]]:
 
 
 def _publish(
-    out: pathlib.Path, workplace: pathlib.Path, plan: _Plan, results: Sequence[Result]
+    out: pathlib.Path, workplace: pathlib.Path, plan: Plan, results: Sequence[Result]
 ) -> None:
     """Moves the shards to where they are looked for, the index last."""
     (out / f"{plan.split}.index.npz").unlink(missing_ok=True)
+    manifest.remove(out, plan.split)
     for old in out.glob(f"{plan.split}-?????-of-?????*"):
         old.unlink()
     whole.text(out / "labels.txt", "".join(f"{name}\n" for name in plan.names))
@@ -330,6 +340,20 @@ def _publish(
         (workplace / file).replace(out / file)
         found |= result.written
     entries = [found[number] for number in sorted(found)]
+    digests = {file: result.digest for file, result in zip(files, results, strict=True)}
+    left_out = [job.number for job in plan.jobs if job.number not in found]
+    manifest.write(
+        out,
+        plan.split,
+        manifest.Manifest(
+            plan.origin,
+            plan.tasks[0].short_side,
+            plan.tasks[0].quality,
+            manifest.libraries(),
+            left_out,
+            digests | {"labels.txt": manifest.digest(out / "labels.txt")},
+        ),
+    )
     index.write(out, plan.split, files, entries, plan.origin, plan.flow)
     whole.remove_folder(workplace, strict=True)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxvid.base import whole
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import bounds, decode, flow, pictures, sequence_example, shards, table
+from jaxvid.data import bounds, decode, flow, manifest, pictures, sequence_example, shards, table
 from jaxvid.data.info import Info, shrunk
 from jaxvid.data.windows import WHOLE, Window
 from jaxvid.rows import FLOWS
@@ -63,12 +63,14 @@ class Result:
 
     `written` maps the number of a job to its line of the index. `bad` maps the number of a job
     that was left out to the reason, `damaged` that of one that was kept to what is wrong with it.
+    `digest` is the SHA-256 of the shard.
     """
 
     shard: int
     written: dict[int, shards.Entry] = dataclasses.field(default_factory=dict)
     bad: dict[int, str] = dataclasses.field(default_factory=dict)
     damaged: dict[int, str] = dataclasses.field(default_factory=dict)
+    digest: str = ""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), default=np.ndarray.tolist)
@@ -85,7 +87,7 @@ class Result:
             entry["labels"] = tuple(entry["labels"])
             entry["annotated"] = tuple(entry["annotated"])
         entries = {number: shards.Entry(**entry) for number, entry in written.items()}
-        return cls(fields["shard"], entries, bad, damaged)
+        return cls(fields["shard"], entries, bad, damaged, fields.get("digest", ""))
 
 
 def encode_video(
@@ -191,5 +193,7 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
             elif info.cut:
                 result.damaged[job.number] = f"the video ends {info.cut:.2f} s before its window"
             tell(job.number)
+        file.seek(0)
+        result.digest = manifest.digest_of(file)
     whole.text(workplace / f"{task.file}.json", result.to_json())
     return result
