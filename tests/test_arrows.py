@@ -20,12 +20,16 @@ CONFINED = {
     "dmvr": {"jaxvid.data"},
     "orbax": {"jaxvid.checkpoint.orbax"},
     "cv2": {"jaxvid.data"},
+    "fsspec": {"jaxvid.base.stores"},
+    "s3fs": {"jaxvid.base.stores"},
+    "apache_beam": {"jaxvid.data.building.pipeline"},
 }
 # Import names that differ from the name in setup.cfg that brings them.
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
     "cv2": "opencv-contrib-python-headless",
+    "apache_beam": "apache-beam",
     "google_crc32c": "google-crc32c",
     "ml_dtypes": "jax",
     "orbax": "orbax-checkpoint",

@@ -2,6 +2,7 @@
 
 import collections
 import configparser
+import importlib.util
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable
 import pytest
 
 from jaxvid import config, zoo
+from tests import store
 from tests.data.clips import encode
 from tests.zoo.test_zoo import published
 
@@ -37,6 +39,7 @@ FOUNDATIONS = {
     "fine-tune.md": ["convert.md"],
     "flow.md": ["own-data.md"],
     "own-data.md": ["fine-tune.md"],
+    "stores.md": ["fine-tune.md"],
     "pretrain.md": ["fine-tune.md"],
     "README.md": ["convert.md", "fine-tune.md"],
     "test-a-row.md": ["convert.md", "train.md"],
@@ -155,6 +158,11 @@ def check_docker(command: str) -> None:
     assert set(re.findall(r"([\w.-]+)/jaxvid:", command)) <= {"my-registry"}
 
 
+def check_beam(command: str) -> None:
+    """Not run, as Beam does not go with TensorFlow: `tests/data/test_beam.py` does, where it is."""
+    assert "--runner=DirectRunner" in command
+
+
 # The first pattern that a command begins with says what becomes of it: flags to run it with, or a
 # check in place of running it. A command that no pattern covers fails.
 COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
@@ -173,8 +181,10 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"sphinx-build ", check_site),
     (r"python -m jaxvid\.main .*--mode=eval", "--config.test.batch_size=4"),
     (r"python -m jaxvid\.main ", FEW_STEPS),
+    (r"python -m jaxvid\.data\.build .*--runner", check_beam),
     (r"python -m jaxvid\.data\.build ", "--workers=1"),
     (r"python -m jaxvid\.data\.view ", "--clips=2"),
+    (r"python -m jaxvid\.data\.verify ", ""),
     (r"python -m jaxvid\.data\.bench ", "--batches=2 --batch_size=4"),
     (r"python -m jaxvid\.plan ", ""),
     (r"python -m jaxvid\.predict ", ""),
@@ -269,6 +279,9 @@ class Workshop:
 
     def shell(self, command: str) -> None:
         outcome = what_becomes_of(command)
+        if "s3://" in command and "AWS_ENDPOINT_URL" not in self.environment:
+            print(f"not run, as s3fs is not here: {command}")
+            return
         if isinstance(outcome, str):
             self._run(["bash", "-c", f"{smaller(command)} {outcome}"])
         else:
@@ -314,7 +327,13 @@ def workshop(tmp_path_factory):
         encode(folder / "kinetics400" / "val" / f"{number}.mp4")
     (folder / "val.csv").write_text("path,label\n0.mp4,abseiling\n1.mp4,zumba\n")
     write_published_weights(folder)
-    return Workshop(folder)
+    made = Workshop(folder)
+    if importlib.util.find_spec("s3fs") is None:
+        yield made
+        return
+    with store.running() as address:
+        made.environment |= store.environment(address)
+        yield made
 
 
 def write_published_weights(folder: pathlib.Path) -> None:

@@ -35,7 +35,7 @@ COMMANDS = {
     "jaxvid.zoo.page": (set(), {"out": "new"}, {"out": ""}),
     "jaxvid.zoo": ({"command"}, {}, {}),
     "jaxvid.data.build": (
-        {"split"},
+        {"split", "runner"},
         {"videos": HERE, "labels": __file__, "out": "new"},
         {"videos": "", "labels": "", "out": "", "classes": ""},
     ),
@@ -43,6 +43,11 @@ COMMANDS = {
         {"name", "splits", "category"},
         {"name": "kinetics400", "source": HERE, "out": "new"},
         dict.fromkeys(("source", "out", "annotations", "train", "val", "test", "classes"), ""),
+    ),
+    "jaxvid.data.verify": (
+        {"split"},
+        {"records": HERE, "videos": HERE, "labels": __file__},
+        {"records": "", "videos": "", "labels": ""},
     ),
     # The one path before a colon, which is looked for in more than one place.
     "jaxvid.data.bench": ({"config"}, {}, {}),
@@ -68,7 +73,7 @@ def test_every_argument_is_known_to_be_a_path_or_none(module, monkeypatch):
     def parse(parser, args=None, namespace=None):
         raise Seen(parser)
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
     with pytest.raises(Seen) as seen:
         run(module)
     texts, _, paths = COMMANDS[module]

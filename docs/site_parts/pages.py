@@ -21,6 +21,7 @@ CONTENTS = {
         "pretrain",
         "own-data",
         "flow",
+        "stores",
         "many-devices",
         "accelerators",
         "export",

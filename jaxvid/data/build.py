@@ -57,8 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "(default: labels.txt in --out, or the labels of the CSV, sorted)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace existing records of this split")
     add("--strict", action="store_true", help="fail if any video cannot be read")
+    add("--runner", metavar="NAME", help="let the workers of an Apache Beam pipeline write the "
+        "shards: its runner, such as DirectRunner or DataflowRunner; all other flags are then "
+        "passed on to it")  # fmt: skip
     with exit_on_error():
-        given = vars(parser.parse_args(arguments))
+        args, others = parser.parse_known_args(arguments)
+        if others and args.runner is None:
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        given = vars(args)
+        runner = given.pop("runner")
+        given["beam"] = None if runner is None else [f"--runner={runner}", *others]
         how = [given.pop(name) for name in ("split_by", "seed", "test_share", "val_share")]
         for each in build_sides(*how, **given) if how[0] else [build(**given)]:
             show(each)

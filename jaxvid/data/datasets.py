@@ -100,6 +100,7 @@ def _files(data: Data, folder: pathlib.Path | None, split: str) -> Source:
             f"dataset files needs data_dir, the folder of the videos, and {data.data_dir!r} is"
             " none: add data_dir=FOLDER to the config argument"
         )
+    paths.local(folder, "config.data.data_dir")
     csv_file = _list_of(folder, split)
     first = _list_of(folder, data.train_split)
     source = Files(folder, csv_file, first, data.workers, data.flow)

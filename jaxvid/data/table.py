@@ -16,7 +16,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from jaxvid.base import text
+from jaxvid.base import stores, text
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds, windows
 from jaxvid.data.windows import Window
@@ -308,7 +308,7 @@ def locate(folder: str | os.PathLike, path: str) -> pathlib.Path:
     A disk of macOS or an archive of one may hold names decomposed that a CSV has composed. Of a
     path that is nowhere it is the place where it should be.
     """
-    places = [pathlib.Path(folder, form) for form in text.forms(path)]
+    places = [stores.path_of(folder) / form for form in text.forms(path)]
     return next((place for place in places if len(places) > 1 and is_there(place)), places[0])
 
 
@@ -330,7 +330,7 @@ def say_oddities(
     others = [
         row
         for row in rows
-        if not row.path.isascii() and locate(folder, row.path) != pathlib.Path(folder, row.path)
+        if not row.path.isascii() and locate(folder, row.path) != stores.path_of(folder) / row.path
     ]
     if others:
         text.say(

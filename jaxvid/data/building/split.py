@@ -6,11 +6,12 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from jaxvid.base import csvs, locks, paths, text, whole
-from jaxvid.base.errors import JaxvidError
+from jaxvid.base import csvs, locks, paths, stores, text, whole
+from jaxvid.base.errors import JaxvidError, listed
 from jaxvid.base.progress import Progress
 from jaxvid.data import categories, index, manifest, records, table
 from jaxvid.data import flow as flows
+from jaxvid.data.building import pipeline
 from jaxvid.data.building.tasks import Job, Result, Task, write_shard
 from jaxvid.data.building.workers import in_processes
 from jaxvid.data.cores import usable_cores
@@ -52,16 +53,20 @@ def build(
     names: tuple[str, ...] = (),
     overwrite: bool = False,
     strict: bool = False,
+    beam: Sequence[str] | None = None,
 ) -> Summary:
     """Builds one split; the arguments are the command's.
 
     `split` defaults to the name of the CSV, `shards` to the square root of the number of videos,
     `workers` to the number of cores. `flow` is one of `FLOW_WAYS`, or "" for pictures. `classes`
     is a file of class names; without one the names in an existing `labels.txt` of `out` hold, else
-    `names`, else those in the CSV, sorted. Raises `JaxvidError` where nothing sensible can be
-    built, and with `strict` also for a single unreadable video.
+    `names`, else those in the CSV, sorted. With `beam`, the flags of a pipeline of Apache Beam, the
+    shards are written by its workers. Raises `JaxvidError` where nothing sensible can be built, and
+    with `strict` also for a single unreadable video.
     """
-    videos, labels = paths.local(videos, "--videos"), paths.anywhere(labels, "--labels")
+    if beam is not None:
+        pipeline.check()
+    videos, labels = paths.anywhere(videos, "--videos"), paths.anywhere(labels, "--labels")
     out = paths.writable(out, "--out")
     if classes is not None:
         classes = paths.anywhere(classes, "--classes")
@@ -86,7 +91,7 @@ def build(
             return summary
         with paths.writing(out, "--out"):
             done = _prepare(workplace, plan.origin)
-        results = _run(plan, workplace, done, workers or usable_cores())
+        results = _run(plan, workplace, done, workers or usable_cores(), beam)
         bad, damaged = plan.wrong(results)
         with paths.writing(out, "--out"):
             _write_bad(out, split, bad, damaged)
@@ -220,12 +225,20 @@ def _class_names(out: pathlib.Path, path: pathlib.Path | None) -> tuple[str, ...
 
 def _fingerprint(tasks: Sequence[Task], names: tuple[str, ...], flow: str) -> str:
     """Digests all that decides the bytes of a build, so that only the same one is continued."""
+    there = {
+        videos: stores.below(stores.StorePath(videos))
+        for videos in {task.videos for task in tasks}
+        if isinstance(stores.path_of(videos), stores.StorePath)
+    }
     digest = hashlib.sha256(repr((names, *manifest.libraries().values())).encode())
     if flow:
         digest.update(repr((flow, flows.version() if flow in FLOWS else "")).encode())
     for task in tasks:
         digest.update(repr(task).encode())
         for job in task.jobs:
+            if task.videos in there:
+                digest.update(repr((there[task.videos].get(job.file), job.annotated)).encode())
+                continue
             path = table.locate(task.videos, job.file)
             stat = path.stat() if table.is_there(path) else None
             digest.update(repr(stat and (stat.st_size, stat.st_mtime_ns)).encode())
@@ -255,25 +268,49 @@ def _prepare(workplace: pathlib.Path, fingerprint: str) -> dict[int, Result]:
         whole.remove_folder(workplace, strict=True)
     workplace.mkdir(parents=True, exist_ok=True)
     whole.text(plan, fingerprint)
+    for partial in workplace.glob("*.part"):
+        partial.unlink()
+    return _written(workplace)
+
+
+def _written(workplace: pathlib.Path) -> dict[int, Result]:
+    """The shards that are whole in a working folder."""
     done = {}
     for note in workplace.glob("*.json"):
         if note.with_suffix("").is_file():
             result = Result.from_json(note.read_text())
             if result.digest:  # Older versions noted none.
                 done[result.shard] = result
-    for partial in workplace.glob("*.part"):
-        partial.unlink()
     return done
 
 
-def _run(plan: Plan, workplace: pathlib.Path, done: dict[int, Result], count: int) -> list[Result]:
-    """Writes the shards that are missing, in this process or up to `count`; returns all results."""
+def _run(
+    plan: Plan,
+    workplace: pathlib.Path,
+    done: dict[int, Result],
+    count: int,
+    beam: Sequence[str] | None,
+) -> list[Result]:
+    """Writes the shards that are missing, in this process, up to `count`, or those of a pipeline.
+
+    Returns all results.
+    """
     left = [task for task in plan.tasks if task.shard not in done]
     if done:
         have = f"{len(done)} of {len(plan.tasks)} shards"
         text.say(f"{plan.split}: going on with a build that has {have}")
-    results = {result.shard: result for result in write_shards(plan, left, workplace, count)}
-    return [{**done, **results}[task.shard] for task in plan.tasks]
+    if beam is not None:
+        pipeline.write_shards(left, workplace, beam)
+        results = _written(workplace)
+    else:
+        results = done | {each.shard: each for each in write_shards(plan, left, workplace, count)}
+    missing = [task.file for task in plan.tasks if task.shard not in results]
+    if missing:
+        raise JaxvidError(
+            f"the pipeline has ended without {listed(missing, 3)}: see what its workers say, and "
+            "run the same command again to go on"
+        )
+    return [results[task.shard] for task in plan.tasks]
 
 
 def write_shards(

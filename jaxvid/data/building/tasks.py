@@ -1,5 +1,6 @@
 """One shard of a build: its videos into JPEGs, and these into records."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from jaxvid.base import whole
+from jaxvid.base import stores, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds, decode, flow, manifest, pictures, sequence_example, shards, table
 from jaxvid.data.info import Info, shrunk
@@ -151,6 +152,23 @@ def _jpegs(video: decode.Video | pictures.Pictures, quality: int) -> Iterator[by
             yield pictures.to_jpeg(Image.fromarray(frame), quality)
 
 
+def encode(path: pathlib.Path, task: Task, window: Window) -> tuple[list[bytes], Info]:
+    """What a task makes of a video, wherever it lies; what a store says is an `OSError`."""
+    with contextlib.ExitStack() as stack:
+        local = path
+        if isinstance(path, stores.StorePath):
+            try:
+                local = stack.enter_context(stores.at_hand(path))
+            except FileNotFoundError:
+                raise JaxvidError(f"{path} does not exist") from None
+        try:
+            if task.flow:
+                return encode_flow(local, task.flow, task.short_side, task.quality, window)
+            return encode_video(local, task.short_side, task.quality, window)
+        except JaxvidError as error:
+            raise JaxvidError(str(error).replace(str(local), str(path))) from None
+
+
 def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]) -> Result:
     """Writes one shard and, when it is whole, the note that says so.
 
@@ -164,12 +182,7 @@ def write_shard(task: Task, workplace: pathlib.Path, tell: Callable[[int], None]
                 continue
             path = table.locate(task.videos, job.file)
             try:
-                if task.flow:
-                    images, info = encode_flow(
-                        path, task.flow, task.short_side, task.quality, job.window
-                    )
-                else:
-                    images, info = encode_video(path, task.short_side, task.quality, job.window)
+                images, info = encode(path, task, job.window)
             except JaxvidError as error:
                 result.bad[job.number] = str(error).removeprefix(f"{path} ")
                 tell(job.number)
