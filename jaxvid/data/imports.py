@@ -8,7 +8,8 @@ dataset. JPEGs are copied as they are, other pictures become JPEGs.
   its parser and the filters behind these hold; what it would do after parsing (sampling, decoding,
   preprocessing) does not. Its parser must give `image`, all frames of a video, and `label`.
 - `tfds:name`, also with config and version, is a prepared dataset of TensorFlow Datasets that has
-  one `Video` and a `ClassLabel`, or a sequence of them. A split may be a slice: `train[:90%]`.
+  one `Video` and a `ClassLabel`, a sequence of them, or none, for pretraining. A split may be a
+  slice: `train[:90%]`.
 
 Records that DMVR's tools have written need none of this: they are read where they lie.
 """
@@ -195,31 +196,36 @@ def _tfds(dataset: str, split: str) -> Found:
     where = os.environ.get("TFDS_DATA_DIR")
     try:
         builder = tfds.builder(name, data_dir=where)
-        count = builder.info.splits[split].num_examples if builder.info.splits else 0
+        known = builder.info.splits
+        count = known[split].num_examples if known else None
     except (ImportError, KeyError, ValueError, AssertionError) as error:
         raise JaxvidError(f"data.dataset={dataset}, split {split!r}: {_line(error)}") from None
-    if not builder.info.splits:
-        raise JaxvidError(
-            f"{dataset} is not prepared in {where or tfds.core.constants.DATA_DIR}: run `tfds build"
-            f" {name}`, or set TFDS_DATA_DIR to where it is"
-        )
     features = builder.info.features
     videos = [key for key, kind in features.items() if isinstance(kind, tfds.features.Video)]
     labels = [key for key, kind in features.items() if _class_label(kind)]
-    if len(videos) != 1 or not labels or (len(labels) > 1 and "label" not in labels):
+    if len(videos) != 1 or (len(labels) > 1 and "label" not in labels):
         raise JaxvidError(
-            f"{dataset} has the features {', '.join(features)}: it needs one Video, and a"
-            " ClassLabel, or a sequence of them, called label where there are several"
+            f"{dataset} has the features {', '.join(features)}: it needs one Video, and at most"
+            " one ClassLabel, or a sequence of them, unless one of several is called label"
         )
-    label = "label" if "label" in labels else labels[0]
-    examples = builder.as_dataset(
-        split=split,
-        decoders={videos[0]: tfds.decode.SkipDecoding()},
-        shuffle_files=False,
-        read_config=tfds.ReadConfig(interleave_cycle_length=1),
-    )
+    label = "label" if "label" in labels else next(iter(labels), None)
+    try:
+        examples = builder.as_dataset(
+            split=split,
+            decoders=tfds.decode.PartialDecoding(
+                dict.fromkeys(filter(None, (videos[0], label)), True),
+                decoders={videos[0]: tfds.decode.SkipDecoding()},
+            ),
+            shuffle_files=False,
+            read_config=tfds.ReadConfig(interleave_cycle_length=1),
+        )
+    except (AssertionError, FileNotFoundError):
+        raise JaxvidError(
+            f"{dataset} is not prepared in {where or tfds.core.constants.DATA_DIR}: run `tfds build"
+            f" {name}`, or set TFDS_DATA_DIR to where it is"
+        ) from None
     found = _tfds_videos(examples, dataset, split, videos[0], label)
-    names = _class_label(features[label]).names or ()
+    names = (_class_label(features[label]).names if label else None) or ()
     names = text.check_names(names, lambda number: f"{dataset}: class {number}")
     return Found(found, count, names)
 
@@ -233,10 +239,10 @@ def _class_label(kind: Any) -> Any:
 
 
 def _tfds_videos(
-    examples: Any, dataset: str, split: str, video: str, label: str
+    examples: Any, dataset: str, split: str, video: str, label: str | None
 ) -> Iterator[Video]:
     for number, example in _numbered(examples, dataset):
-        labels = np.atleast_1d(example[label].numpy()).tolist()
+        labels = np.atleast_1d(example[label].numpy()).tolist() if label else []
         yield Video(example[video].numpy().tolist(), tuple(labels), f"{split}/{number:06d}")
 
 

@@ -303,3 +303,20 @@ def test_what_tfds_does_not_have_is_refused(found, tmp_path, dataset, split, wor
     with pytest.raises(JaxvidError, match=words) as caught:
         open_split(dataset, tmp_path, split)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("ucf101/ucf101_2", 101), ("moving_mnist", 0), ("youtube_vis", 0)]
+)
+def test_datasets_of_tfds_are_read_by_their_names(name, classes, tmp_path):
+    """Of the features that TFDS says of each, with random content."""
+    import tensorflow_datasets as tfds
+
+    with tfds.testing.mock_data(num_examples=2):
+        found = imports.import_split(f"tfds:{name}", "train", tmp_path / "x")
+    assert len(found) == 2 and len(found.classes) == classes
+    assert all(len(labels) == bool(classes) for labels in found.labels)
+    for number in range(2):
+        last = int(found.num_frames[number]) - 1
+        [image] = found.frames(number, [last])
+        assert np.asarray(Image.open(io.BytesIO(image))).ndim == 3
