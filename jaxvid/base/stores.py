@@ -14,6 +14,7 @@ import errno
 import fnmatch
 import functools
 import io
+import logging
 import os
 import pathlib
 import stat
@@ -26,6 +27,7 @@ from jaxvid.base.errors import JaxvidError
 CLIENTS = {"gs": "gcsfs", "s3": "s3fs"}
 """The libraries that the schemes need."""
 
+_TALKATIVE = ("aiobotocore", "botocore", "fsspec", "gcsfs", "s3fs")
 _STALL = 2.0  # Seconds without an answer, of the first try; each other one is given twice as many.
 _SLOWEST = 1 << 20  # Bytes a second.
 _TRIES = 6
@@ -112,6 +114,15 @@ class StorePath(pathlib.PosixPath):
     def glob(self, pattern: str, **_: Any) -> Iterator["StorePath"]:  # type: ignore[override] # of names alone
         """Those of `iterdir` whose names are like the pattern, which has no `/`."""
         return (each for each in self.iterdir() if fnmatch.fnmatchcase(each.name, pattern))
+
+    def rglob(self, pattern: str, **_: Any) -> Iterator["StorePath"]:  # type: ignore[override] # so
+        """All files below the folder whose names are like the pattern."""
+        names = (
+            name
+            for name in below(self)
+            if fnmatch.fnmatchcase(pathlib.PurePath(name).name, pattern)
+        )
+        return (self / name for name in names)
 
     def open(  # type: ignore[override] # pathlib's has an overload for each mode
         self,
@@ -424,6 +435,8 @@ def _client_of(scheme: str, process: int) -> Any:
             "retries": {"total_max_attempts": 1},  # Which would multiply with s3fs's.
         }
         _retry_what_s3_failed_at()
+    for name in _TALKATIVE:  # Which tell, where absl lets them, whose credentials were found.
+        logging.getLogger(name).setLevel(logging.WARNING)
     client = kind(**how)
     if hasattr(client, "connect"):  # Else the first request would have to wait for it.
         client.connect()
