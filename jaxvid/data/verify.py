@@ -213,6 +213,7 @@ def _is_as_listed(listed: index.Index, row: int, entry: shards.Entry) -> bool:
         all(columns[name][row] == getattr(entry, name) for name in numbers)
         and np.array_equal(columns["fps"][row], np.float32(entry.fps), equal_nan=True)
         and (columns["path"][row], listed.labels[row]) == (entry.path, entry.labels)
+        and set(listed.annotated[row]) == set(entry.annotated)
     )
 
 
