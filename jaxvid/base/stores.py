@@ -43,6 +43,7 @@ _FINAL = (
 )
 _CODES = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}
 _FINAL_CODES = {errno.EINVAL, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_NO_SUCH_RANGE = 416
 _FINAL_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError"}
 
 
@@ -435,8 +436,8 @@ def _client_of(scheme: str, process: int) -> Any:
             "retries": {"total_max_attempts": 1},  # Which would multiply with s3fs's.
         }
         _retry_what_s3_failed_at()
-    for name in _TALKATIVE:  # Which tell, where absl lets them, whose credentials were found.
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _TALKATIVE:  # What matters they also raise.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     client = kind(**how)
     if hasattr(client, "connect"):  # Else the first request would have to wait for it.
         client.connect()
@@ -485,6 +486,8 @@ async def _patiently(call: Callable[[], Coroutine], size: int) -> Any:
         except Exception as error:  # Clients raise what the libraries below them do.
             if _is_final(error):
                 raise
+            if getattr(error, "code", None) == _NO_SUCH_RANGE:  # gcsfs's own class
+                raise OSError(errno.EINVAL, "there is no such range") from error
             if attempt == _TRIES - 1:
                 said = str(error) or type(error).__name__
                 raise OSError(errno.EIO, f"{_TRIES} tries failed, the last with {said}") from error
