@@ -17,12 +17,8 @@ if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
 
 
-def begin(
-    path: Path, named: dict[str, Any], *, at_once: bool, alone: bool = False
-) -> Callable[[], None]:
+def begin(path: Path, named: dict[str, Any], *, at_once: bool) -> Callable[[], None]:
     """Begins to write arrays by name to the new folder `path`; returns what waits for the end.
-
-    All processes take part, unless the first one writes `alone`.
 
     Any thread may call that. Unless it is called `at_once`, numpy arrays are copied, as they may
     change meanwhile. So may JAX's, even by donation: it leaves memory alone that Orbax still reads.
@@ -32,8 +28,6 @@ def begin(
     # Weights hardly compress, and compressing holds all of them in memory once more.
     context.array.saving.use_compression = False
     context.memory.deepcopy_host_arrays = not at_once
-    if alone:
-        context.multiprocessing.active_processes = {0}
     # Else a folder that cannot be made is waited for.
     context.asynchronous.create_directories_asynchronously = False
     with context, _quiet():

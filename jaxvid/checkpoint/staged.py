@@ -2,7 +2,6 @@
 
 Orbax itself writes to `gs://` and takes `s3://` for a folder of the disk. So it never sees a store:
 what it writes lies in the folder for temporary files (TMPDIR), whole, until all of it is copied.
-Where there are several processes, the first one gathers the arrays and writes all of them.
 """
 
 import tempfile
@@ -13,20 +12,24 @@ from typing import Any
 import jax
 
 from jaxvid.base import stores
-from jaxvid.checkpoint import orbax, peers, sums
+from jaxvid.base.errors import JaxvidError
+from jaxvid.checkpoint import orbax
+
+
+def check_writers(path: Path) -> None:
+    """Refuses a store where several processes write: Orbax's parts have to meet on one disk."""
+    if isinstance(path, stores.StorePath) and jax.process_count() > 1:
+        raise JaxvidError(
+            f"{path} cannot hold checkpoints of several processes, which write theirs together: "
+            "mount the bucket on all machines and give its path"
+        )
 
 
 def begin(path: stores.StorePath, named: dict[str, Any], *, at_once: bool) -> Callable[[], None]:
     """As `orbax.begin`."""
-    if jax.process_count() > 1:
-        # In the same order by all, of whom one needs them.
-        parts = ((name, sums.gathered(leaf)) for name, leaf in named.items())
-        named = {name: array for name, array in parts if peers.is_first()}
-    if not peers.is_first():
-        return lambda: None
     folder = tempfile.TemporaryDirectory(prefix="jaxvid-")
     local = Path(folder.name, path.name)
-    wait = orbax.begin(local, named, at_once=at_once, alone=True)
+    wait = orbax.begin(local, named, at_once=at_once)
 
     def finish() -> None:
         with folder:
@@ -38,7 +41,7 @@ def begin(path: stores.StorePath, named: dict[str, Any], *, at_once: bool) -> Ca
 
 def read(path: stores.StorePath, like: dict[str, Any]) -> dict[str, Any]:
     """As `orbax.read`."""
-    with tempfile.TemporaryDirectory(prefix="jaxvid-") as folder:
-        local = Path(folder, path.name)
+    with stores.copies() as folder:
+        local = folder / path.name
         stores.download_folder(path, local)
         return orbax.read(local, like)

@@ -37,7 +37,7 @@ def of(arrays: dict[str, Any], needed: bool = True) -> dict[str, str]:
     """
 
     def sum_of(leaf: Any) -> str:
-        array = gathered(leaf)
+        array = _gathered(leaf)
         return checksum(array) if needed else ""
 
     local = {name: leaf for name, leaf in arrays.items() if _is_here(leaf)}
@@ -73,7 +73,7 @@ def _is_here(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray) or leaf.is_fully_replicated or leaf.is_fully_addressable
 
 
-def gathered(leaf: Any) -> np.ndarray:
+def _gathered(leaf: Any) -> np.ndarray:
     """All of an array; what is on this machine's memory as numpy already is not copied.
 
     `np.asarray` of the array itself would be kept as long as the array is.

@@ -17,6 +17,7 @@ def begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Cal
     Returns what waits for the end and makes it the one that `folder` means; any thread may call
     that. Unless it is called `at_once`, the arrays may change or be donated before.
     """
+    staged.check_writers(folder)
     names, values, _ = leaves.flatten(tree)
     named = dict(zip(names, map(leaves.array_of, values), strict=True))
     # Orbax refuses arrays without elements; their shape is all there is to them.

@@ -202,13 +202,15 @@ def test_the_cache_keeps_to_its_bound_and_forgets_what_is_old(bucket, address, t
     path = bucket / "shard"
     found = put(path, data)
     reader = blocks.Reader(room=16 * blocks.BLOCK, folder=tmp_path / "kept")
-    for number in range(40):
-        for each in (0, number):  # The first one is used all the time.
-            start = blocks.BLOCK * each
-            assert reader.read(path, found, [(start, start + 9)]) == [data[start : start + 9]]
-            time.sleep(0.002)
-        kept = [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
-        assert sum(file.stat().st_size for file in kept) <= 16 * (blocks.BLOCK + 4)
+    with requests(address) as made:
+        for number in range(40):
+            for each in (0, number):  # The first one is used all the time.
+                start = blocks.BLOCK * each
+                assert reader.read(path, found, [(start, start + 9)]) == [data[start : start + 9]]
+                time.sleep(0.002)
+            kept = [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
+            assert sum(file.stat().st_size for file in kept) <= 16 * (blocks.BLOCK + 4)
+    assert made == [40]
     assert {"0", "39"} <= {file.name for file in kept} and len(kept) > 8
 
 
