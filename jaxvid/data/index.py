@@ -118,6 +118,11 @@ def stem(split: str, modality: str) -> str:
     return f"{split}.flow" if modality == "flow" else split
 
 
+def feature_of(stem: str) -> str:
+    """What records call the list of frames in files that begin so."""
+    return sequence_example.FLOW if stem.endswith(".flow") else sequence_example.FRAMES
+
+
 def load(folder: pathlib.Path, split: str, modality: str = "rgb") -> Index:
     """Reads and checks the index of a split, which is made first where there is none.
 
@@ -245,8 +250,8 @@ def _consistent(
 
 def _make(folder: pathlib.Path, split: str, modality: str) -> None:
     """Makes the index of shards that came without one."""
-    feature = sequence_example.FLOW if modality == "flow" else sequence_example.FRAMES
     own, split = split, stem(split, modality)
+    feature = feature_of(split)
     # Others' records may hold pictures and flow side by side.
     beside = own != split and not any(folder.glob(f"{split}-?????-of-?????*"))
     names, sizes = _find_shards(folder, own if beside else split)

@@ -13,6 +13,8 @@ from typing import IO, Any
 
 from jaxvid.base import jsons, stores, whole
 from jaxvid.base.errors import JaxvidError
+from jaxvid.data import flow as flows
+from jaxvid.rows import FLOWS
 
 VERSION = 1
 
@@ -23,7 +25,8 @@ class Manifest:
 
     `digests` maps the shards and `labels.txt` to the SHA-256 of their bytes, `made_with` the
     libraries that decide these to their versions. `left_out` are the numbers of videos that could
-    not be read. The index has no digest: it follows from the shards, and is written after this.
+    not be read, and `flow` is the way to optical flow, "" of pictures. The index has no digest: it
+    follows from the shards, and is written after this.
     """
 
     origin: str
@@ -32,14 +35,16 @@ class Manifest:
     made_with: Mapping[str, str]
     left_out: Sequence[int]
     digests: Mapping[str, str]
+    flow: str = ""
 
 
-def libraries() -> dict[str, str]:
-    """The versions of what decodes videos and writes JPEGs."""
+def libraries(flow: str = "") -> dict[str, str]:
+    """The versions of what decodes videos, computes their optical flow, and writes JPEGs."""
     import av
     import PIL
 
-    return {"av": av.__version__, "pillow": PIL.__version__}
+    found = {"av": av.__version__, "pillow": PIL.__version__}
+    return found | {"opencv": flows.version()} if flow in FLOWS else found
 
 
 def digest(path: pathlib.Path) -> str:
@@ -97,6 +102,7 @@ def _check(manifest: Manifest) -> None:
     if (
         not all(type(number) is int for number in numbers)
         or not isinstance(manifest.origin, str)
+        or manifest.flow not in ("", *FLOWS, flows.PICTURES)
         or not has(manifest.made_with, r"[\w.+-]{1,40}")
         or not has(manifest.digests, r"[0-9a-f]{64}")
         or any(name != pathlib.PurePath(name).name for name in manifest.digests)

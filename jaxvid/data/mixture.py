@@ -32,6 +32,7 @@ class Mixed:
                 "records of all alike"
             )
         (self.encoded, self.channels), self.classes = kinds.pop(), names
+        self.remote = any(source.remote for source in self._sources)
         self.num_frames = np.concatenate([source.num_frames for source in self._sources])
         self.fps = np.concatenate([source.fps for source in self._sources])
         self.height = np.concatenate([source.height for source in self._sources])

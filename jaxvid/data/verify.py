@@ -139,7 +139,7 @@ class _Split:
     def _entries(self, local: pathlib.Path, number: int, name: str) -> Iterator[shards.Entry]:
         """What a shard says of its records, up to where it is damaged, which is noted."""
         try:
-            yield from shards.scan(local, number)
+            yield from shards.scan(local, number, index.feature_of(self._split))
         except JaxvidError as error:
             known = list(self._damaged_records(local, number))
             said = str(error).removeprefix(f"{local} ").partition(";")[0]
@@ -217,6 +217,16 @@ def _is_as_listed(listed: index.Index, row: int, entry: shards.Entry) -> bool:
     )
 
 
+def _asked(args: argparse.Namespace) -> list[str]:
+    """The splits that flags mean: of a list those of its name, with their optical flow."""
+    if args.split:
+        return [args.split]
+    if not args.labels:
+        return splits(args.records)
+    own, there = args.labels.stem, splits(args.records)
+    return [name for name in (own, index.stem(own, "flow")) if name in there] or [own]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `python -m jaxvid.data.verify`."""
     parser = argparse.ArgumentParser(
@@ -239,10 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths.arguments(args, "videos")
         if (args.videos is None) != (args.labels is None):
             raise JaxvidError("--videos and --labels go together: give both, or leave both out")
-        names = [args.split or args.labels.stem] if args.labels or args.split else None
         paths.readable(args.records, "--records")
         left = []
-        for split in names or splits(args.records):
+        for split in _asked(args):
             damages = _show(args.records, split)
             if damages and args.labels:
                 with locks.hold(args.records, "--records"):

@@ -1,7 +1,7 @@
 """Charts of what a dataset holds, as PNGs. matplotlib is imported only when one is drawn."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _NAMED = 40
 """As many classes are named; of more the sizes are drawn, from the largest down."""
 
 
-def classes(names: Sequence[str], counts: Mapping[str, np.ndarray], file: BinaryIO) -> None:
+def classes(names: Sequence[str], counts: Mapping[str, np.ndarray], file: IO[bytes]) -> None:
     """Draws how many clips each class has, a bar or a curve for each entry of `counts`."""
     few = len(names) <= _NAMED
     bars = len(counts)
@@ -41,7 +41,9 @@ def classes(names: Sequence[str], counts: Mapping[str, np.ndarray], file: Binary
     _finish(figure, file)
 
 
-def histogram(values: Mapping[str, np.ndarray], what: str, file: BinaryIO, mark: float = 0) -> None:
+def histogram(
+    values: Mapping[str, np.ndarray], what: str, file: IO[bytes], mark: float = 0
+) -> None:
     """Draws how values are spread, as shares of each entry; a dashed line marks a value."""
     figure, axes = _figure(3.4)
     every = np.concatenate([each[np.isfinite(each)] for each in values.values()])
@@ -66,7 +68,7 @@ def histogram(values: Mapping[str, np.ndarray], what: str, file: BinaryIO, mark:
 
 
 def sizes(
-    widths: Mapping[str, np.ndarray], heights: Mapping[str, np.ndarray], file: BinaryIO
+    widths: Mapping[str, np.ndarray], heights: Mapping[str, np.ndarray], file: IO[bytes]
 ) -> None:
     """Draws which widths and heights there are; the area of a dot is the share that has them."""
     figure, axes = _figure(3.8)
@@ -99,7 +101,7 @@ def _figure(height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _finish(figure: Any, file: BinaryIO) -> None:
+def _finish(figure: Any, file: IO[bytes]) -> None:
     (axes,) = figure.axes
     # Above, where it hides nothing.
     figure.legend(

@@ -321,7 +321,7 @@ def boxed(pixels: np.ndarray, box: Sequence[int]) -> np.ndarray:
 
 
 def sheet(
-    pictures: Sequence[Any], captions: Sequence[Sequence[str]], file: BinaryIO, title: str
+    pictures: Sequence[Any], captions: Sequence[Sequence[str]], file: IO[bytes], title: str
 ) -> None:
     """Draws pictures (of Pillow) below one another to a PNG, each under its lines of caption."""
     from PIL import Image, ImageDraw

@@ -124,6 +124,21 @@ def test_every_damage_is_named_and_made_again(kind, made, copy, capsys):
     assert "train: all of it is whole" in capsys.readouterr().out
 
 
+def test_records_of_flow_are_made_again_too(made, tmp_path, capsys):
+    pytest.importorskip("cv2")
+    out = tmp_path / "records"
+    build.build(made, made / "train.csv", out, shards=2, workers=1, flow="farneback")
+    whole = content(out)
+    flip(out / "train.flow-00001-of-00002.tfrecord", 400)
+    (damage,) = verify.verify(out, "train.flow")
+    assert str(damage).startswith("train.flow-00001-of-00002.tfrecord record 0")
+    repair(made, out)
+    assert content(out) == whole
+    (out / "train.flow.index.npz").unlink()
+    repair(made, out)
+    assert records.Records(out, "train", "flow").flow == "farneback"
+
+
 def test_all_is_found_at_once_and_the_exit_code_says_so(copy, capsys):
     damage_frames(copy)
     (copy / "train-00002-of-00003.tfrecord").unlink()

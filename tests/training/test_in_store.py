@@ -9,11 +9,11 @@ import pytest
 from jaxvid import checkpoint
 from jaxvid.base import arrays, paths, stores
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import build, datasets, pipeline, records, toy
+from jaxvid.data import build, datasets, records, toy
 from jaxvid.export import export
 from jaxvid.inference import evaluate
 from jaxvid.training import loop
-from tests import store
+from tests import handed, store
 from tests.training.test_loop import assert_same, make_config
 
 pytest.importorskip("s3fs", reason="object stores need s3fs: pip install 'jaxvid[stores]'")
@@ -60,7 +60,7 @@ def test_batches_are_those_of_the_disk(places):
     def batches(folder):
         c = make_config(folder)
         split = datasets.open_split(c.data, "train")
-        made = pipeline.train_batches(split, c.data, batch_size=8, loss="softmax", seed=0)
+        made = handed.train_batches(split, c)
         return [next(made) for _ in range(6)]
 
     for one, other in zip(*map(batches, places), strict=True):
@@ -83,7 +83,7 @@ def test_what_is_damaged_there_is_bad_and_a_store_that_is_away_is_not(
     c = make_config(there)
     c.data.max_bad_records = 20
     split = datasets.Split(opened, tuple("abcdefgh"))
-    made = pipeline.train_batches(split, c.data, batch_size=8, loss="softmax", seed=0)
+    made = handed.train_batches(split, c)
     with pytest.raises(JaxvidError, match="see to the store"):
         next(made)
     stores._client_of.cache_clear()

@@ -47,6 +47,7 @@ def rebuild(
         len(names),
         known.short_side,
         known.quality,
+        known.flow,
     )
     if [task.file for task in plan.tasks] != names:
         raise JaxvidError(
@@ -69,7 +70,7 @@ def _check(results: Sequence[Result], names: Sequence[str], known: manifest.Mani
     for result in results:
         name = names[result.shard]
         if result.digest != known.digests[name]:
-            now = manifest.libraries()
+            now = manifest.libraries(known.flow)
             changed = [
                 f"{library} {then}, which is {now.get(library)} here"
                 for library, then in known.made_with.items()
@@ -106,10 +107,11 @@ def _index(out: pathlib.Path, split: str, names: Sequence[str], known: manifest.
     found: dict[int, shards.Entry] = {}
     for shard, name in enumerate(names):
         number = shard
-        for entry in shards.scan(out / name, shard):
+        for entry in shards.scan(out / name, shard, index.feature_of(split)):
             while left_out[number]:
                 number += len(names)
             found[number] = entry
             number += len(names)
-    index.write(out, split, names, [found[number] for number in sorted(found)], known.origin)
+    entries = [found[number] for number in sorted(found)]
+    index.write(out, split, names, entries, known.origin, known.flow)
     text.say(f"{split}: the index is made again")

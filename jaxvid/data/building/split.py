@@ -386,9 +386,10 @@ def _publish(
             plan.origin,
             plan.tasks[0].short_side,
             plan.tasks[0].quality,
-            manifest.libraries(),
+            manifest.libraries(plan.flow),
             left_out,
             digests | {"labels.txt": manifest.digest(out / "labels.txt")},
+            plan.flow,
         ),
     )
     index.write(out, plan.split, files, entries, plan.origin, plan.flow)

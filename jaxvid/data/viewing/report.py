@@ -4,7 +4,7 @@ import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -154,7 +154,7 @@ def _write_copies(path: pathlib.Path, splits: Splits, found: Sequence[Copies]) -
     csvs.write(path, header, lines)
 
 
-def _charts(config: Config, splits: Splits) -> dict[str, Callable[[BinaryIO], None]]:
+def _charts(config: Config, splits: Splits) -> dict[str, Callable[[IO[bytes]], None]]:
     """What draws each chart, by its name."""
     first = next(iter(splits.values()))
     counts = {name: facts.class_counts(split) for name, split in splits.items()}
@@ -163,7 +163,7 @@ def _charts(config: Config, splits: Splits) -> dict[str, Callable[[BinaryIO], No
             first.source.labels, len(first.classes), config.data.balance
         )
     frames = {name: np.asarray(each.source.num_frames, float) for name, each in splits.items()}
-    drawn: dict[str, Callable[[BinaryIO], None]] = {}
+    drawn: dict[str, Callable[[IO[bytes]], None]] = {}
     if first.classes and config.train.loss != "pixels":
         drawn["classes"] = functools.partial(charts.classes, first.classes, counts)
     drawn["frames"] = functools.partial(charts.histogram, frames, "frames", mark=facts.span(config))
