@@ -5,11 +5,12 @@ import fnmatch
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError, listed
+from jaxvid.data.prepare.entries import Classes, Entry, Listing
 
 
 class Annotations:
@@ -74,6 +75,28 @@ class Annotations:
             f"{there or 'no .csv, .json or .txt'}: name the folder that holds them with "
             "--annotations"
         )
+
+    def by_split(
+        self,
+        classes: Classes,
+        names: Mapping[str, Sequence[str]],
+        read: Callable[[str, pathlib.Path], Iterable[Entry]],
+    ) -> Listing:
+        """What `read` makes of each split and its file, the first of its `names` that is there.
+
+        Splits without a file are left out.
+
+        Raises:
+          JaxvidError: none of them has one, or a file is not what it should be.
+        """
+        listing = Listing(classes.names)
+        for split, several in names.items():
+            path = self.find(*several, split=split)
+            if path is not None:
+                listing.add(split, path, read(split, path))
+        if not listing.splits:
+            raise self.lacking()
+        return listing
 
     def lines(self, path: pathlib.Path) -> Iterator[tuple[str, str]]:
         """The lines of a text that are not empty, without spaces around them, and where they stand.

@@ -5,6 +5,8 @@ may have a point; files have them as six digits of whole seconds. Where clips ar
 alone, as in OpenDataLab's Kinetics-400, the id finds them.
 """
 
+import pathlib
+
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data.prepare.annotations import Annotations, seconds
 from jaxvid.data.prepare.entries import Classes, Entry, Listing
@@ -26,11 +28,8 @@ def parse(number: int, labels: tuple[str, ...], files: Annotations, options: Opt
       JaxvidError: there are none, or they are not the official ones.
     """
     classes = Classes(labels)
-    listing = Listing(classes.names)
-    for split, patterns in _SPLITS.items():
-        path = files.find(*(name.format(n=number) for name in patterns), split=split)
-        if path is None:
-            continue
+
+    def read(_: str, path: pathlib.Path) -> list[Entry]:
         entries = []
         for where, row in files.table(path, "youtube_id", "time_start", "time_end"):
             start = int(seconds(row["time_start"], where))
@@ -48,10 +47,10 @@ def parse(number: int, labels: tuple[str, ...], files: Annotations, options: Opt
         unlabelled = [entry.id for entry in entries if not entry.labels]
         if unlabelled and len(unlabelled) < len(entries):
             raise JaxvidError(f"{path} has rows without a label ({unlabelled[0]}), others with one")
-        listing.add(split, path, entries)
-    if not listing.splits:
-        raise files.lacking()
-    return listing
+        return entries
+
+    lists = {split: [each.format(n=number) for each in names] for split, names in _SPLITS.items()}
+    return files.by_split(classes, lists, read)
 
 
 def parse_710(labels: tuple[str, ...], files: Annotations, options: Options) -> Listing:

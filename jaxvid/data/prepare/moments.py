@@ -5,13 +5,19 @@ them by one: a file's own length holds. A row of Moments in Time is a path, a cl
 one of Multi-Moments a name and as many class numbers as it has.
 """
 
+import pathlib
+from collections.abc import Callable, Iterator
+
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data.prepare.annotations import Annotations, field
 from jaxvid.data.prepare.entries import Classes, Entry, Listing, in_order
 from jaxvid.data.prepare.options import Options
 
-_SPLITS = {"train": "training", "val": "validation"}
+_LISTS = {
+    "train": ("trainingSet.csv", "trainingSet.txt"),
+    "val": ("validationSet.csv", "validationSet.txt"),
+}
 
 
 def parse_diving48(labels: tuple[str, ...], files: Annotations, options: Options) -> Listing:
@@ -21,27 +27,22 @@ def parse_diving48(labels: tuple[str, ...], files: Annotations, options: Options
       JaxvidError: there are none, or they are not the official ones.
     """
     classes = Classes(labels)
-    listing = Listing(classes.names)
     order = files.find("Diving48_vocab.json")
     if order is not None:
         dives = files.json(order, list)
         if not all(isinstance(words, list) for words in dives):
             raise JaxvidError(f"{order} is no list of lists of words: take the official file")
         classes.check(["+".join(map(str, words)) for words in dives], str(order))
-    for split in ("train", "test"):
-        path = files.find(f"Diving48_V2_{split}.json", split=split)
-        if path is None:
-            continue
-        entries = []
+
+    def read(_: str, path: pathlib.Path) -> Iterator[Entry]:
         for place, row in enumerate(files.json(path, list)):
             where = f"{path} entry {place}"
             name = field(row, "vid_name", str, where)
             number = str(field(row, "label", int, where))
-            entries.append(Entry(name, (name,), (classes.number(number, where),), video=name))
-        listing.add(split, path, entries)
-    if not listing.splits:
-        raise files.lacking()
-    return listing
+            yield Entry(name, (name,), (classes.number(number, where),), video=name)
+
+    lists = {split: (f"Diving48_V2_{split}.json",) for split in ("train", "test")}
+    return files.by_split(classes, lists, read)
 
 
 def parse_mit(labels: tuple[str, ...], files: Annotations, options: Options) -> Listing:
@@ -50,22 +51,7 @@ def parse_mit(labels: tuple[str, ...], files: Annotations, options: Options) -> 
     Raises:
       JaxvidError: there are none, or they are of another version.
     """
-    classes = Classes(labels)
-    listing = Listing(classes.names)
-    _check_categories(classes, files)
-    for split, word in _SPLITS.items():
-        path = files.find(f"{word}Set.csv", split=split)
-        if path is None:
-            continue
-        entries = []
-        for where, cells in files.cells(path):
-            if len(cells) < 2:
-                raise JaxvidError(f"{where}: {text.quoted(cells[0])} has no class beside it")
-            entries.append(Entry(cells[0], (cells[0],), (classes.find(cells[1], where),)))
-        listing.add(split, path, entries)
-    if not listing.splits:
-        raise files.lacking()
-    return listing
+    return _parse(labels, files, lambda classes, cells, where: [classes.find(cells[0], where)])
 
 
 def parse_mmit(labels: tuple[str, ...], files: Annotations, options: Options) -> Listing:
@@ -74,23 +60,27 @@ def parse_mmit(labels: tuple[str, ...], files: Annotations, options: Options) ->
     Raises:
       JaxvidError: there are none, or they are of another version.
     """
+    return _parse(
+        labels, files, lambda classes, cells, where: [classes.number(c, where) for c in cells if c]
+    )
+
+
+def _parse(
+    labels: tuple[str, ...],
+    files: Annotations,
+    classes_of: Callable[[Classes, list[str], str], list[str]],
+) -> Listing:
+    """Reads lists of names, of which `classes_of` reads the classes in the cells behind."""
     classes = Classes(labels)
-    listing = Listing(classes.names)
     _check_categories(classes, files)
-    for split, word in _SPLITS.items():
-        path = files.find(f"{word}Set.csv", f"{word}Set.txt", split=split)
-        if path is None:
-            continue
-        entries = []
-        for where, cells in files.cells(path):
-            names = tuple(classes.number(cell, where) for cell in cells[1:] if cell)
-            if not names:
-                raise JaxvidError(f"{where}: {text.quoted(cells[0])} has no class beside it")
-            entries.append(Entry(cells[0], (cells[0],), tuple(dict.fromkeys(names))))
-        listing.add(split, path, entries)
-    if not listing.splits:
-        raise files.lacking()
-    return listing
+
+    def read(_: str, path: pathlib.Path) -> Iterator[Entry]:
+        for where, (name, *cells) in files.cells(path):
+            if not any(cells):
+                raise JaxvidError(f"{where}: {text.quoted(name)} has no class beside it")
+            yield Entry(name, (name,), tuple(dict.fromkeys(classes_of(classes, cells, where))))
+
+    return files.by_split(classes, _LISTS, read)
 
 
 def _check_categories(classes: Classes, files: Annotations) -> None:

@@ -6,6 +6,7 @@ and the classes' numbers may be texts.
 """
 
 import pathlib
+from collections.abc import Iterator
 
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError
@@ -25,25 +26,19 @@ def parse_csv(
       JaxvidError: there are none, or they are not the official ones.
     """
     classes = Classes(labels)
-    listing = Listing(classes.names)
     order = files.find(f"{prefix}-labels.csv")
     if order is not None:
         classes.check([line for _, line in files.lines(order)], str(order))
-    for split, word in _SPLITS.items():
-        path = files.find(f"{prefix}-{word}.csv", split=split)
-        if path is None:
-            continue
-        entries = []
+
+    def read(split: str, path: pathlib.Path) -> Iterator[Entry]:
         for where, line in files.lines(path):
             number, separator, label = line.partition(";")
             if not number.isdecimal() or (split != "test" and not separator):
                 raise JaxvidError(f"{where}: {text.quoted(line)} is no id;label")
-            names = (classes.find(label, where),) if label else ()
-            entries.append(Entry(number, (number,), names))
-        listing.add(split, path, entries)
-    if not listing.splits:
-        raise files.lacking()
-    return listing
+            yield Entry(number, (number,), (classes.find(label, where),) if label else ())
+
+    lists = {split: (f"{prefix}-{word}.csv",) for split, word in _SPLITS.items()}
+    return files.by_split(classes, lists, read)
 
 
 def parse_json(labels: tuple[str, ...], files: Annotations, options: Options) -> Listing:
@@ -53,15 +48,12 @@ def parse_json(labels: tuple[str, ...], files: Annotations, options: Options) ->
       JaxvidError: there are none, or they are not the official ones.
     """
     classes = Classes(labels)
-    listing = Listing(classes.names)
     order = files.find("something-something-v2-labels.json", "labels.json")
     if order is not None:
         numbers = files.json(order, dict)
         classes.check(in_order(_numbers(numbers, order), str(order)), str(order))
-    for split, word in _SPLITS.items():
-        path = files.find(f"something-something-v2-{word}.json", f"{word}.json", split=split)
-        if path is None:
-            continue
+
+    def read(split: str, path: pathlib.Path) -> list[Entry]:
         answers = _answers(files, classes) if split == "test" else {}
         entries = []
         for place, row in enumerate(files.json(path, list)):
@@ -76,10 +68,13 @@ def parse_json(labels: tuple[str, ...], files: Annotations, options: Options) ->
             entries.append(Entry(number, (number,), names))
         if answers and not all(entry.labels for entry in entries):
             raise JaxvidError(f"test-answers.csv lacks videos of {path}: take the official file")
-        listing.add(split, path, entries)
-    if not listing.splits:
-        raise files.lacking()
-    return listing
+        return entries
+
+    lists = {
+        split: (f"something-something-v2-{word}.json", f"{word}.json")
+        for split, word in _SPLITS.items()
+    }
+    return files.by_split(classes, lists, read)
 
 
 def _numbers(numbers: dict[str, object], order: pathlib.Path) -> dict[str, int]:
