@@ -5,7 +5,7 @@
 For each row that `tests/rows.json` does not hold yet, a miniature of its dataset in the official
 layout is prepared as `python -m jaxvid.zoo show` says, and the tiny variant of its family takes one
 step and is tested, as `runlocal` has it: a row of two streams with both of its members. The table
-in `docs/datasets/rows.md` is written anew. It can be stopped and goes on.
+in `docs/rows.md` is written anew. It can be stopped and goes on.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tests.zoo.test_zoo import published
 
 ROOT = pathlib.Path(__file__).parent.parent
 KEPT = pathlib.Path(__file__).with_suffix(".json")
-PAGE = ROOT / "docs" / "datasets" / "rows.md"
+PAGE = ROOT / "docs" / "rows.md"
 MARKS = ("<!-- the table: python -m tests.rows -->", "<!-- end of the table -->")
 FLOW = "farneback"  # a tenth of the time of the published TV-L1
 BATCH = 4

@@ -41,6 +41,7 @@ CONTENTS = {
         "datasets/sports1m",
         "datasets/ucf101",
         "datasets/lists",
+        "rows",
     ],
     "Notebooks": ["notebooks/first-prediction", "notebooks/features-and-attention"],
     "The zoo": ["families", "zoo", "deviations"],

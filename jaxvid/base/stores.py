@@ -112,11 +112,15 @@ class StorePath(pathlib.PosixPath):
         """What the folder holds, in order of the names; none where there is no such folder."""
         yield from [self / name for name in sorted(listing(self))]
 
-    def glob(self, pattern: str, **_: Any) -> Iterator["StorePath"]:  # type: ignore[override] # of names alone
+    def glob(  # type: ignore[override]  # of names alone
+        self, pattern: str, **_: Any
+    ) -> Iterator["StorePath"]:
         """Those of `iterdir` whose names are like the pattern, which has no `/`."""
         return (each for each in self.iterdir() if fnmatch.fnmatchcase(each.name, pattern))
 
-    def rglob(self, pattern: str, **_: Any) -> Iterator["StorePath"]:  # type: ignore[override] # so
+    def rglob(  # type: ignore[override]  # of names alone
+        self, pattern: str, **_: Any
+    ) -> Iterator["StorePath"]:
         """All files below the folder whose names are like the pattern."""
         names = (
             name
@@ -125,7 +129,7 @@ class StorePath(pathlib.PosixPath):
         )
         return (self / name for name in names)
 
-    def open(  # type: ignore[override] # pathlib's has an overload for each mode
+    def open(  # type: ignore[override]  # pathlib's has an overload for each mode
         self,
         mode: str = "r",
         buffering: int = -1,

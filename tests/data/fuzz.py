@@ -413,7 +413,7 @@ def _lists(folder: Path) -> tuple[Callable, Callable]:
     listed.write_text("\n".join(lines))
     data = ml_collections.ConfigDict(
         {"dataset": "files", "data_dir": str(trial), "flow": "", "train_split": "train",
-         "test_split": "", "max_bad_records": 5, "workers": 1}
+         "test_split": "", "max_bad_records": 5, "workers": 1, "category": "", "mixture": ()}
     )  # fmt: skip
     with _quiet():
         datasets.open_split(data, "train")
@@ -510,7 +510,7 @@ def _count(read: Callable[[], int]) -> int | None:
 def _train_on_files(folder: Path, settings: ml_collections.ConfigDict) -> int:
     data = ml_collections.ConfigDict(
         {"dataset": "files", "data_dir": str(folder), "flow": "", "train_split": "train",
-         "test_split": "", "max_bad_records": 0, "workers": 1}
+         "test_split": "", "max_bad_records": 0, "workers": 1, "category": "", "mixture": ()}
     )  # fmt: skip
     split = datasets.open_split(data, "train")
     _read_batches(split, settings)

@@ -91,7 +91,7 @@ def test_a_test_has_every_video_once(split):
 class Named:
     """A source of one video a class, without frames."""
 
-    encoded, channels, categories = True, 3, ()
+    encoded, channels, remote, categories = True, 3, False, ()
 
     def __init__(self, names):
         self.classes = tuple(names)

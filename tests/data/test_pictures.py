@@ -172,7 +172,8 @@ def test_files_have_the_frames_of_records(source, tmp_path):
     build(source, source / "train.csv", tmp_path / "out", workers=1)
     built = records.Records(tmp_path / "out", "train")
     data = {"dataset": "files", "data_dir": str(source), "max_bad_records": 0}
-    data |= {"train_split": "train", "test_split": "test", "workers": 1, "category": ""}
+    data |= {"train_split": "train", "test_split": "test", "workers": 1}
+    data |= {"category": "", "mixture": (), "flow": ""}
     split = datasets.open_split(ml_collections.ConfigDict(data), "train")
     np.testing.assert_array_equal(split.source.fps, built.fps)
     np.testing.assert_array_equal(split.source.num_frames, built.num_frames)

@@ -362,10 +362,10 @@ def test_show_says_what_a_row_without_weights_is_made_of(capsys):
     streams = shown(capsys, "tsn_r50_1x1x3_k400_twostream")
     flow = "tsn_r50_flow_5x1x3_k400"
     assert f"python -m converters --model={flow} --out=WEIGHTS/{flow}" in streams
-    assert streams.count("python -m jaxvid.data.build ") == 2
-    assert "jaxvid.data.build --flow=tvl1" in streams and "init=WEIGHTS --mode=eval" in streams
+    assert streams.count("python -m jaxvid.data.prepare ") == 2
+    assert streams.count(" --flow=tvl1 ") == 1 and "init=WEIGHTS --mode=eval" in streams
     assert "--mode=eval" not in shown(capsys, "tsn_r18_1x1x8_hvu")
-    built = [line for line in shown(capsys, flow).splitlines() if "data.build" in line]
+    built = [line for line in shown(capsys, flow).splitlines() if "jaxvid.data." in line]
     assert len(built) == 3 and all("--flow=tvl1" in line for line in built)
 
 
