@@ -21,6 +21,8 @@ from jaxvid.reports import programs
 from jaxvid.training import plan as plans
 from jaxvid.training.program import operations
 
+# Without a GPU to try them on, XLA finds no tiles for some of its own kernels: cuBLAS has all.
+_UNTRIED: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
 Picked = dict[str, dict[str, int]]
 """How often each way to compute something was picked: {what: {way: count}}."""
 
@@ -151,7 +153,7 @@ def _take(function: Any, arguments: tuple[Any, ...], topology: Topology) -> tupl
         lowered = cast(jax.stages.Wrapped, function).lower(*arguments)
     picked = _grouped(notes)
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(_UNTRIED if topology.platform == "cuda" else None)
     except jax.errors.JaxRuntimeError as error:
         said = str(error)
         if "RESOURCE_EXHAUSTED" not in said:

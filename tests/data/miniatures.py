@@ -90,6 +90,8 @@ def kinetics600(folder: pathlib.Path) -> None:
     header = "label,youtube_id,time_start,time_end,split"
     rows = ["acting in play,xnC3nngvLCo,1,11,val", "zumba,xnC3nngvLCo,70,80,val"]
     text(folder, "kinetics-600_val.csv", header, *rows)
+    text(folder, "kinetics-600_train.csv", header, "zumba,ffffffffff0,1,11,train")
+    video(folder, "train/zumba/ffffffffff0_000001_000011.mp4")
     video(folder, "val/acting in play/xnC3nngvLCo_000001_000011.mp4")
     video(folder, "val/zumba/xnC3nngvLCo_000070_000080.mp4")
 

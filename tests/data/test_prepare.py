@@ -162,7 +162,7 @@ def test_a_row_that_is_listed_twice_is_built_once(source):
     with open(folder / "kinetics-600_val.csv", "a") as file:
         file.write("zumba,xnC3nngvLCo,70,80,val\n")
     report, built = prepare("kinetics600", folder, folder / "out", workers=1)
-    (summary,) = built.values()
+    summary = built["val"]
     assert summary.num_videos == 2 and not summary.bad
     assert total(report, "val") == (3, 2, 1, 0)
     assert report.splits["val"].twice == ["xnC3nngvLCo_000070_000080"]
