@@ -219,6 +219,9 @@ _MOST = {
 MAX_VIDEO_BYTES = 4 << 30
 """Bytes of the pixels of all views of one video."""
 
+_OPTIONAL = ".target_fps"
+"""The end of fields that may be None, whatever they are in another config."""
+
 # What says nothing to a network that fills in masked cubes, and what says nothing to the others.
 _OF_CLASSES = (
     "data.balance",
@@ -265,7 +268,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for field, like in known.items():
         if field not in given:
             raise JaxvidError(f"config.{field} is missing: make the config by config.from_row")
-        kind = _kind(like)
+        kind = _kind(None if field.endswith(_OPTIONAL) else like)
         value = given[field]
         if not kind.accepts(value):
             raise JaxvidError(f"config.{field}={value!r} must be {kind.words}")
@@ -274,6 +277,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise JaxvidError(f"config.{field}={value!r} must be {rule.words}")
         if field in _MOST and value is not None and value > _MOST[field]:
             raise JaxvidError(f"config.{field}={value!r} must be at most {_MOST[field]}")
+    _check_rate("test", config.test.sampling)
+    _check_rate("data", config.data.sampling)
     _check_size("test", config.test.sampling, published.views(config), config.test.crop)
     _check_size("data", config.data.sampling, 1, config.data.crop)
     if not given["model.members"]:
@@ -305,6 +310,14 @@ def check(config: ml_collections.ConfigDict) -> None:
                 f"config.{field}={given[field]!r} has no use with the loss "
                 f"{given['train.loss']}: leave it {known[field]!r}"
             )
+
+
+def _check_rate(group: str, sampling: Mapping[str, Any]) -> None:
+    """Refuses to sample by time without a rate."""
+    if sampling["sampler"] == "timed" and sampling["target_fps"] is None:
+        raise JaxvidError(
+            f"config.{group}.sampling.target_fps=None must be a number where the sampler is timed"
+        )
 
 
 def _check_size(group: str, sampling: Mapping[str, Any], views: int, crop: int) -> None:

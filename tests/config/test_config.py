@@ -10,6 +10,7 @@ import pytest
 from jaxvid import config as configs
 from jaxvid import zoo
 from jaxvid.base.errors import JaxvidError
+from jaxvid.config import fields
 from jaxvid.data import sampling
 from jaxvid.rows import CROP_COUNTS, Sampling
 from jaxvid.training import optim
@@ -220,3 +221,16 @@ def test_rates_of_the_head_and_of_biases_but_not_those_of_norms(name):
     assert rate("backbone/layer1_0/tam/kernel_bn/bias") == 1
     assert rate("backbone/layer1_0/interlace/distances_fc1/bias") == 2
     assert rate("head/fc/kernel") == 5 and rate("head/fc/bias") == 10
+
+
+def test_every_row_has_a_local_run():
+    """Whose fields are of their types, though its family's tiny network may sample otherwise."""
+    for name in zoo.list_models("*"):
+        fields.freeze(configs.from_row(name, runlocal=True))
+
+
+def test_sampling_by_time_takes_a_rate():
+    config = configs.from_row("vov3d_l_u16_sthv1")
+    config.data.sampling.sampler = "timed"
+    with pytest.raises(JaxvidError, match="data.sampling.target_fps=None must be a number where"):
+        fields.freeze(config)

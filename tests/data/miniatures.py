@@ -268,9 +268,13 @@ def hvu(folder: pathlib.Path) -> None:
     text(folder, "HVU_Tags_Categories_V1.0.csv", "Tag,Category", *tags)
     header = "Tags,youtube_id,time_start,time_end"
     rows = ["abseiling|afro|zoo,gD_G1b0wV5I,101.5,103.5", "zoo|yolk,eeEC-oWWAM0,90,92.5"]
+    every = "|".join(names(f"hvu_{kind}")[1] for kind in kinds)
+    rows.append(f"{every},gD_G1b0wV5K,1,3")
     text(folder, "HVU_Train_V1.0.csv", header, *rows)
-    text(folder, "HVU_Val_V1.0.csv", header, "zumba|winter,gD_G1b0wV5J,0.5,2.5")
+    rows = ["zumba|winter,gD_G1b0wV5J,0.5,2.5", f"{every},gD_G1b0wV5L,1,3"]
+    text(folder, "HVU_Val_V1.0.csv", header, *rows)
     video(folder, "train/gD_G1b0wV5I_001015_001035.mp4", "train/eeEC-oWWAM0_000900_000925.mp4")
+    video(folder, "train/gD_G1b0wV5K_000010_000030.mp4", "val/gD_G1b0wV5L_000010_000030.mp4")
     video(folder, "val/gD_G1b0wV5J_000005_000025.mp4")
 
 
