@@ -33,7 +33,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -308,17 +308,30 @@ def _dtypes(*arrays) -> str:
 def _cudnn(q_BQND, k_BKND, v_BKNE, bias_BNQK, mask_BNQK, scale):
     # cuDNN wants one head dimension for all three, a multiple of 8: zeros change no product.
     widest = -(-max(q_BQND.shape[-1], v_BKNE.shape[-1]) // 8) * 8
+    (batch, queries), keys = q_BQND.shape[:2], k_BKND.shape[1]
+    # Nor does JAX differentiate it for odd lengths: one token more, which is not looked at.
+    lengths: dict[str, Any] = {}
+    if queries % 2 or keys % 2:
+        q_BQND, k_BKND, v_BKNE = (
+            jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+            for x in (q_BQND, k_BKND, v_BKNE)
+        )
+        lengths = {
+            "query_seq_lengths": jnp.full(batch, queries, jnp.int32),
+            "key_value_seq_lengths": jnp.full(batch, keys, jnp.int32),
+        }
     with _cudnn_elsewhere():
         y_BQND = jax.nn.dot_product_attention(
             _widen(q_BQND, widest),
             _widen(k_BKND, widest),
             _widen(v_BKNE, widest),
+            **lengths,
             bias=None if bias_BNQK is None else bias_BNQK.astype(q_BQND.dtype),
             mask=mask_BNQK,
             scale=scale,
             implementation="cudnn",
         )
-    return y_BQND[..., : v_BKNE.shape[-1]]
+    return y_BQND[:, :queries, :, : v_BKNE.shape[-1]]
 
 
 @contextlib.contextmanager

@@ -191,18 +191,19 @@ def test_attend_refuses_what_it_cannot_do():
         attend(q, k, v[:, 1:])
 
 
-def test_cudnn_is_asked_for_by_name_with_widths_it_takes(monkeypatch):
+def test_cudnn_is_asked_for_by_name_with_widths_and_lengths_it_takes(monkeypatch):
     asked = {}
 
     def stand_in(q, k, v, *, implementation, **kwargs):
         asked.update(implementation=implementation, widths={x.shape[-1] for x in (q, k, v)})
+        asked.update(lengths=(q.shape[1], k.shape[1], v.shape[1]))
         return plain(q, k, v, implementation="xla", **kwargs)
 
     plain = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
     q, k, v = draw(width=13, value_width=9)
     out = attention._cudnn(q, k, v, None, None, 0.3)
-    assert asked == {"implementation": "cudnn", "widths": {16}}
+    assert asked == {"implementation": "cudnn", "widths": {16}, "lengths": (8, 6, 6)}
     np.testing.assert_allclose(out, expected(q, k, v, scale=0.3), atol=1e-6)
 
 
