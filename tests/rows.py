@@ -27,7 +27,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.config import fields
 from jaxvid.data.prepare import command as prepare
 from jaxvid.devices import compiled
-from jaxvid.rows import TEST_SPLITS, Row
+from jaxvid.rows import Row, published_split
 from jaxvid.training.loop import train
 from tests.data.miniatures import MINIATURES
 from tests.zoo.test_zoo import published
@@ -65,15 +65,10 @@ def prepared(row: Row, folder: pathlib.Path) -> pathlib.Path:
     return out
 
 
-def split_of(row: Row) -> str:
-    """The split of a row's test."""
-    return TEST_SPLITS.get(row.dataset, "val")
-
-
 def tried(row: Row, data: pathlib.Path, workdir: pathlib.Path) -> dict[str, object]:
     """One step of training on prepared data, and its test."""
     config = configs.from_row(row.name, dataset=row.dataset, data_dir=str(data), runlocal=True)
-    config.data.test_split = split_of(row)
+    config.data.test_split = published_split(row.dataset)
     if config.data.flow:
         config.data.flow = FLOW
     config.train.update({"epochs": 1.0, "batch_size": BATCH, "log_steps": 1})
@@ -85,12 +80,12 @@ def tried(row: Row, data: pathlib.Path, workdir: pathlib.Path) -> dict[str, obje
         losses += [line["loss"] for line in lines if "loss" in line]
     if not losses or not all(map(math.isfinite, losses)):
         raise JaxvidError(f"{row.name} has the losses {losses}")
-    lists = {split: data / f"{split}.csv" for split in ("train", split_of(row))}
+    lists = {split: data / f"{split}.csv" for split in ("train", published_split(row.dataset))}
     counts = {split: len(path.read_text("utf-8").splitlines()) - 1 for split, path in lists.items()}
     return {
         "prepared": shlex.join(preparation(row)),
         "train": counts["train"],
-        "test": counts[split_of(row)],
+        "test": counts[published_split(row.dataset)],
         "losses": losses[:2],
         "result": {k: v for k, v in vars(result).items() if isinstance(v, float)},
     }

@@ -10,7 +10,6 @@ checksum, under a name that a file with another content does not have.
 
 import contextlib
 import hashlib
-import math
 import os
 import threading
 import zlib
@@ -18,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxvid.base import paths, stores
-from jaxvid.base.errors import JaxvidError
+from jaxvid.base.environment import read_number
 
 BLOCK = 128 << 10
 GAP = 2
+_GIGABYTES = 10.0
 _FREED = 0.9  # The share of the room to which a full cache is cleared.
 
 
@@ -117,17 +117,13 @@ def room_from(environment: Mapping[str, str]) -> int:
     Raises:
       JaxvidError: it is no number from 0 on.
     """
-    given = environment.get("JAXVID_STORE_CACHE_GB", "") or "10"
-    try:
-        gigabytes = float(given)
-    except ValueError:
-        gigabytes = math.nan
-    if not 0 <= gigabytes < math.inf:
-        raise JaxvidError(
-            f"JAXVID_STORE_CACHE_GB={given!r} must be the gigabytes of this machine's disk that "
-            "may hold parts of files from object stores, or 0 for none"
-        )
-    return int(gigabytes * 1e9)
+    gigabytes = read_number(
+        environment,
+        "JAXVID_STORE_CACHE_GB",
+        "the gigabytes of this machine's disk that may hold parts of files from object stores, or "
+        "0 for none",
+    )
+    return int((_GIGABYTES if gigabytes is None else gigabytes) * 1e9)
 
 
 def _blocks(start: int, stop: int) -> range:

@@ -29,7 +29,7 @@ import numpy as np
 from jaxvid.base import locks, paths, text, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
-from jaxvid.data import bounds, index, records, shards
+from jaxvid.data import bounds, index, pictures, records, shards
 from jaxvid.data.cpu_tf import tf
 
 _SHARD_BYTES = 256 << 20
@@ -131,18 +131,16 @@ def _jpeg(image: bytes, path: str) -> bytes:
         return image
     from PIL import Image
 
-    out = io.BytesIO()
     try:
         # Pillow's other readers are never asked: some of them run programs.
         with Image.open(io.BytesIO(image), formats=("PNG", "BMP", "GIF")) as opened:
             if problem := bounds.size_problem(opened.height, opened.width):
                 raise ValueError(problem)
-            opened.convert("RGB").save(out, "JPEG", quality=_QUALITY, subsampling="4:4:4")
+            return pictures.to_jpeg(opened.convert("RGB"), _QUALITY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise JaxvidError(
             f"{path} has a frame that is no picture ({error}): leave it out"
         ) from None
-    return out.getvalue()
 
 
 def _dmvr(dataset: str, split: str) -> Found:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from jaxvid.base.errors import JaxvidError
+from jaxvid.base.environment import read_number
 from jaxvid.base.progress import duration
 from jaxvid.base.text import say
 
@@ -30,19 +30,12 @@ def patience(environment: Mapping[str, str] = os.environ) -> float | None:
     Raises:
       JaxvidError: it is no such number.
     """
-    given = environment.get("JAXVID_HANG_SECONDS", "")
-    if not given:
-        return None
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise JaxvidError(
-            f"JAXVID_HANG_SECONDS={given!r} must be seconds without a step until a run tells where "
-            "it hangs, or 0 for never"
-        )
-    return seconds or math.inf
+    seconds = read_number(
+        environment,
+        "JAXVID_HANG_SECONDS",
+        "seconds without a step until a run tells where it hangs, or 0 for never",
+    )
+    return math.inf if seconds == 0 else seconds
 
 
 class Hangs:

@@ -1,6 +1,6 @@
 """What to type for a row: to convert, test, fine-tune or train it."""
 
-from jaxvid.rows import FLOWS, RECORD_SIDE, TEST_SPLITS
+from jaxvid.rows import FLOWS, RECORD_SIDE, published_split
 from jaxvid.zoo.index import get_row, pretrains, streams
 
 
@@ -17,7 +17,7 @@ def commands(name: str) -> list[str]:
     name, _, category = row.dataset.partition("_")
     dataset = " ".join(filter(None, (name, category and f"--category={category}", row.prepare)))
     prepare = f"  python -m jaxvid.data.prepare {dataset} --source=SOURCE{side} --out=DATA"
-    split = TEST_SPLITS.get(row.dataset, "val")
+    split = published_split(row.dataset)
     on = "" if split == "test" else f" --config.data.test_split={split}"
     published = f"dataset={row.dataset},data_dir=DATA"
     if pretrains(row.variant):
