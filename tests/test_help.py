@@ -9,7 +9,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = [
     *("jaxvid.main", "jaxvid.predict", "jaxvid.export", "jaxvid.plan", "jaxvid.zoo", "jaxvid.fuse"),
-    *("jaxvid.data.build", "jaxvid.data.bench", "jaxvid.data.prepare", "converters"),
+    *("jaxvid.data.build", "jaxvid.data.bench", "jaxvid.data.prepare", "jaxvid.data.verify"),
+    *("jaxvid.data.view", "converters"),
 ]
 HEAVY = ("jax", "tensorflow", "flax", "orbax", "matplotlib")
 CODE = """
