@@ -35,6 +35,7 @@ PARTS = {
     "goldens": "every golden of a folder: `-m golden --golden=DIR --record`",
 }
 GOLDENS = "goldens"
+_LONGEST = 3600  # Seconds of one of these tests; `pyproject.toml` has those of others.
 HEAD = ["part", "what it proves", "last run", "commit", "passed", "failed", "skipped"]
 HEAD += ["processor", "clock"]
 
@@ -78,6 +79,9 @@ class Slow:
             items[:] = [item for item in items if parts[item] == wanted]
             config.hook.pytest_deselected(items=others)
         self.parts = {parts[item] for item in items}
+        for item in items:
+            if parts[item] is not None:
+                item.add_marker(pytest.mark.timeout(_LONGEST))
         return result
 
     @pytest.hookimpl(optionalhook=True)

@@ -8,26 +8,30 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 
 import pytest
 
 from jaxvid.base import locks
 from jaxvid.base.errors import JaxvidError
 
-FORK = multiprocessing.get_context("fork")
+# Other tests leave threads in this process: a fork of it may find a lock of theirs taken for ever.
+SPAWN = multiprocessing.get_context("spawn")
+WORDS = ["python", "-m", "jaxvid.somewhere"]
 
 
-def hold_until_told(path, options, pipe):
+def hold_until_told(path, words, options, pipe):
+    sys.orig_argv = words
     with locks.hold(path, "--out", **options):
         pipe.send("here")
         pipe.recv()
 
 
 @contextlib.contextmanager
-def another(path, **options):
-    """Another process that holds the lock."""
-    ours, theirs = FORK.Pipe()
-    process = FORK.Process(target=hold_until_told, args=(path, options, theirs))
+def another(path, words=WORDS, **options):
+    """Another process, started by these words, that holds the lock."""
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=hold_until_told, args=(path, words, options, theirs))
     process.start()
     try:
         assert ours.poll(60) and ours.recv() == "here"
@@ -48,7 +52,7 @@ def test_who_comes_second_is_told_who_is_there(tmp_path, beside):
         pytest.fail("both hold it")
     said = str(caught.value)
     assert said.startswith(f"--out={path} is being written by process {process.pid} on ")
-    assert f" on {socket.gethostname()} since 20" in said and "pytest" in said
+    assert f" on {socket.gethostname()} since 20" in said and " ".join(WORDS) in said
     assert said.endswith("): wait for its end, or choose another place")
     with locks.hold(path, "--out", beside=beside):
         assert path.exists() == (not beside)
@@ -86,6 +90,7 @@ def test_who_waits_says_for_whom_and_comes_next(tmp_path, capsys):
 
 
 def contend(path, count, results):
+    locks._PATIENCE = 0.001
     held = refused = torn = 0
     for _ in range(count):
         try:
@@ -100,11 +105,10 @@ def contend(path, count, results):
     results.put((held, refused, torn))
 
 
-def test_no_two_ever_hold_it_though_its_file_comes_and_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "_PATIENCE", 0.001)
-    results = FORK.Queue()
+def test_no_two_ever_hold_it_though_its_file_comes_and_goes(tmp_path):
+    results = SPAWN.Queue()
     path = tmp_path / "out"
-    racing = [FORK.Process(target=contend, args=(path, 100, results)) for _ in range(4)]
+    racing = [SPAWN.Process(target=contend, args=(path, 100, results)) for _ in range(4)]
     for process in racing:
         process.start()
     counts = [results.get(timeout=60) for _ in racing]
@@ -129,7 +133,7 @@ def test_a_holder_that_has_not_said_who_it_is_keeps_others_away(tmp_path, monkey
                 locks.hold(tmp_path, "").__enter__()
 
 
-def test_a_card_shows_no_password_and_no_escapes(tmp_path, monkeypatch):
+def test_a_card_shows_no_password_and_no_escapes(tmp_path):
     words = [
         "python",
         "-m",
@@ -137,8 +141,11 @@ def test_a_card_shows_no_password_and_no_escapes(tmp_path, monkeypatch):
         "--mirror=https://me:secret@host/x",
         "\x1b[31m" + "y" * 500,
     ]
-    monkeypatch.setattr("sys.orig_argv", words)
-    with another(tmp_path), pytest.raises(JaxvidError) as caught, locks.hold(tmp_path, "--out"):
+    with (
+        another(tmp_path, words),
+        pytest.raises(JaxvidError) as caught,
+        locks.hold(tmp_path, "--out"),
+    ):
         pass
     said = str(caught.value)
     assert "secret" not in said and "--mirror=https://host/x" in said

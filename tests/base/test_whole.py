@@ -9,7 +9,8 @@ import pytest
 
 from jaxvid.base import whole
 
-FORK = multiprocessing.get_context("fork")
+# Other tests leave threads in this process: a fork of it may find a lock of theirs taken for ever.
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
@@ -43,7 +44,7 @@ def killed(path):
 
 def test_what_a_kill_leaves_is_cleared_by_the_next(tmp_path):
     path = tmp_path / "file"
-    process = FORK.Process(target=killed, args=(path,))
+    process = SPAWN.Process(target=killed, args=(path,))
     process.start()
     process.join()
     (left,) = tmp_path.iterdir()
@@ -62,7 +63,7 @@ def write_often(path, letter):
 
 def test_two_that_write_one_file_do_not_mix(tmp_path):
     path = tmp_path / "file"
-    racing = [FORK.Process(target=write_often, args=(path, letter)) for letter in (b"a", b"b")]
+    racing = [SPAWN.Process(target=write_often, args=(path, letter)) for letter in (b"a", b"b")]
     for process in racing:
         process.start()
     while any(process.is_alive() for process in racing):
