@@ -13,7 +13,6 @@ whoever reads arrays on any others sees whether they are still what was written.
 from jaxvid.checkpoint.folders import check_free as check_free
 from jaxvid.checkpoint.record import RECORD as RECORD
 from jaxvid.checkpoint.run import Checkpoints as Checkpoints
-from jaxvid.checkpoint.staged import check_writers as check_writers
 from jaxvid.checkpoint.variables import find as find
 from jaxvid.checkpoint.variables import load as load
 from jaxvid.checkpoint.variables import load_finite as load_finite

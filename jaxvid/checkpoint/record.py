@@ -1,7 +1,8 @@
 """What a checkpoint says of itself, `jaxvid.json`: read only if it is sound.
 
 It has the fields `format`, `arrays` (the folder of the arrays beside it), `leaves` (name to type
-and shape), `sums` (name to checksum), `meta` (anything), and in training `step` and `metric`.
+and shape), `sums` (name to checksum), `meta` (anything), in training `step` and `metric`, and
+`parts` where so many processes wrote the arrays each by itself.
 """
 
 import re
@@ -74,7 +75,7 @@ def next_arrays(old: dict | None) -> str:
 def _is_sound(record: Any) -> bool:
     """Says whether a record has the parts that all of them have, and such as can be read."""
     leaves, names = record["leaves"], set(record["leaves"])
-    step, metric = record.get("step", 0), record.get("metric")
+    step, metric, parts = record.get("step", 0), record.get("metric"), record.get("parts", 2)
     return (
         isinstance(record["meta"], dict)
         and bool(_ARRAYS.fullmatch(record["arrays"]))
@@ -87,5 +88,6 @@ def _is_sound(record: Any) -> bool:
         and record.get("sums", leaves).keys() == leaves.keys()
         and all(_SUM.fullmatch(digits) for digits in record.get("sums", {}).values())
         and type(step) is int
+        and type(parts) is int
         and (metric is None or isinstance(metric, int | float))
     )

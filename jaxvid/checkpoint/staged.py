@@ -9,24 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxvid.base import stores
-from jaxvid.base.errors import JaxvidError
 from jaxvid.checkpoint import orbax
 
 
-def check_writers(path: Path) -> None:
-    """Refuses a store where several processes write: Orbax's parts have to meet on one disk."""
-    if isinstance(path, stores.StorePath) and jax.process_count() > 1:
-        raise JaxvidError(
-            f"{path} cannot hold checkpoints of several processes, which write theirs together: "
-            "mount the bucket on all machines and give its path"
-        )
-
-
-def begin(path: stores.StorePath, named: dict[str, Any], *, at_once: bool) -> Callable[[], None]:
-    """As `orbax.begin`."""
+def begin(path: Path, named: dict[str, Any], *, at_once: bool) -> Callable[[], None]:
+    """As `orbax.begin`, on a disk or in a store."""
+    if not isinstance(path, stores.StorePath):
+        return orbax.begin(path, named, at_once=at_once)
     folder = tempfile.TemporaryDirectory(prefix="jaxvid-")
     local = Path(folder.name, path.name)
     wait = orbax.begin(local, named, at_once=at_once)
@@ -39,8 +29,10 @@ def begin(path: stores.StorePath, named: dict[str, Any], *, at_once: bool) -> Ca
     return finish
 
 
-def read(path: stores.StorePath, like: dict[str, Any]) -> dict[str, Any]:
-    """As `orbax.read`."""
+def read(path: Path, like: dict[str, Any]) -> dict[str, Any]:
+    """As `orbax.read`, on a disk or in a store."""
+    if not isinstance(path, stores.StorePath):
+        return orbax.read(path, like)
     with stores.copies() as folder:
         local = folder / path.name
         stores.download_folder(path, local)

@@ -1,13 +1,14 @@
 """A tree of arrays, written to a folder whole or not at all, and read again."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxvid.base import stores, whole
 from jaxvid.base.errors import JaxvidError, listed
-from jaxvid.checkpoint import folders, leaves, orbax, peers, staged, sums
+from jaxvid.checkpoint import folders, leaves, parts, peers, staged, sums
 from jaxvid.checkpoint.record import FORMAT, RECORD, dump, next_arrays, read_record
 
 
@@ -17,7 +18,6 @@ def begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Cal
     Returns what waits for the end and makes it the one that `folder` means; any thread may call
     that. Unless it is called `at_once`, the arrays may change or be donated before.
     """
-    staged.check_writers(folder)
     names, values, _ = leaves.flatten(tree)
     named = dict(zip(names, map(leaves.array_of, values), strict=True))
     # Orbax refuses arrays without elements; their shape is all there is to them.
@@ -26,6 +26,9 @@ def begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Cal
     arrays = next_arrays(old)
     record = {"format": FORMAT, "arrays": arrays} | record
     record["leaves"] = {name: leaves.describe(leaf) for name, leaf in named.items()}
+    in_parts = isinstance(folder, stores.StorePath) and peers.count() > 1
+    if in_parts:
+        record["parts"] = peers.count()
     dump(record)  # What JSON cannot hold is refused before anything is written.
     with folders.refused(folder):
         if peers.is_first():
@@ -34,10 +37,10 @@ def begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Cal
         peers.wait_for_all("prepared")
         place = folder / arrays
         wait: Callable[[], None] | None = None
-        if isinstance(place, stores.StorePath) and full:
-            wait = staged.begin(place, full, at_once=at_once)
+        if in_parts:  # Nothing changes meanwhile: with several processes each save is waited for.
+            wait = functools.partial(parts.write, place, full)
         elif full:
-            wait = orbax.begin(place, full, at_once=at_once)
+            wait = staged.begin(place, full, at_once=at_once)
         # While Orbax writes; later the arrays may be given away.
         record["sums"] = sums.of(named, peers.is_first())
 
@@ -45,7 +48,7 @@ def begin(folder: Path, tree: Any, record: dict, *, at_once: bool = True) -> Cal
         with folders.refused(folder):
             if wait is not None:
                 wait()
-            # Orbax has waited for all processes to write their parts.
+            # All processes have written their parts by now.
             if peers.is_first():
                 folders.flush(folder / arrays)
                 whole.text(folder / RECORD, dump(record), durable=True)
@@ -63,9 +66,8 @@ def read(folder: Path, record: dict, like: dict[str, Any]) -> dict[str, Any]:
     full = {name: leaf for name, leaf in like.items() if name not in restored}
     if full:
         with damage(folder):
-            place = folder / record["arrays"]
-            in_store = isinstance(place, stores.StorePath)
-            restored |= staged.read(place, full) if in_store else orbax.read(place, full)
+            how = parts if "parts" in record else staged
+            restored |= how.read(folder / record["arrays"], full)
             if restored.keys() != like.keys():
                 raise ValueError("arrays are missing")
     sums.check(folder, record.get("sums", {}), restored)

@@ -110,7 +110,7 @@ def check_shared(folder: pathlib.Path) -> None:
         blind = ", ".join(map(str, np.flatnonzero(~seen)))
         raise JaxvidError(
             f"{folder} is another folder for process {blind} than for process 0: give --workdir a "
-            "folder on a disk that all machines share, such as a mounted bucket"
+            "folder on a disk that all machines share, or in a bucket"
         )
 
 

@@ -79,7 +79,6 @@ def train(
 def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None) -> metrics.Result:
     """Trains in a workdir in which no other process does."""
     processes.check_shared(workdir)
-    checkpoint.check_writers(workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     last = checkpoints.latest_step()
     start.check_sources(config.init if last is None else "", config.train.teacher)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import secrets
 import signal
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 
 from jaxvid import checkpoint
-from jaxvid.base import locks
+from jaxvid.base import arrays, locks, paths, stores
 from jaxvid.base.errors import JaxvidError, Stopped
 from jaxvid.data import build, toy
 from jaxvid.devices import processes
+from tests import store
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -202,7 +204,7 @@ def train(words, flags, environment, workdir, steps):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
-    scores = np.load(workdir / "eval" / "scores.npz")["scores"]
+    scores = arrays.read_npz(workdir / "eval" / "scores.npz", 1 << 20)["scores"]
     return [line["loss"] for line in lines if "loss" in line], scores, done.stdout
 
 
@@ -235,6 +237,27 @@ def test_any_processes_and_devices_train_as_one(flags, environment, tmp_path):
         others, _, said = train(then, flags, environment, workdir, 4)
         assert "resumed from step 2" in said
         np.testing.assert_allclose(others, losses, rtol=1e-5)
+
+
+@pytest.mark.slow("devices")
+def test_processes_train_in_a_store_as_one_on_a_disk(flags, environment, tmp_path, monkeypatch):
+    pytest.importorskip("s3fs", reason="object stores need s3fs: pip install 'jaxvid[stores]'")
+    losses, scores, _ = train(ONE, flags, environment, tmp_path / "one", 4)
+    two = local("--processes=2", "--devices=2")
+    flags = [*flags, "--config.train.sharding=fsdp"]
+    with store.running(errors=0.01, stalls=0.002, seed=5) as address:
+        for name, value in store.environment(address).items():
+            monkeypatch.setenv(name, value)
+        environment = environment | store.environment(address)
+        stores._client_of.cache_clear()
+        for order in ((two, two), (two, ONE), (ONE, two)):
+            workdir = paths.anywhere(f"s3://bucket/{secrets.token_hex(4)}", "--workdir")
+            train(order[0], flags, environment, workdir, 2)
+            others, other_scores, said = train(order[1], flags, environment, workdir, 4)
+            assert "resumed from step 2" in said
+            np.testing.assert_allclose(others, losses, rtol=1e-5)
+            np.testing.assert_allclose(other_scores, scores, atol=1e-4)
+    stores._client_of.cache_clear()
 
 
 def started(flags, environment, workdirs, port):
