@@ -51,6 +51,7 @@ LAYOUTS = {
     "pointwise": Layout((1, 0), (0, 1, 2)),  # O I -> 1 1 1 I O
     "conv1d": Layout((2, 1, 0), (1, 2)),  # O I t -> t 1 1 I O
     "conv2d": Layout((2, 3, 1, 0), (0,)),  # O I h w -> 1 h w I O
+    "conv2d_time": Layout((2, 3, 1, 0), (1,)),  # O I t w -> t 1 w I O
     "conv3d": Layout((2, 3, 4, 1, 0)),  # O I t h w -> t h w I O
 }
 

@@ -60,7 +60,9 @@ def load(path: pathlib.Path):
     weights, video, expected = _module(HERE / "golden" / "weights.py").load(path)
     meta = json.loads(str(np.load(path)["meta"]))
     overrides = meta.get("small_overrides") or {}
-    flat = {name: value for part in overrides.values() for name, value in part.items()}
+    flat = {}
+    for name, value in overrides.items():
+        flat.update(value if isinstance(value, dict) else {name: value})
     if hasattr(zoo.family(path.stem).Model, "relation_seed"):
         # The reference draws even when it tests: the file's seed says what it drew.
         flat["relation_seed"] = meta["seed"]
@@ -75,19 +77,27 @@ def load(path: pathlib.Path):
 def check_logits(path: pathlib.Path) -> None:
     """Converted weights give the reference's logits, view by view."""
     weights, video, expected, overrides = load(path)
-    variables = converters.convert(path.stem, weights, overrides=overrides)
-    model = zoo.create_model(path.stem, **overrides)
-    forward = jax.jit(lambda v, x: model.apply(v, x, train=False)[0])
-    logits = np.asarray(forward(variables, video))
-    wanted = expected["view_logits"]
+    classes = overrides.pop("num_classes", None)
+    variables = converters.convert(path.stem, weights, num_classes=classes, overrides=overrides)
+    model = zoo.create_model(path.stem, classes, **overrides)
     allowed = 1e-4 * expected["logits"].std()
     if "logits_f64" in expected:
         noise = np.abs(expected["logits"] - expected["logits_f64"]).max()
         allowed = max(allowed, 10 * noise)
-    difference = np.abs(logits - wanted).max()
-    print(f"{path.stem}: max |difference| {difference:.2e}, allowed {allowed:.2e}")
-    assert logits.shape == wanted.shape
-    assert difference <= allowed
+
+    def check(logits, wanted, what=""):
+        difference = np.abs(np.asarray(logits) - wanted).max()
+        print(f"{path.stem}{what}: max |difference| {difference:.2e}, allowed {allowed:.2e}")
+        assert logits.shape == wanted.shape
+        assert difference <= allowed
+
+    def forward(model):
+        return jax.jit(lambda v, x: model.apply(v, x, train=False)[0])(variables, video)
+
+    check(forward(model), expected["view_logits"])
+    if "logits_gate6" in expected:
+        logits = forward(model.clone(gate="relu6")).mean(0, keepdims=True)
+        check(logits, expected["logits_gate6"], " with the other gate")
 
 
 def check_training(path: pathlib.Path) -> None:

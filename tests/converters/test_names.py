@@ -50,6 +50,7 @@ def leaves():
         ("pointwise", (2, 3), (1, 1, 1, 3, 2), lambda o, i: (0, 0, 0, i, o)),
         ("conv1d", (2, 3, 5), (5, 1, 1, 3, 2), lambda o, i, t: (t, 0, 0, i, o)),
         ("conv2d", (2, 3, 5, 7), (1, 5, 7, 3, 2), lambda o, i, h, w: (0, h, w, i, o)),
+        ("conv2d_time", (2, 3, 5, 7), (5, 1, 7, 3, 2), lambda o, i, t, w: (t, 0, w, i, o)),
         ("conv3d", (2, 3, 4, 5, 7), (4, 5, 7, 3, 2), lambda o, i, t, h, w: (t, h, w, i, o)),
     ],
 )
