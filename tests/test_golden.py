@@ -16,6 +16,7 @@ import pytest
 
 import converters
 from jaxvid import zoo
+from jaxvid.layers import streaming
 from jaxvid.training import optim
 from jaxvid.training.state import TrainState
 from jaxvid.training.step import make_update
@@ -98,6 +99,23 @@ def check_logits(path: pathlib.Path) -> None:
     if "logits_gate6" in expected:
         logits = forward(model.clone(gate="relu6")).mean(0, keepdims=True)
         check(logits, expected["logits_gate6"], " with the other gate")
+    if "frame_logits" in expected:
+        check_frames(model, variables, video[:1], expected["frame_logits"], allowed)
+
+
+def check_frames(model, variables, video, wanted, allowed) -> None:
+    """Frame by frame a stream's logits are the reference's, and in the end those of the clip."""
+    clip = np.asarray(jax.jit(model.apply)(variables, video)[0])
+    step = jax.jit(lambda *given: streaming.step(model, *given))
+    state = streaming.begin(model, variables, video[:, :1])
+    logits = []
+    for number in range(video.shape[1]):
+        (answer, _), state = step(variables, state, video[:, number : number + 1])
+        logits.append(np.asarray(answer[0]))
+    difference = np.abs(np.stack(logits) - wanted).max()
+    print(f"frame by frame: max |difference| {difference:.2e}, allowed {allowed:.2e}")
+    assert len(logits) == len(wanted) and difference <= allowed
+    assert np.abs(logits[-1] - clip[0]).max() <= 1e-5
 
 
 def check_training(path: pathlib.Path) -> None:

@@ -653,8 +653,8 @@ def test_a_pipe_is_answered_without_lag(trained, tmp_path, predictor, monkeypatc
     encode(tmp_path / "long.avi", 3, frames=60)
     answering = 0.8 if slow else 0.0
 
-    class Shown:
-        short_side, classes = predictor.short_side, predictor.classes
+    class Shown(predict.Predictor):
+        short_side, classes, _carries = predictor.short_side, predictor.classes, False
 
         def __init__(self, *_):
             pass

@@ -1,8 +1,10 @@
 """A checkpoint ready to answer for videos, through the preprocessing of the published test."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax
@@ -21,6 +23,8 @@ from jaxvid.data import decode, pipeline
 from jaxvid.data import flow as flows
 from jaxvid.devices import placement
 from jaxvid.inference import evaluate, explain, features, scoring
+from jaxvid.inference.stream import Decoding, newest, windows
+from jaxvid.layers import streaming
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.reports import draw
 from jaxvid.rows import CROP_COUNTS, RECORD_SIDE
@@ -29,6 +33,7 @@ from jaxvid.rows import CROP_COUNTS, RECORD_SIDE
 _NOT_OVERRIDDEN = ("name", "parent", "num_classes", "dtype")
 _LONGEST = 64  # Items of a network's field that is a list.
 VIEWS = ("protocol", "one")
+_USUAL_RATE = 30.0  # of a stream that does not tell its own
 _CENTER_CROP = {"whole": 0, "center": 0, "left": 0, "three": 2, "ten": 8, "ten_unnegated": 8}
 
 
@@ -64,6 +69,25 @@ class Prediction:
         """The `count` best classes with their probabilities, best first."""
         best = np.argsort(-self.scores, kind="stable")[:count]
         return [(self.classes[i], float(self.scores[i])) for i in best]
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """What the network answered for a part of a video, from `start` to `end` in its seconds.
+
+    `frames` are how many the answer is of, `milliseconds` what it took, and `skipped` how many
+    windows, or frames of a network that carries a state, were passed over to keep up. `ready` is
+    the process's monotonic clock when the last frame was there. The view of a prediction with a
+    state is the newest frame, and its number that since the state began.
+    """
+
+    start: float
+    end: float
+    frames: int
+    prediction: Prediction
+    milliseconds: float
+    skipped: int
+    ready: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +164,15 @@ class Predictor:
             self.config.model.matmul_precision,
         )
 
+        self._carries = streaming.can_stream(self._network) and not self._flow
+        self._carry = scoring.make_stepper(
+            self._network,
+            self.config.test,
+            self.config.train.loss,
+            self._prepare,
+            self.config.model.matmul_precision,
+        )
+
     def require_classifier(self) -> None:
         """Raises `JaxvidError` where the checkpoint is a trunk, which has features only."""
         refuse_trunk(self._path, self._lacking)
@@ -163,6 +196,92 @@ class Predictor:
             numbers=seen.numbers,
             damaged=seen.damaged,
         )
+
+    def stream(
+        self, video: str | os.PathLike, seconds: float, stride: float, live: bool = False
+    ) -> Iterator[Streamed]:
+        """Answers for the last `seconds` of a video, every `stride` seconds of it.
+
+        A causal network is given each frame once, as many a second as its test takes, and carries
+        its state: an answer is of the frames since the state began, at most `seconds` ago, when it
+        begins anew. Other networks are given windows of `seconds`, also where `stride` is longer.
+        A `live` video is a camera or standard input, see `decode.Video`; of what comes faster than
+        it can be answered the newest is taken.
+        """
+        carries = self._carries and stride <= seconds
+        answers = self._carried if carries else self._windows
+        if live:
+            # Compile before the stream is opened: the first answers would wait for it.
+            nothing = np.zeros((64, 64, 3), np.uint8)
+            if carries:
+                self._step(None, nothing)
+            else:
+                self.predict([nothing] * 2)
+        opened = (
+            decode.Video(video, self.short_side, live=True)
+            if live
+            else decode.opened(video, self.short_side)
+        )
+        # A thread may still read a stream that is given up.
+        with contextlib.nullcontext() if live else opened:
+            yield from answers(opened, seconds, stride, live)
+
+    def _windows(
+        self, video: Decoding, seconds: float, stride: float, live: bool
+    ) -> Iterator[Streamed]:
+        """An answer for each window."""
+        for window, skipped in newest(windows(video, seconds, stride, live), live):
+            began = time.monotonic()
+            prediction = self.predict(window.frames, window.fps)
+            took, count = 1000 * (time.monotonic() - began), len(window.frames)
+            yield Streamed(window.start, window.end, count, prediction, took, skipped, window.ready)
+
+    def _carried(
+        self, video: Decoding, seconds: float, stride: float, live: bool
+    ) -> Iterator[Streamed]:
+        """An answer every `stride` seconds, of a state that each frame changes."""
+        interval = self._interval(seconds, video.info().fps)
+        state: streaming.State | None = None
+        waiting: Streamed | None = None
+        start, answered, count, skipped, took = 0.0, 0.0, 0, 0, 0.0
+        for tick, passed in newest(windows(video, interval, interval, live), live):
+            if state is None:
+                start, count = tick.start, 0
+            began = time.monotonic()
+            scores, state, view = self._step(state, tick.frames[-1])
+            took += 1000 * (time.monotonic() - began)
+            count, skipped = count + 1, skipped + passed
+            seen = Prediction(count, tick.fps, scores, self.classes, view, np.array([count - 1]))
+            waiting = Streamed(start, tick.end, count, seen, took, skipped, tick.ready)
+            # Answers are due between frames: the nearest one counts.
+            if tick.end > answered + stride - interval / 2:
+                yield waiting
+                waiting, answered, skipped, took = None, tick.end, 0, 0.0
+                if answered + stride > start + seconds + interval / 2:
+                    state = None
+        if waiting:
+            yield waiting
+
+    def _interval(self, seconds: float, fps: float) -> float:
+        """Seconds from one frame to the next that the network is given."""
+        sampling = self.protocol.sampling
+        if sampling.clip_len > 1 and sampling.sampler in ("frames", "timed"):
+            rate = sampling.target_fps or (fps if fps > 0 else _USUAL_RATE)
+            return sampling.frame_interval / rate
+        return seconds / sampling.length
+
+    def _step(
+        self, state: streaming.State | None, frame: np.ndarray
+    ) -> tuple[np.ndarray, streaming.State, np.ndarray]:
+        """Scores [classes], the state behind a frame uint8 [H, W, 3], and its central view."""
+        views = pipeline.make_views(frame[None], np.zeros((1, 1), int), self.protocol)
+        if state is None:
+            clips = jax.ShapeDtypeStruct(views.shape, jnp.float32)
+            state = streaming.begin(self._network, self._variables, clips)
+        answer, state = self._carry(self._variables, state, jnp.asarray(views))
+        scores = np.asarray(answer)
+        _check_answer("the stream", scores)
+        return scores, state, views[_CENTER_CROP[self.protocol.crops]]
 
     def extractor(
         self, names: Sequence[str], pooled: bool = True

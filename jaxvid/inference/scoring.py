@@ -14,7 +14,7 @@ from jaxvid.base.errors import JaxvidError, listed
 from jaxvid.base.progress import Progress
 from jaxvid.config.parts import Config, Test
 from jaxvid.devices import placement
-from jaxvid.layers import spread
+from jaxvid.layers import spread, streaming
 from jaxvid.layers.backend import for_mesh
 from jaxvid.layers.preprocess import normalizer
 from jaxvid.objectives import losses
@@ -79,6 +79,30 @@ def make_scorer(
         return result if average == "prob" else losses.probabilities(loss, result)
 
     return jax.jit(for_mesh(score, mesh, precision))
+
+
+def make_stepper(
+    model: nn.Module,
+    test: Test,
+    loss: str,
+    prepare: Callable[[jax.Array], jax.Array],
+    precision: str = "",
+) -> Callable[..., tuple[jax.Array, streaming.State]]:
+    """A compiled function (variables, state, video uint8 [V, t, H, W, C]) -> (scores, state).
+
+    It carries the state of a causal network over the views of a video: `scores` [classes] are those
+    that `make_scorer` gives for all frames so far, whose views these are.
+    """
+
+    def score(
+        variables: Any, state: streaming.State, video: jax.Array
+    ) -> tuple[jax.Array, streaming.State]:
+        (logits, _), state = streaming.step(model, variables, state, prepare(video))
+        if test.average == "score":
+            return losses.probabilities(loss, logits.mean(0)), state
+        return losses.probabilities(loss, logits).mean(0), state
+
+    return jax.jit(for_mesh(score, None, precision))
 
 
 def scorer_for(model: nn.Module, config: Config, mesh: jax.sharding.Mesh | None = None) -> Scorer:

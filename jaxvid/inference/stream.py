@@ -14,6 +14,9 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.data import decode
 from jaxvid.data.pictures import Pictures
 
+Decoding = decode.Video | Pictures
+"""A video whose frames come one by one."""
+
 _MOST = 640 << 20  # bytes of frames that are held at most, unless that is less than so many seconds
 _YEAR = 3.2e7  # seconds: a clock that leaps further has been set, or is damaged
 _RATE = 60  # frames of every second of a window that are held in any case
@@ -34,9 +37,7 @@ class Window:
     ready: float
 
 
-def windows(
-    video: decode.Video | Pictures, seconds: float, stride: float, live: bool = False
-) -> Iterator[Window]:
+def windows(video: Decoding, seconds: float, stride: float, live: bool = False) -> Iterator[Window]:
     """Windows of `seconds`, one every `stride` seconds; no more frames are held than one has.
 
     The last one ends with the video and is as long as the others, or as the video where that is
@@ -98,6 +99,11 @@ def windows(
         yield _window(video, held, min(max(0.0, end - seconds), now), end)
 
 
+def newest(items: Iterator[Window], live: bool) -> Iterator[tuple[Window, int]]:
+    """The items of an iterator with how many were passed over before each: 0 of what can wait."""
+    return latest(items) if live else ((item, 0) for item in items)
+
+
 def latest(items: Iterator[Window]) -> Iterator[tuple[Window, int]]:
     """Runs an iterator in a thread and gives its newest item, with how many were passed over.
 
@@ -141,7 +147,7 @@ def _start(number: int, stride: float) -> float:
 
 
 def _window(
-    video: decode.Video | Pictures,
+    video: Decoding,
     held: collections.deque[tuple[float, np.ndarray]],
     start: float,
     end: float,

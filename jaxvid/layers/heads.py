@@ -6,33 +6,41 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvid.layers.streaming import MeanSoFar
+
 
 class MeanHead(nn.Module):
     """Average over space and time, dropout, one linear layer.
 
     With `per_frame` dropout and the linear layer act on each frame and the scores are averaged
     (TSM's order); otherwise features are averaged first (TSN, I3D). Both give the same logits
-    without dropout. Logits are float32 or wider whatever the compute dtype.
+    without dropout. Logits are float32 or wider whatever the compute dtype. A `causal` head's
+    means take in the frames before those at hand, see `jaxvid.layers.streaming`.
     """
 
     num_classes: int
     dropout: float = 0.5
     per_frame: bool = False
+    causal: bool = False
     init_std: float = 0.01
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Maps features x [B, T, H, W, C] to logits [B, classes] and pooled features [B, C]."""
+
+        def average(x: jax.Array, name: str) -> jax.Array:
+            return MeanSoFar(name=name)(x)[:, -1] if self.causal else x.mean(1)
+
         frames = x.mean((2, 3))
-        features = frames.mean(1)
+        features = average(frames, "features")
         y = frames if self.per_frame else features
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
         init = nn.initializers.normal(self.init_std)
         logits = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=init, name="fc")(y)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         if self.per_frame:
-            logits = logits.mean(1)
+            logits = average(logits, "scores")
         return logits, features
 
 

@@ -22,6 +22,7 @@ from jaxvid.layers.drop import DropPath
 from jaxvid.layers.norm import BatchNorm
 from jaxvid.layers.resnet import HE_FAN_OUT
 from jaxvid.layers.squeeze import rounded_width
+from jaxvid.layers.streaming import MeanSoFar, WithPast
 from jaxvid.rows import CLASS_COUNTS, Protocol, Recipe, Row, Sampling
 
 Triple = tuple[int, int, int]
@@ -63,7 +64,7 @@ class Unit(nn.Module):
         """Maps x [B, T, H, W, C] to [B, T, H / stride, W / stride, features]."""
         frames, side = self.kernel
         if self.causal and frames > 1:
-            x = jnp.pad(x, [(0, 0), (frames - 1, 0), *[(0, 0)] * 3])
+            x = WithPast(frames - 1, name="before")(x)
         x = jnp.pad(x, [(0, 0), (0, 0), *_same(x.shape, side, self.stride), (0, 0)])
         x = Conv(
             self.features,
@@ -98,19 +99,12 @@ class Gate(nn.Module):
         channels = x.shape[-1]
         if self.causal:
             frames = x.mean((2, 3), keepdims=True)
-            y = jnp.concatenate([_mean_so_far(frames), frames], axis=-1)
+            y = jnp.concatenate([MeanSoFar(name="so_far")(frames), frames], axis=-1)
         else:
             y = x.mean((1, 2, 3), keepdims=True)
         y = Conv(rounded_width(y.shape[-1] / 4), name="fc1", **shared)(y)
         y = Conv(channels, name="fc2", **shared)(self.activation(y))
         return x * self.gate(y)
-
-
-def _mean_so_far(x: jax.Array) -> jax.Array:
-    """Of x [B, T, ...] the mean of each frame and all before it, in the same shape."""
-    count = jnp.arange(1, x.shape[1] + 1).reshape(1, -1, *[1] * (x.ndim - 2))
-    total = jnp.cumsum(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=1)
-    return (total / count).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -170,6 +164,7 @@ class Head(nn.Module):
     num_classes: int
     width: int
     hidden: int
+    causal: bool
     activation: Activation
     dropout: float
     dtype: Any = None
@@ -178,7 +173,10 @@ class Head(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Maps features x [B, T, H, W, C] to logits [B, classes] and the hidden [B, `hidden`]."""
         x = Unit(self.width, activation=self.activation, dtype=self.dtype, name="conv")(x, train)
-        x = x.mean((1, 2, 3), keepdims=True)
+        if self.causal:
+            x = MeanSoFar(name="so_far")(x.mean((2, 3), keepdims=True))[:, -1:]
+        else:
+            x = x.mean((1, 2, 3), keepdims=True)
         # Swish in stream networks too.
         x = nn.swish(Conv(self.hidden, use_bias=True, dtype=self.dtype, name="hidden")(x))
         y = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -192,8 +190,9 @@ class MoViNet(nn.Module):
     """Stem, five stages and a head with a hidden layer.
 
     `stages` are the width of each and the `inner` and `kernel` of its blocks; the stem is as wide
-    as the first, the head's convolution `head_width`. `causal` makes a stream network, with the
-    gate `clip` or `relu6`. `drop_path` is the last block's rate and rises evenly from the first on.
+    as the first, the head's convolution `head_width`. `causal` makes a stream network, see
+    `jaxvid.layers.streaming`, with the gate `clip` or `relu6`. `drop_path` is the last block's rate
+    and rises evenly from the first on.
     """
 
     num_classes: int = 600
@@ -241,6 +240,7 @@ class MoViNet(nn.Module):
             self.num_classes,
             self.head_width,
             self.hidden,
+            self.causal,
             activation,
             self.dropout,
             dtype=self.dtype,

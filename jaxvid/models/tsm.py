@@ -3,7 +3,8 @@
 In: video [B, T, H, W, C], one frame from each of T segments. Out: logits [B, classes].
 What sets it apart from TSN: before the first convolution of a residual block an eighth of the
 channels moves one frame back and an eighth one frame forth, so 2-D convolutions see motion at no
-cost; and scores, not features, are averaged over the frames. Some forms have non-local blocks.
+cost; and scores, not features, are averaged over the frames. Some forms have non-local blocks; the
+online ones shift from the past alone, and take a video frame by frame.
 """
 
 import functools
@@ -13,6 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.layers import names
@@ -32,6 +34,7 @@ from jaxvid.layers.resnet import (
     resnet_names,
     stem_names,
 )
+from jaxvid.layers.streaming import WithPast
 from jaxvid.layers.temporal import temporal_shift
 from jaxvid.rows import (
     CLASS_COUNTS,
@@ -69,13 +72,30 @@ def shift_hook(
     return hook
 
 
+def online_hook(every: int, divisor: int, point: str) -> Hook:
+    """`shift_hook` of networks that see the past alone: the first C // divisor channels of x.
+
+    They come from the frame before, as in the authors' online demo, where a state carries them.
+    """
+
+    def hook(place: Place, x: jax.Array, train: bool) -> jax.Array:
+        if place.point != point or place.block % every:
+            return x
+        fold = x.shape[-1] // divisor
+        past = WithPast(1, name="shifted")(x[..., :fold])[:, :-1]
+        return jnp.concatenate([past, x[..., fold:]], axis=-1)
+
+    return hook
+
+
 class TSM(nn.Module):
     """A trunk on frames with shifted channels, and the mean of the frames' scores.
 
     `depth` is a key of `layers.resnet.DEPTHS`; `blocks` and `width` override its stages. ResNets
     with 23 or more blocks in stage 3 shift in every second block only. `trunk` takes the place of
     the ResNet: a module that maps video to features and intermediates, as yet without its hook,
-    type and name. `shift_point` and `shift_frames` say where the shift is, see `shift_hook`.
+    type and name. `shift_point` and `shift_frames` say where the shift is, see `shift_hook`; with
+    `causal` it is that of `online_hook`, and the network can carry a state.
     `non_local` is a mode of `layers.non_local`, None for a net without such blocks.
     """
 
@@ -87,6 +107,7 @@ class TSM(nn.Module):
     shift_divisor: int = 8
     shift_point: str = "conv1_in"
     shift_frames: int | None = None
+    causal: bool = False
     non_local: str | None = None
     dropout: float = 0.5
     dtype: Any = None
@@ -99,7 +120,14 @@ class TSM(nn.Module):
         depths = self.blocks or DEPTHS[self.depth]
         block = BasicBlock if self.depth < 50 else Bottleneck
         every = 2 if self.trunk is None and depths[2] >= 23 else 1
-        hook = shift_hook(every, self.shift_divisor, self.shift_point, self.shift_frames)
+        if self.causal and (self.shift_frames or self.non_local):
+            raise JaxvidError(
+                "a causal TSM shifts from the past alone: leave shift_frames and non_local at None"
+            )
+        if self.causal:
+            hook = online_hook(every, self.shift_divisor, self.shift_point)
+        else:
+            hook = shift_hook(every, self.shift_divisor, self.shift_point, self.shift_frames)
         if self.non_local:
             hook = chain(hook, non_local_hook(self.non_local, dtype=self.dtype))
         trunk = self.trunk or functools.partial(ResNet, depths, block, width=self.width, packs=True)
@@ -108,6 +136,7 @@ class TSM(nn.Module):
             self.num_classes,
             self.dropout,
             per_frame=True,
+            causal=self.causal,
             init_std=0.001,
             dtype=self.dtype,
             name="head",
@@ -138,8 +167,11 @@ VARIANTS = {
         "trunk": functools.partial(MobileOne, deploy=True),
         **_WHOLE_BLOCKS,
     },
+    "tsm_r50_online": {"depth": 50, "causal": True},
+    "tsm_mobilenetv2_online": {"trunk": MobileNetV2, "causal": True},
     "tsm_test": {"depth": 18, "blocks": (1, 1, 1, 1), "width": 16, "dropout": 0.0},
     "tsm_nl_test": {"depth": 18, "blocks": (1, 1, 1), "width": 8, "non_local": "gaussian"},
+    "tsm_online_test": {"depth": 18, "blocks": (1, 1, 1), "width": 16, "causal": True},
     "tsm_mobilenet_test": {
         "trunk": functools.partial(
             MobileNetV2, ((1, 8, 1, 1), (2, 16, 2, 2)), stem_width=8, features=16
@@ -169,7 +201,8 @@ _NON_LOCAL_NAMES = [
 NAMES = {
     **dict.fromkeys(VARIANTS, resnet_names("conv2d", conv1="conv.net") + _HEAD_NAMES),
     **dict.fromkeys(
-        ("tsm_mobilenetv2", "tsm_mobilenet_test"), mobilenet_names(wrapper=".net") + _HEAD_NAMES
+        ("tsm_mobilenetv2", "tsm_mobilenetv2_online", "tsm_mobilenet_test"),
+        mobilenet_names(wrapper=".net") + _HEAD_NAMES,
     ),
     **dict.fromkeys(
         ("tsm_r50_nl_dot", "tsm_r50_nl_gauss", "tsm_r50_nl_embgauss", "tsm_nl_test"),

@@ -15,8 +15,7 @@ from jaxvid.predict import files, formats
 from jaxvid.predict.flags import LIVE_STRIDE, LIVE_WINDOW, is_live
 
 if TYPE_CHECKING:
-    from jaxvid.inference.predictor import Prediction, Predictor
-    from jaxvid.inference.stream import Window
+    from jaxvid.inference.predictor import Predictor, Streamed
 
 Answer = str | dict[str, Any]
 """What is printed: a text, or an object of JSON."""
@@ -63,39 +62,25 @@ def _whole(
 def _windows(
     predictor: "Predictor", args: argparse.Namespace, video: pathlib.Path, out: pathlib.Path | None
 ) -> Iterator[Answer]:
-    """Answers for the windows of a video or stream, one by one."""
-    from jaxvid.data import decode
-    from jaxvid.inference import stream
-
+    """Answers for the windows of a video or stream, or of its frames so far, one by one."""
     live = is_live(args.video)
     seconds = args.window or LIVE_WINDOW
     stride = args.stride or (LIVE_STRIDE if live else seconds)
     times, scores, passed = [], [], 0
-    if live:
-        # Compile before the stream is opened: the first windows would wait for it.
-        predictor.predict(np.zeros((2, 64, 64, 3), np.uint8))
     if not args.json:
         yield shown(video)
-    opened = (
-        decode.Video(video, predictor.short_side, live=True)
-        if live
-        else decode.opened(video, predictor.short_side)
-    )
-    # A thread may still read a stream that is given up.
-    with contextlib.nullcontext() if live else opened:
-        found = stream.windows(opened, seconds, stride, live)
-        # A stream that has no end is ended by its user.
-        with contextlib.suppress(*[KeyboardInterrupt] * live):
-            for window, skipped in stream.latest(found) if live else ((each, 0) for each in found):
-                answer, prediction = _window(predictor, video, window, args.top)
-                if live:
-                    answer["latency"] = round(time.monotonic() - window.ready, 3)
-                    answer["skipped"] = skipped
-                passed += skipped
-                yield answer if args.json else formats.window_text(answer)
-                if out:
-                    times.append((window.start, window.end))
-                    scores.append(prediction.scores)
+    # A stream that has no end is ended by its user.
+    with contextlib.suppress(*[KeyboardInterrupt] * live):
+        for streamed in predictor.stream(video, seconds, stride, live):
+            answer = _part(video, streamed, args.top)
+            if live:
+                answer["latency"] = round(time.monotonic() - streamed.ready, 3)
+                answer["skipped"] = streamed.skipped
+            passed += streamed.skipped
+            yield answer if args.json else formats.window_text(answer)
+            if out:
+                times.append((streamed.start, streamed.end))
+                scores.append(streamed.prediction.scores)
     if passed:
         say(f"{video}: windows passed over to keep up: {passed}", error=True)
     if out and times:
@@ -105,21 +90,16 @@ def _windows(
             yield f"  picture: {shown(out)}"
 
 
-def _window(
-    predictor: "Predictor", video: pathlib.Path, window: "Window", top: int
-) -> tuple[dict[str, Any], "Prediction"]:
-    """The answer for a window, in JSON too."""
-    began = time.monotonic()
-    prediction = predictor.predict(window.frames, window.fps)
-    answer = {
+def _part(video: pathlib.Path, streamed: "Streamed", top: int) -> dict[str, Any]:
+    """The answer for a window, or for what a state has seen, as it is in JSON."""
+    return {
         "path": str(video),
-        "start": window.start,
-        "end": window.end,
-        "frames": len(window.frames),
-        "answers": formats.answers(prediction, top),
-        "milliseconds": round(1000 * (time.monotonic() - began), 1),
+        "start": streamed.start,
+        "end": streamed.end,
+        "frames": streamed.frames,
+        "answers": formats.answers(streamed.prediction, top),
+        "milliseconds": round(streamed.milliseconds, 1),
     }
-    return answer, prediction
 
 
 def _features(
