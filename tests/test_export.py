@@ -96,6 +96,60 @@ def test_a_savedmodel_gives_the_logits_of_clips(weights, tmp_path):
     np.testing.assert_allclose(given["logits"], wanted, rtol=1e-4, atol=1e-4)
 
 
+# What a user runs elsewhere of a video that comes bit by bit.
+STREAMS = {
+    "stablehlo": """
+import jax
+exported = jax.export.deserialize(bytearray(open(f"{folder}/model.jax", "rb").read()))
+call = lambda frames, state: exported.call(frames, state)
+""",
+    "savedmodel": """
+import tensorflow as tf
+loaded = tf.saved_model.load(folder)
+call = lambda frames, state: loaded.signatures["serving_default"](video=frames, **state)
+""",
+}
+CARRY = """
+import json
+card = json.load(open(f"{folder}/model.json"))
+state = {
+    name: np.zeros((len(video), *leaf["shape"][1:]), leaf["dtype"])
+    for name, leaf in card["state"].items()
+}
+step, answers = card["input"]["shape"][1], {}
+for first in range(0, video.shape[1], step):
+    answer = call(video[:, first : first + step], state)
+    state = {name: answer.pop(name) for name in state}
+    answers |= {f"{key}{first + step}": np.asarray(value) for key, value in answer.items()}
+"""
+
+
+@pytest.mark.parametrize(
+    "name, format, frames",
+    [
+        ("movinet_stream_test", "stablehlo", 1),
+        ("tsm_online_test", "stablehlo", 2),
+        ("movinet_stream_test", "savedmodel", 1),
+    ],
+)
+def test_a_state_goes_in_and_comes_out(tmp_path, monkeypatch, name, format, frames):
+    model, variables = network(name)
+    meta = {"row": name, "classes": CLASSES, "num_classes": 5, "test": TEST}
+    checkpoint.save(tmp_path / "weights", variables, meta)
+    card = export.export(
+        tmp_path / "weights", tmp_path / "out", format=format, stream=frames, platforms=["cpu"]
+    )
+    assert card["input"]["shape"] == [None, frames, 32, 32, 3]
+    assert all(leaf["shape"][0] is None for leaf in card["state"].values())
+    monkeypatch.setitem(LOADERS, format, STREAMS[format] + CARRY)
+    clips = video(name)
+    given = run_elsewhere(tmp_path / "out", clips, format)
+    assert list(given) == [f"logits{seen}" for seen in range(frames, 5, frames)]
+    for seen in range(frames, 5, frames):
+        wanted = jax.jit(model.apply)(variables, clips[:, :seen])[0]
+        np.testing.assert_allclose(given[f"logits{seen}"], wanted, rtol=0, atol=1e-5)
+
+
 def exported(name, platforms):
     """The program of a family's tiny network, on any number of clips."""
     model, variables = network(name)
@@ -182,6 +236,8 @@ def test_what_is_for_one_kind_of_chip_carries_its_kernels(platform, kernel):
         (["--preprocess=240"], "--preprocess=240 is no size"),
         (["--batch=0"], "--batch=0 holds no clip"),
         (["--batch=many"], "--batch=many is no number"),
+        (["--stream=0"], "--stream=0 holds no frame"),
+        (["--stream=1"], "sees frames that are still to come"),
         (["--platforms=cpu,npu"], "--platforms=cpu,npu: choose among cpu, cuda"),
         (["--model=x3d_s"], "contradicts"),
     ],

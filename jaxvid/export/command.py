@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         preprocess=_size(args.preprocess),
         platforms=args.platforms.split(","),
         dtype=args.dtype,
+        stream=args.stream,
     )
     what, answer = card["input"], card["output"]
     written = args.out
@@ -73,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=("float32", "bfloat16"),
         default="float32",
         help="what the network computes in (default float32)",
+    )
+    add(
+        "--stream",
+        type=int,
+        metavar="N",
+        help="let N frames of a video enter at once, with the state that a causal network carries, "
+        "which leaves with the answer for all frames so far",
     )
     return parser
 

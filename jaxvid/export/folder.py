@@ -14,7 +14,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.export import formats
 from jaxvid.export.choices import PLATFORMS
 from jaxvid.export.formats import Bundle
-from jaxvid.export.program import for_platforms, make_program
+from jaxvid.export.program import first_state, for_platforms, make_program
 from jaxvid.export.subject import Subject, load_subject
 
 CARD = "model.json"
@@ -30,6 +30,7 @@ def export(
     preprocess: tuple[int, int] | None = None,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     dtype: str = "float32",
+    stream: int | None = None,
 ) -> dict[str, Any]:
     """Writes the network of a checkpoint with its weights to the new folder `out`.
 
@@ -44,6 +45,9 @@ def export(
       platforms: those of `PLATFORMS` that the program is for. CPUs get the convolutions that are
         fast there; no other platform gets kernels that only some of its devices have.
       dtype: what the network computes in, `float32` or `bfloat16`.
+      stream: how many frames enter at once of videos that a causal network sees bit by bit: its
+        state enters with them, and leaves with the answers for all frames so far. None lets whole
+        clips enter.
 
     Returns:
       What `model.json` says.
@@ -52,11 +56,11 @@ def export(
       JaxvidError: an argument is wrong, `out` exists, or the weights are too many for the format.
     """
     out = paths.anywhere(out, "--out")
-    _check(out, format, batch, platforms, dtype)
+    _check(out, format, batch, platforms, dtype, stream)
     with locks.hold(out, "--out", beside=True):
         _check_free(out)  # Another process may have written it meanwhile.
         subject = load_subject(path, model, dtype, from_frames=preprocess is not None)
-        bundle = _bundle(subject, batch, preprocess, platforms)
+        bundle = _bundle(subject, batch, preprocess, platforms, stream)
         card = _card(subject, bundle, format, preprocess)
         _write(bundle, card, out)
     return card
@@ -67,17 +71,23 @@ def _bundle(
     batch: int | None,
     preprocess: tuple[int, int] | None,
     platforms: Sequence[str],
+    stream: int | None,
 ) -> Bundle:
     """The program with all that is written of it."""
-    frames, *_ = subject.clip_shape
-    shape = (frames, *preprocess, 3) if preprocess else subject.clip_shape
+    frames, *picture = subject.clip_shape
+    frames = stream or frames
+    clip = jax.ShapeDtypeStruct((frames, *picture), jnp.float32)
+    state = first_state(subject.network, subject.variables, clip) if stream else {}
+    if preprocess:
+        clip = jax.ShapeDtypeStruct((frames, *preprocess, 3), jnp.uint8)
     return Bundle(
         program=for_platforms(make_program(subject.network, subject.config, preprocess), platforms),
         variables=subject.variables,
-        clip=jax.ShapeDtypeStruct(shape, jnp.uint8 if preprocess else jnp.float32),
+        clip=clip,
         batch=batch,
         platforms=tuple(platforms),
         answer="probabilities" if preprocess else "logits",
+        state=state,
     )
 
 
@@ -100,6 +110,11 @@ def _card(
         "activation": "softmax" if config.train.loss == "softmax" else "sigmoid",
         "classes": list(subject.classes),
     }
+    if bundle.state:
+        card["state"] = {
+            name: {"shape": [batch, *leaf.shape[1:]], "dtype": str(leaf.dtype)}
+            for name, leaf in bundle.state.items()
+        }
     if not preprocess:
         card["preprocessing"] = {
             "short_side": config.test.short_side,
@@ -126,7 +141,12 @@ def _write(bundle: Bundle, card: dict[str, Any], out: pathlib.Path) -> None:
 
 
 def _check(
-    out: pathlib.Path, format: str, batch: int | None, platforms: Sequence[str], dtype: str
+    out: pathlib.Path,
+    format: str,
+    batch: int | None,
+    platforms: Sequence[str],
+    dtype: str,
+    stream: int | None,
 ) -> None:
     """Refuses arguments that are wrong."""
     if format not in formats.WRITERS:
@@ -135,6 +155,8 @@ def _check(
         paths.in_utf8(out, "--out", "TensorFlow")
     if batch is not None and batch < 1:
         raise JaxvidError(f"--batch={batch} holds no clip: give a whole number from 1, or any")
+    if stream is not None and stream < 1:
+        raise JaxvidError(f"--stream={stream} holds no frame: give a whole number from 1")
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
         raise JaxvidError(

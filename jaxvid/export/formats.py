@@ -10,7 +10,7 @@ import jax
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.export.choices import FORMATS
-from jaxvid.export.program import Program
+from jaxvid.export.program import Named, Program
 
 PROGRAM = "model.jax"
 """The file of a StableHLO program in its folder."""
@@ -31,12 +31,13 @@ class Bundle:
     """A program with all that is written of it.
 
     Attributes:
-      program: the function (variables, video) -> answers.
+      program: the function (variables, video, state) -> (answers, state).
       variables: the weights.
       clip: shape and type of one clip [T, H, W, C] that enters.
       batch: how many of them enter at once; None is any number.
       platforms: what it is for.
       answer: what its answers are called.
+      state: of one stream before its first frame, by names; {} where clips are answered alone.
     """
 
     program: Program
@@ -45,6 +46,7 @@ class Bundle:
     batch: int | None
     platforms: tuple[str, ...]
     answer: str
+    state: Named
 
 
 def write_stablehlo(bundle: Bundle, folder: pathlib.Path) -> None:
@@ -58,12 +60,17 @@ def write_stablehlo(bundle: Bundle, folder: pathlib.Path) -> None:
     (count,) = jax.export.symbolic_shape("batch") if bundle.batch is None else (bundle.batch,)
     video = jax.ShapeDtypeStruct((count, *bundle.clip.shape), bundle.clip.dtype)
 
-    def run(video: jax.Array) -> dict[str, jax.Array]:
-        return {bundle.answer: bundle.program(bundle.variables, video)}
+    def run(video: jax.Array, *state: Named) -> dict[str, jax.Array]:
+        answer, carried = bundle.program(bundle.variables, video, *state or [{}])
+        return {bundle.answer: answer, **carried}
 
+    state = {
+        name: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype)
+        for name, leaf in bundle.state.items()
+    }
     exported = jax.export.export(
         jax.jit(run), platforms=bundle.platforms, disabled_checks=UNPROMISED
-    )(video)
+    )(video, *[state] if state else [])
     (folder / PROGRAM).write_bytes(exported.serialize())
 
 
@@ -73,22 +80,30 @@ def write_savedmodel(bundle: Bundle, folder: pathlib.Path) -> None:
 
     from jaxvid.data.cpu_tf import tf
 
+    batch = "(batch, ...)" if bundle.batch is None else None
     run = jax2tf.convert(
         bundle.program,
-        polymorphic_shapes=[None, "(batch, ...)" if bundle.batch is None else None],
+        polymorphic_shapes=[None, batch, batch],
         with_gradient=False,
         native_serialization_platforms=bundle.platforms,
     )
     module = tf.Module()
     module.weights = tf.nest.map_structure(tf.Variable, bundle.variables)
-    clip = tf.TensorSpec((bundle.batch, *bundle.clip.shape), bundle.clip.dtype, name="video")
-    module.run = tf.function(
-        lambda video: {bundle.answer: run(module.weights, video)},
-        input_signature=[clip],
-        autograph=False,
+
+    def named(video: Any, **state: Any) -> dict[str, Any]:
+        answer, carried = run(module.weights, video, state)
+        return {bundle.answer: answer, **carried}
+
+    def array(name: str, like: Any, shape: tuple[int, ...]) -> Any:
+        return tf.TensorSpec((bundle.batch, *shape), like.dtype, name=name)
+
+    module.run = tf.function(named, autograph=False)
+    signature = module.run.get_concrete_function(
+        video=array("video", bundle.clip, bundle.clip.shape),
+        **{name: array(name, leaf, leaf.shape[1:]) for name, leaf in bundle.state.items()},
     )
     try:
-        tf.saved_model.save(module, str(folder), signatures={"serving_default": module.run})
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
     except tf.errors.OpError as error:
         # TensorFlow tells of a full disk by errors of its own, with the system's words in them.
         for number in errno.errorcode:
