@@ -280,7 +280,8 @@ class Row:
     `pretrained` the table's word on what training started from, `note` what the printed figures or
     the original config leave unsaid or get wrong. `overrides` are fields of the family's `Model` in
     which the row differs from its variant. `prepare` is a flag for `python -m jaxvid.data.prepare`,
-    as `--clips`.
+    as `--clips`. `licence` is that of the published weights where their page states one of their
+    own.
 
     A row without weights of its own names in `members` the rows that it is made of: the two streams
     whose scores it adds, or the one whose weights it tests otherwise. `train_short_side` is what
@@ -305,6 +306,7 @@ class Row:
     top5: float | None = None
     mean_ap: float | None = None
     source: str | None = None
+    licence: str = ""
     upstream: str = ""
     section: str = ""
     config: str = ""
