@@ -62,8 +62,9 @@ def load(path: pathlib.Path):
     meta = json.loads(str(np.load(path)["meta"]))
     overrides = meta.get("small_overrides") or {}
     flat = {}
-    for name, value in overrides.items():
-        flat.update(value if isinstance(value, dict) else {name: value})
+    for name, value in overrides.items():  # Of the net itself, or of a part of it.
+        flat |= value if isinstance(value, dict) else {name: value}
+    flat = {name: tuple(v) if isinstance(v, list) else v for name, v in flat.items()}
     if hasattr(zoo.family(path.stem).Model, "relation_seed"):
         # The reference draws even when it tests: the file's seed says what it drew.
         flat["relation_seed"] = meta["seed"]
@@ -93,11 +94,13 @@ def check_logits(path: pathlib.Path) -> None:
         assert difference <= allowed
 
     def forward(model):
-        return jax.jit(lambda v, x: model.apply(v, x, train=False)[0])(variables, video)
+        return jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, video)
 
-    check(forward(model), expected["view_logits"])
+    logits, out = forward(model)
+    check(logits, expected["view_logits"])
+    check_stages(out, expected)
     if "logits_gate6" in expected:
-        logits = forward(model.clone(gate="relu6")).mean(0, keepdims=True)
+        logits = forward(model.clone(gate="relu6"))[0].mean(0, keepdims=True)
         check(logits, expected["logits_gate6"], " with the other gate")
     if "frame_logits" in expected:
         check_frames(model, variables, video[:1], expected["frame_logits"], allowed)
@@ -116,6 +119,18 @@ def check_frames(model, variables, video, wanted, allowed) -> None:
     print(f"frame by frame: max |difference| {difference:.2e}, allowed {allowed:.2e}")
     assert len(logits) == len(wanted) and difference <= allowed
     assert np.abs(logits[-1] - clip[0]).max() <= 1e-5
+
+
+def check_stages(out, expected) -> None:
+    """Where a file holds them: each stage's means, and a corner of its last frame."""
+    for stage in range(sum(f"stage{i}_sample" in expected for i in range(8))):
+        grid = np.asarray(out[f"stage{stage + 1}"])
+        allowed = 1e-4 * grid.std()
+        pooled, sample = grid.mean((1, 2, 3)), grid[0, -1, :3, :2, :16]
+        for name, found in (("pooled", pooled), ("sample", sample)):
+            np.testing.assert_allclose(
+                found, expected[f"stage{stage}_{name}"], rtol=0, atol=allowed, err_msg=str(stage)
+            )
 
 
 def check_training(path: pathlib.Path) -> None:

@@ -77,11 +77,14 @@ class Mlp(nn.Module):
     activation: Activation = exact_gelu
     kernel_init: Initializer = dense_init
     dtype: Any = None
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., C] to [..., C]."""
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
+        dense = functools.partial(
+            nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init
+        )
         hidden = dense(self.hidden, name="fc1")(x)
         return behind(self.activation, dense(x.shape[-1], name="fc2"), hidden)
 

@@ -25,7 +25,9 @@ NAMES = [name for name in zoo.variants() if name.endswith("_test")]
 TRANSFORMERS = [
     name
     for name in NAMES
-    if name.startswith(("dualformer", "mvit", "swin", "timesformer", "uniformer", "videomae"))
+    if name.startswith(
+        ("dualformer", "hiera", "mvit", "swin", "timesformer", "uniformer", "videomae")
+    )
     or name == "tsn_swin_test"
 ]
 CLASSES = 5
@@ -201,6 +203,8 @@ def test_other_lengths_and_sizes_enter_a_transformer(name, view, caplog):
     shapes = jax.eval_shape(model.init, jax.random.key(0), video(name))
     usual = jax.eval_shape(model.apply, shapes, video(name))[1]["stage1"].shape
     caplog.set_level("INFO")
+    if family == "hiera" and view[1] % 32:  # Its units are 32 x 32 pixels.
+        view = (view[0], 64, 64)
     clip = jax.ShapeDtypeStruct((2, *view, 3), jnp.float32)
     if family == "dualformer" and view[0] == 2:  # Its kernels pool over all of four frames.
         with pytest.raises(JaxvidError, match="use a longer or larger clip"):
@@ -212,6 +216,7 @@ def test_other_lengths_and_sizes_enter_a_transformer(name, view, caplog):
     assert list(out["stage1"].shape[1:4]) == grid
     larger, other_length = view[1:] != (32, 32), view[0] != 4
     resized = {
+        "hiera": larger or other_length,
         "mvit": larger or other_length,
         "timesformer": larger or (other_length and name != "timesformer_space_test"),
         "uniformerv2": larger,

@@ -32,7 +32,7 @@ FILE = pathlib.Path(__file__).with_suffix(".json")
 STEPS, BATCH, CLASSES = 3, 4, 5
 # Pixels and frames that enter the tiny networks; what the stem of a few halves needs more.
 SIDE, FRAMES = 32, 8
-SIDES = {"c3d": 112}
+SIDES = {"c3d": 112, "hiera": 64}
 LENGTHS = {"i3d": 16, "c3d": 16}
 # Less of the deepest: a block of each kind that they have.
 SMALLER = {

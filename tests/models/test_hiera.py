@@ -1,0 +1,140 @@
+"""Hiera: the order of its tokens, what a block sees, its constants, and what its weights cost."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import converters
+from converters import checkpoints
+from jaxvid import config, zoo
+from jaxvid.base.errors import JaxvidError
+from jaxvid.config import fields
+from jaxvid.layers.norm import LayerNorm
+from jaxvid.layers.pool import max_pool
+from jaxvid.models import hiera
+from jaxvid.training import parts
+
+CLIP = (4, 32, 64, 3)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def fill(shapes):
+    leaves, structure = jax.tree.flatten(shapes)
+    return structure.unflatten([draw(*leaf.shape, seed=i + 1) for i, leaf in enumerate(leaves)])
+
+
+def test_units_hold_squares_of_tokens_and_pooling_is_that_of_the_grid():
+    units = (3, 2, 4)
+    grid = draw(2, 3, 16, 32, 5)
+    tokens = hiera.to_units(grid)
+    assert tokens.shape == (2, 64, 24, 5)
+    square = grid[:, 1, 8:16, 16:24].reshape(2, 64, 5)  # Unit (1, 1, 2), number 8 + 4 + 2.
+    np.testing.assert_array_equal(np.sort(tokens[:, :, 14], axis=1), np.sort(square, axis=1))
+    for _ in range(hiera.HALVINGS + 1):
+        np.testing.assert_array_equal(hiera.to_grid(tokens, units), grid)
+        if tokens.shape[1] > 1:
+            tokens = hiera.pool(tokens)
+            grid = max_pool(jnp.asarray(grid), (1, 2, 2), (1, 2, 2))
+
+
+@pytest.mark.parametrize("within_units, pools", [(True, False), (True, True), (False, True)])
+def test_attention_is_within_units_or_of_all_tokens(within_units, pools):
+    init = nn.initializers.normal(1.0)
+    module = hiera.Attention(8, 2, within_units, pools, init, init)
+    x = jnp.asarray(draw(1, 16, 3, 4))
+    variables = module.init(jax.random.key(0), x)
+    changes = module.apply(variables, x) - module.apply(variables, x.at[0, 5, 1].add(1.0))
+    assert changes.shape == (1, 4 if pools else 16, 3, 8)
+    changed = np.abs(changes[0]).max((0, 2)) > 1e-6
+    assert changed.tolist() == ([False, True, False] if within_units else [True] * 3)
+
+
+def test_a_stage_begins_as_the_one_before_attends():
+    """And only the first three pools are done where the network pretrains."""
+    seen = []
+
+    def note(call, args, kwargs, context):
+        if isinstance(context.module, hiera.Attention) and context.method_name == "__call__":
+            module = context.module
+            seen.append((module.dim, module.heads, module.within_units, module.pools))
+        return call(*args, **kwargs)
+
+    model = hiera.Model(stages=(2, 2, 2, 2), dim=8, input_size=CLIP[:3])
+    with nn.intercept_methods(note):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *CLIP)))
+    assert seen == [
+        *[(8, 1, True, False)] * 2,
+        *[(16, 2, True, pools) for pools in (True, False)],
+        *[(32, 4, within, within) for within in (True, False)],
+        *[(64, 8, False, pools) for pools in (True, False)],
+    ]
+
+
+def test_every_norm_adds_a_millionth():
+    epsilons = []
+
+    def note(call, args, kwargs, context):
+        if isinstance(context.module, LayerNorm):
+            epsilons.append(context.module.epsilon)
+        return call(*args, **kwargs)
+
+    model = zoo.create_model("hiera_test")
+    with nn.intercept_methods(note):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *CLIP)))
+    assert epsilons == [1e-6] * (2 * sum(model.stages) + 1)
+
+
+def test_positions_are_of_place_and_time():
+    space, time = draw(1, 8, 16, 5), draw(1, 2, 5, seed=1)
+    expected = space + time.reshape(2, 1, 1, 5)
+    np.testing.assert_allclose(hiera.positions(space, time, (2, 8, 16)), expected, rtol=1e-6)
+    longer = hiera.positions(space, time, (4, 8, 16))
+    np.testing.assert_allclose(longer[::3], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        longer[1], 0.75 * expected[0] + 0.25 * expected[1], rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("size", [(4, 32, 40), (4, 56, 64)])
+def test_pictures_are_whole_units(size):
+    clip = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    with pytest.raises(JaxvidError, match=f"{size[1]} x {size[2]} pixels .* whole units of 32 x"):
+        jax.eval_shape(zoo.create_model("hiera_test").init, jax.random.key(0), clip)
+
+
+def test_tables_are_of_the_first_layer_and_do_not_decay():
+    found = parts.find(zoo.create_model("hiera_test"), CLIP).params
+    layers = {path.split("/")[0]: layer for path, layer in parts.layers(found).items()}
+    tables = dict.fromkeys(("pos_embed_spatial", "pos_embed_temporal", "patch_embed"), 0)
+    assert layers == tables | {f"block{i}": i + 1 for i in range(6)} | {"norm": 7, "head": 7}
+    for name in zoo.list_models("hiera*"):
+        c = config.from_row(name)
+        fields.check(c)
+        assert set(c.optim.no_decay) == {"ndim<2", "pos_embed_*"}
+
+
+def test_the_licence_of_the_weights_is_shown_and_said(capsys):
+    for name in zoo.list_models("hiera*"):
+        zoo.main(["show", name])
+        assert "\nlicence: CC BY-NC 4.0" in capsys.readouterr().out
+    model = zoo.create_model("hiera_b_16x224", 5, input_size=CLIP[:3], stages=(1, 1, 1, 1))
+    given = {"input_size": CLIP[:3], "stages": (1, 1, 1, 1)}
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *CLIP)))
+    tensors = converters.to_torch("hiera_b_16x224", fill(shapes))
+    _, meta, report = checkpoints.convert_and_tell("hiera_b_16x224", tensors, overrides=given)
+    said = "the published weights of hiera_b_16x4_k400 are licensed under CC BY-NC 4.0"
+    assert any(line.startswith(said) for line in report.lines())
+    assert report.lines() == meta["report"]
+    plain = zoo.create_model("swin_test")
+    shapes = jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3)))
+    _, _, report = checkpoints.convert_and_tell(
+        "swin_test", converters.to_torch("swin_test", fill(shapes))
+    )
+    assert not re.search("licen[cs]e", "\n".join(report.lines()))
