@@ -177,6 +177,24 @@ class Protocol:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cubes:
+    """How a network that pretrains cuts clips: what is hidden of them, and what it is asked for.
+
+    Both are cubes of frames, rows and columns. Those of the shape `hidden` are seen or not as a
+    whole: in `tubes`, which are the same places at all times, or each by itself. Answers are about
+    cubes of the shape `asked` in a clip of which the first of each `every` frames is left, and lie
+    within the hidden ones. Where nothing else scales them, an asked cube's channels are normalised
+    each by itself, or all together where `joint`.
+    """
+
+    hidden: tuple[int, int, int]
+    asked: tuple[int, int, int]
+    every: int = 1
+    tubes: bool = True
+    joint: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """How the row was trained: global batch, rate, schedule and augmentation.
 

@@ -17,6 +17,7 @@ import pytest
 import converters
 from jaxvid import zoo
 from jaxvid.layers import streaming
+from jaxvid.objectives import masking
 from jaxvid.training import optim
 from jaxvid.training.state import TrainState
 from jaxvid.training.step import make_update
@@ -52,6 +53,8 @@ def test_golden(golden):
         from tests.data.golden_data import check_preprocess
 
         check_preprocess(golden)
+    elif golden.stem.endswith("_mae"):
+        check_filling_in(golden)
     else:
         check_logits(golden)
 
@@ -131,6 +134,36 @@ def check_stages(out, expected) -> None:
             np.testing.assert_allclose(
                 found, expected[f"stage{stage}_{name}"], rtol=0, atol=allowed, err_msg=str(stage)
             )
+
+
+def check_filling_in(path: pathlib.Path) -> None:
+    """Converted weights fill in the cubes that a mask hides, at the reference's loss."""
+    weights, video, expected, overrides = load(path)
+    variables = converters.convert(path.stem, weights, overrides=overrides)
+    model = zoo.create_model(path.stem, **overrides)
+    kept = expected["mask"]
+    grid = masking.grid_of(video.shape[1:], model.cubes.hidden)
+    asked = masking.grid_of(video[:, :: model.cubes.every].shape[1:], model.cubes.asked)
+    hidden = ~kept.reshape(grid)
+    for axis in range(3):
+        hidden = hidden.repeat(asked[axis] // grid[axis], axis)
+    decoded = np.flatnonzero(hidden)[None]
+    masks = masking.Masks(np.flatnonzero(kept)[None], decoded, np.ones(decoded.shape, bool))
+    pixels, out = jax.jit(model.apply)(
+        variables, video, visible=masks.visible, decoded=masks.decoded
+    )
+    latent = np.asarray(out["latent"])
+    latent = latent.reshape(-1, latent.shape[-1])
+    for found, name in ((latent[:6], "latent_sample"), (latent.mean(0)[None], "latent_pooled")):
+        np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-4 * latent.std())
+    answers = expected["pred"]  # In half precision.
+    found = np.asarray(pixels).reshape(answers.shape)
+    np.testing.assert_allclose(found, answers, rtol=2**-11, atol=1e-4 * found.std())
+    # The reference takes its targets of what enters it, here 255ths.
+    wanted = masking.targets(255 * video, masks, model.cubes)[0, :8].reshape(8, -1)
+    np.testing.assert_allclose(wanted, expected["label_sample"], rtol=0, atol=1e-5)
+    sums, counts = masking.errors(255 * video, pixels, masks, model.cubes)
+    np.testing.assert_allclose(sums / counts, expected["loss"], rtol=1e-5)
 
 
 def check_training(path: pathlib.Path) -> None:

@@ -26,8 +26,7 @@ Masks are drawn from the seed and these numbers, so that they are the same in ea
 def task_of(model: nn.Module, train: Train, data: Data) -> masking.Task:
     """What the network is asked where a config trains or tests it so."""
     scale = None if train.normalize_cubes else (data.mean, data.std)
-    cube = masking.cube_of(model)
-    return masking.Task(cube, train.mask_ratio, train.decoder_mask_ratio, scale)
+    return masking.Task(model.cubes, train.mask_ratio, train.decoder_mask_ratio, scale)
 
 
 def make_scorer(model: nn.Module, task: masking.Task, prepare: Prepare, seed: int) -> Tested:
@@ -41,7 +40,7 @@ def make_scorer(model: nn.Module, task: masking.Task, prepare: Prepare, seed: in
         def one(total: jax.Array, view: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             clips, place = view
             pixels, masks = answer(variables, clips, numbers, place)
-            sums, counts = masking.errors(clips, pixels, masks, task.cube, task.scale)
+            sums, counts = masking.errors(clips, pixels, masks, task.cubes, task.scale)
             return total + sums / counts, None
 
         batch, views = video.shape[:2]
@@ -63,7 +62,7 @@ def make_filler(model: nn.Module, task: masking.Task, prepare: Prepare, seed: in
     def fill(variables: Any, video: jax.Array, numbers: jax.Array) -> jax.Array:
         clips = video[:, 0]
         pixels, masks = answer(variables, clips, numbers, 0)
-        pictures = masking.fill_in(clips, pixels, masks, task.cube, task.scale)[:PICTURES]
+        pictures = masking.fill_in(clips, pixels, masks, task.cubes, task.scale)[:PICTURES]
         length = pictures.shape[2]
         return pictures[:, :, np.linspace(0, length - 1, min(length, MOMENTS)).astype(int)]
 
@@ -80,8 +79,7 @@ def _make_answer(
     ) -> tuple[jax.Array, masking.Masks]:
         key = jax.random.fold_in(jax.random.key(seed), view)
         keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
-        grid = masking.grid_of(clips.shape[1:], task.cube)
-        masks = masking.draw(keys, grid, task.ratio, task.decoder_ratio)
+        masks = masking.masks_of(task, keys, clips.shape[1:])
         pixels, _ = model.apply(
             spread.whole_variables(model, variables),
             prepare(clips),

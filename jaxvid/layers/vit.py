@@ -32,6 +32,9 @@ Initializer = Callable[..., jax.Array]
 
 # Cut two deviations out, as nearly all published vision transformers start.
 dense_init = nn.initializers.truncated_normal(0.02)
+# Uniform within 1 / sqrt(inputs): what keeps PyTorch's own initialisation, such as embeddings of
+# cubes.
+torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 exact_gelu = functools.partial(nn.gelu, approximate=False)
 
 

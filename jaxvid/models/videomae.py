@@ -21,12 +21,15 @@ import numpy as np
 from jaxvid.layers import names
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.position import resize_grid, sinusoids
-from jaxvid.layers.vit import Block, Initializer, apply_blocks, dense_init, layer_norm
-from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
-
-# Uniform within 1 / sqrt(inputs): what keeps PyTorch's own initialisation, such as the cubes'
-# embedding.
-torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+from jaxvid.layers.vit import (
+    Block,
+    Initializer,
+    apply_blocks,
+    dense_init,
+    layer_norm,
+    torch_init,
+)
+from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Cubes, Protocol, Recipe, Row, Sampling
 
 
 class Encoder(nn.Module):
@@ -121,6 +124,12 @@ class MaskedAutoencoder(Encoder):
     decoder_dim: int = 384
     decoder_depth: int = 4
     decoder_heads: int = 6
+
+    @property
+    def cubes(self) -> Cubes:
+        """What is hidden, and asked for."""
+        cube = (self.tubelet, self.patch, self.patch)
+        return Cubes(hidden=cube, asked=cube)
 
     @nn.compact
     def __call__(

@@ -1,50 +1,54 @@
 """Masked cubes of clips: which are hidden, what is to be filled in, and how well it was.
 
-Tong et al., "VideoMAE", NeurIPS 2022; Wang et al., "VideoMAE V2", CVPR 2023. All of it happens on
-the device, inside the step, and masks are functions of a key.
+Tong et al., "VideoMAE", NeurIPS 2022; Wang et al., "VideoMAE V2", CVPR 2023; Ryali et al., "Hiera",
+ICML 2023. All of it happens on the device, inside the step, and masks are functions of a key.
 
 A clip [T, H, W, C] is a grid [T', H', W'] of cubes, whose places are counted row by row; a cube's
-pixels are counted through time, height and width.
+pixels are counted through time, height and width. What a network answers for may be other cubes
+than those that are hidden, see `jaxvid.rows.Cubes`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxvid.base.errors import JaxvidError
+from jaxvid.rows import Cubes
 
 Cube = tuple[int, int, int]
 """Frames, rows and columns of a cube, or of a grid of cubes."""
 Scale = tuple[Sequence[float], Sequence[float]]
 """Means and deviations of channels, of pixels of 0..255."""
+# Hiera's 1e-6, of pixels that were divided by 0.225.
+_JOINT_VARIANCE = 1e-6 * 0.225**2
 
 
 class Task(NamedTuple):
     """What a network that pretrains is asked.
 
     Attributes:
-        cube: what clips are cut into.
+        cubes: what clips are cut into.
         ratio: the share of places that the encoder does not see.
         decoder_ratio: the share of cubes that the decoder is not asked for; 0 asks for all hidden.
         scale: what targets are normalised by, None for each cube's own mean and deviation.
     """
 
-    cube: Cube
+    cubes: Cubes
     ratio: float
     decoder_ratio: float
     scale: Scale | None
 
 
 class Masks(NamedTuple):
-    """Cubes of each clip of a batch, as places in its grid.
+    """Cubes of each clip of a batch, as places in their grids.
 
     Attributes:
         visible: int32 [B, L], those that the encoder sees.
-        decoded: int32 [B, D], those that the decoder answers for.
+        decoded: int32 [B, D], those that the decoder answers for, in the grid of asked cubes.
         counted: bool [B, D], whether such an answer counts: the encoder did not see that cube.
     """
 
@@ -53,9 +57,23 @@ class Masks(NamedTuple):
     counted: jax.Array
 
 
-def cube_of(model: nn.Module) -> Cube:
-    """The cubes of a network that pretrains."""
-    return (model.tubelet, model.patch, model.patch)
+def masks_of(task: Task, keys: jax.Array, clip: tuple[int, ...]) -> Masks:
+    """Draws a mask of clips [T, H, W, C] for each of `keys` [B]; see `draw` and `draw_apart`.
+
+    Raises:
+      JaxvidError: cubes do not fill the clips, or there is no such mask.
+    """
+    cubes = task.cubes
+    grid = grid_of(clip, cubes.hidden)
+    if cubes.tubes:
+        return draw(keys, grid, task.ratio, task.decoder_ratio)
+    if task.decoder_ratio:
+        raise JaxvidError(
+            f"config.train.decoder_mask_ratio={task.decoder_ratio} is for networks that hide "
+            "tubes, and this one hides each cube by itself: set it to 0"
+        )
+    kept = (clip[0] // cubes.every, *clip[1:])
+    return draw_apart(keys, grid, grid_of(kept, cubes.asked), task.ratio)
 
 
 def draw(keys: jax.Array, grid: Cube, ratio: float, decoder_ratio: float = 0.0) -> Masks:
@@ -96,6 +114,36 @@ def draw(keys: jax.Array, grid: Cube, ratio: float, decoder_ratio: float = 0.0) 
         else:
             decoded = (jnp.sort(order[:hidden]) + times).reshape(-1)
         return Masks(visible, decoded, ~seen[decoded % area])
+
+    return jax.vmap(one)(keys)
+
+
+def draw_apart(keys: jax.Array, grid: Cube, asked: Cube, ratio: float) -> Masks:
+    """Draws a mask for each of `keys` [B] that hides each cube of a grid by itself.
+
+    A share 1 - `ratio` of all cubes, rounded down, is seen. The decoder answers for all that lies
+    in the others, of a grid `asked` with a whole number of cubes in each of them.
+
+    Raises:
+      JaxvidError: nothing would be hidden or nothing seen.
+    """
+    count = math.prod(grid)
+    seen = int(count * (1 - ratio))
+    if not 0 < seen < count:
+        raise JaxvidError(
+            f"config.train.mask_ratio={ratio} shows {seen} of {grid[0]} x {grid[1]} x {grid[2]} "
+            "cubes: choose a ratio or a size of the clips with which some are hidden and some seen"
+        )
+    places = np.indices(asked).reshape(3, -1)
+    within = (places[axis] * grid[axis] // asked[axis] for axis in range(3))
+    cube_of = np.ravel_multi_index(tuple(within), grid)
+    answers = len(cube_of) // count * (count - seen)
+
+    def one(key: jax.Array) -> Masks:
+        visible = jnp.sort(jax.random.permutation(key, count)[:seen])
+        hidden = jnp.ones(count, bool).at[visible].set(False)
+        decoded = jnp.flatnonzero(hidden[cube_of], size=answers)
+        return Masks(visible, decoded, jnp.ones(answers, bool))
 
     return jax.vmap(one)(keys)
 
@@ -142,63 +190,87 @@ def join(cubes: jax.Array, grid: Cube, cube: Cube) -> jax.Array:
     return parts.reshape(batch, *(n * side for n, side in zip(grid, cube, strict=True)), channels)
 
 
-def statistics(cubes: jax.Array, scale: Scale | None = None) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation [B, L, 1, C] of each channel of cubes [B, L, pixels, C] of 0..1.
+def statistics(
+    cubes: jax.Array, scale: Scale | None = None, joint: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Means and deviations [B, L, 1, C] that cubes [B, L, pixels, C] of 0..1 are normalised by.
 
-    With a `scale` they are that for all cubes. Else the deviation is that of a sample (one degree
-    of freedom less), and 1e-6 more than it is, so that what has one colour can be divided by it.
+    With a `scale` they are that for all cubes. Else they are each channel's own, or all channels'
+    together where `joint`. The deviation is that of a sample (one degree of freedom less) and a
+    little more, so that what has one colour can be divided by it.
     """
+    shape = (*cubes.shape[:2], 1, cubes.shape[-1])
     if scale:
-        shape = (*cubes.shape[:2], 1, cubes.shape[-1])
         mean, deviation = (jnp.asarray(part, jnp.float32) / 255 for part in scale)
-        return jnp.broadcast_to(mean, shape), jnp.broadcast_to(deviation, shape)
-    mean = cubes.mean(-2, keepdims=True)
-    return mean, cubes.std(-2, keepdims=True, ddof=1) + 1e-6
+    elif joint:
+        mean = cubes.mean((-2, -1), keepdims=True)
+        variance = cubes.var((-2, -1), keepdims=True, ddof=1)
+        deviation = jnp.sqrt(variance + _JOINT_VARIANCE)
+    else:
+        mean = cubes.mean(-2, keepdims=True)
+        deviation = cubes.std(-2, keepdims=True, ddof=1) + 1e-6
+    return jnp.broadcast_to(mean, shape), jnp.broadcast_to(deviation, shape)
 
 
-def targets(video: jax.Array, masks: Masks, cube: Cube, scale: Scale | None = None) -> jax.Array:
+def asked_of(video: jax.Array, cubes: Cubes) -> jax.Array:
+    """The cubes [B, L, pixels, C] that may be asked for of video [B, T, H, W, C]."""
+    return cut(video[:, :: cubes.every], cubes.asked)
+
+
+def targets(video: jax.Array, masks: Masks, cubes: Cubes, scale: Scale | None = None) -> jax.Array:
     """What a network should answer: the decoded cubes [B, D, pixels, C] of uint8 video, normalised.
 
-    Each channel of a cube is normalised by `scale`, or by its own mean and deviation.
+    They are by `scale`, or as `cubes` say.
     """
-    cubes = jnp.take_along_axis(cut(video, cube), masks.decoded[..., None, None], axis=1)
-    cubes = cubes.astype(jnp.float32) / 255
-    mean, deviation = statistics(cubes, scale)
-    return (cubes - mean) / deviation
+    asked = jnp.take_along_axis(asked_of(video, cubes), masks.decoded[..., None, None], axis=1)
+    asked = asked.astype(jnp.float32) / 255
+    mean, deviation = statistics(asked, scale, cubes.joint)
+    return (asked - mean) / deviation
 
 
 def errors(
-    video: jax.Array, pixels: jax.Array, masks: Masks, cube: Cube, scale: Scale | None = None
+    video: jax.Array, pixels: jax.Array, masks: Masks, cubes: Cubes, scale: Scale | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Sums [B] of the counted cubes' mean squared errors, and how many [B] count.
 
     The errors are those of the answers `pixels` [B, D, pixels, C] to the `targets` of uint8 video.
     """
-    each = jnp.square(pixels - targets(video, masks, cube, scale)).mean((-2, -1))
+    each = jnp.square(pixels - targets(video, masks, cubes, scale)).mean((-2, -1))
     return (each * masks.counted).sum(-1), masks.counted.sum(-1)
 
 
 def fill_in(
-    video: jax.Array, pixels: jax.Array, masks: Masks, cube: Cube, scale: Scale | None = None
+    video: jax.Array, pixels: jax.Array, masks: Masks, cubes: Cubes, scale: Scale | None = None
 ) -> jax.Array:
-    """Pictures of what was seen and answered: uint8 [B, 3, T, H, W, C] of uint8 video.
+    """Pictures of what was seen and answered: uint8 [B, 3, T', H, W, C] of uint8 video.
 
-    They are the clip itself, what the encoder saw of it on grey, and the latter with the answers
-    `pixels` [B, D, pixels, C] filled in. Without a `scale` an answer is about contrasts: each
-    channel of a cube is given the mean and the deviation that it has in the clip.
+    They are the frames that are asked for themselves, what the encoder saw of them on grey, and the
+    latter with the answers `pixels` [B, D, pixels, C] filled in. Without a `scale` an answer is
+    about contrasts: it is given the mean and the deviation that its cube has in the clip.
     """
-    grid = grid_of(video.shape[1:], cube)
-    cubes = cut(video, cube).astype(jnp.float32) / 255
-    mean, deviation = statistics(cubes, scale)
+    asked = asked_of(video, cubes).astype(jnp.float32) / 255
+    mean, deviation = statistics(asked, scale, cubes.joint)
+    shape = video[:, :: cubes.every].shape
+    grid = grid_of(shape[1:], cubes.asked)
+    # What the encoder sees of these frames.
+    shown = (cubes.hidden[0] // cubes.every, *cubes.hidden[1:])
 
     def put(onto: jax.Array, places: jax.Array, what: jax.Array) -> jax.Array:
         return jax.vmap(lambda cubes, places, what: cubes.at[places].set(what))(onto, places, what)
 
-    def take(places: jax.Array, what: jax.Array = cubes) -> jax.Array:
+    def take(places: jax.Array, what: jax.Array) -> jax.Array:
         return jnp.take_along_axis(what, places[..., None, None], axis=1)
 
-    seen = put(jnp.full_like(cubes, 0.5), masks.visible, take(masks.visible))
+    whole = join(asked, grid, cubes.asked)
+    parts = cut(whole, shown)
+
+    def with_seen(onto: jax.Array) -> jax.Array:
+        """Pictures with what was seen put onto them."""
+        onto = put(cut(onto, shown), masks.visible, take(masks.visible, parts))
+        return join(onto, grid_of(shape[1:], shown), shown)
+
+    seen = with_seen(jnp.full_like(whole, 0.5))
     answers = pixels * take(masks.decoded, deviation) + take(masks.decoded, mean)
-    filled = put(put(seen, masks.decoded, answers), masks.visible, take(masks.visible))
-    shown = [join(jnp.clip(x, 0, 1), grid, cube) for x in (cubes, seen, filled)]
-    return jnp.round(255 * jnp.stack(shown, 1)).astype(jnp.uint8)
+    filled = with_seen(join(put(cut(seen, cubes.asked), masks.decoded, answers), grid, cubes.asked))
+    pictures = jnp.stack([jnp.clip(x, 0, 1) for x in (whole, seen, filled)], 1)
+    return jnp.round(255 * pictures).astype(jnp.uint8)

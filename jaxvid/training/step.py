@@ -279,9 +279,8 @@ def make_reconstruction_update(
 
     `video` is uint8 [B, T, H, W, C], which `prepare` normalises, `masks` a `masking.Masks`. The
     loss is the mean squared error over the cubes that count, which are normalised by `scale`, or
-    each by its own mean and deviation. For the rest see `make_update`.
+    each by its own mean and deviation, as `model.cubes` says. For the rest see `make_update`.
     """
-    cube = masking.cube_of(model)
 
     def loss_of(
         params: Any, stats: Any, part: dict[str, Any], rng: jax.Array, _: Any
@@ -296,7 +295,7 @@ def make_reconstruction_update(
                 decoded=masks.decoded,
                 rngs={"dropout": rng},
             )
-        sums, counts = masking.errors(part["video"], pixels, masks, cube, scale)
+        sums, counts = masking.errors(part["video"], pixels, masks, model.cubes, scale)
         return sums.sum() / counts.sum(), (stats, {})
 
     descend = make_descent(loss_of, optimizer, descent)
@@ -386,8 +385,7 @@ def _make_filling(update: Callable[..., Stepped], task: masking.Task) -> Callabl
     def make(state: TrainState, batch: dict[str, Any], rng: jax.Array) -> Stepped:
         video = batch["video"]
         keys = jax.random.split(jax.random.fold_in(rng, 3), len(video))
-        grid = masking.grid_of(video.shape[1:], task.cube)
-        masks = masking.draw(keys, grid, task.ratio, task.decoder_ratio)
+        masks = masking.masks_of(task, keys, video.shape[1:])
         return update(state, video, masks, rng)
 
     return make

@@ -22,13 +22,15 @@ def commands(name: str) -> list[str]:
     published = f"dataset={row.dataset},data_dir=DATA"
     if pretrains(row.variant):
         mine = f"{run},dataset=mine,data_dir=MINE"
+        by_hand = "" if row.file else f", fetched by hand as FILE from {row.source},"
+        file = "" if row.file else " --checkpoint=FILE"
         return [
             "To pretrain it on your own videos, of which train.csv and test.csv list the path:",
             f"{build} --videos=CLIPS --labels=train.csv --out=MINE",
             f"{build} --videos=CLIPS --labels=test.csv --out=MINE",
             f"{mine} --workdir=RUN",
-            f"To see what its weights, fetched by hand as FILE from {row.source}, fill in:",
-            f"  python -m converters --model={row.name} --checkpoint=FILE --out=WEIGHTS",
+            f"To see what its weights{by_hand} fill in:",
+            f"  python -m converters --model={row.name}{file} --out=WEIGHTS",
             f"{mine},init=WEIGHTS --mode=eval --workdir=SEEN",
         ]
     test = [

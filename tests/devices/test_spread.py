@@ -15,12 +15,12 @@ MIXED, SPLIT, ALIKE = "data:2,fsdp:2,model:2", "fsdp:8", "data:8"
 
 
 def first_of_each_family():
-    """The tiny variant of each family that stands first, and one that pretrains."""
+    """The tiny variant of each family that stands first, and those that pretrain."""
     tiny = {}
     for variant in zoo.variants():
         if variant.endswith("_test"):
             tiny.setdefault(zoo.family(variant).__name__, variant)
-    return [*tiny.values(), "videomae_pretrain_test"]
+    return [*tiny.values(), "hiera_pretrain_test", "videomae_pretrain_test"]
 
 
 def compiled(axes, variants, topology="cpu:8", *changes):

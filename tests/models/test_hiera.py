@@ -1,5 +1,6 @@
 """Hiera: the order of its tokens, what a block sees, its constants, and what its weights cost."""
 
+import functools
 import re
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.config import fields
 from jaxvid.layers.norm import LayerNorm
 from jaxvid.layers.pool import max_pool
+from jaxvid.layers.position import resize_grid
 from jaxvid.models import hiera
 from jaxvid.training import parts
 
@@ -57,7 +59,6 @@ def test_attention_is_within_units_or_of_all_tokens(within_units, pools):
 
 
 def test_a_stage_begins_as_the_one_before_attends():
-    """And only the first three pools are done where the network pretrains."""
     seen = []
 
     def note(call, args, kwargs, context):
@@ -66,15 +67,17 @@ def test_a_stage_begins_as_the_one_before_attends():
             seen.append((module.dim, module.heads, module.within_units, module.pools))
         return call(*args, **kwargs)
 
-    model = hiera.Model(stages=(2, 2, 2, 2), dim=8, input_size=CLIP[:3])
-    with nn.intercept_methods(note):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *CLIP)))
-    assert seen == [
-        *[(8, 1, True, False)] * 2,
-        *[(16, 2, True, pools) for pools in (True, False)],
-        *[(32, 4, within, within) for within in (True, False)],
-        *[(64, 8, False, pools) for pools in (True, False)],
-    ]
+    settings = {"stages": (2, 2, 2, 2), "dim": 8, "input_size": CLIP[:3]}
+    for network, last in ((hiera.Model, True), (hiera.PretrainingModel, False)):
+        seen.clear()
+        with nn.intercept_methods(note):
+            jax.eval_shape(network(**settings).init, jax.random.key(0), jnp.zeros((1, *CLIP)))
+        assert seen == [
+            *[(8, 1, True, False)] * 2,
+            *[(16, 2, True, pools) for pools in (True, False)],
+            *[(32, 4, within, within) for within in (True, False)],
+            *[(64, 8, False, pools) for pools in (last, False)],
+        ]
 
 
 def test_every_norm_adds_a_millionth():
@@ -85,21 +88,35 @@ def test_every_norm_adds_a_millionth():
             epsilons.append(context.module.epsilon)
         return call(*args, **kwargs)
 
-    model = zoo.create_model("hiera_test")
-    with nn.intercept_methods(note):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *CLIP)))
-    assert epsilons == [1e-6] * (2 * sum(model.stages) + 1)
+    for name, others in (("hiera_test", 1), ("hiera_pretrain_test", 4)):
+        epsilons.clear()
+        model = zoo.create_model(name)
+        with nn.intercept_methods(note):
+            jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *CLIP)))
+        assert epsilons == [1e-6] * (2 * sum(model.stages) + others)
 
 
 def test_positions_are_of_place_and_time():
-    space, time = draw(1, 8, 16, 5), draw(1, 2, 5, seed=1)
-    expected = space + time.reshape(2, 1, 1, 5)
-    np.testing.assert_allclose(hiera.positions(space, time, (2, 8, 16)), expected, rtol=1e-6)
-    longer = hiera.positions(space, time, (4, 8, 16))
-    np.testing.assert_allclose(longer[::3], expected, rtol=1e-6)
-    np.testing.assert_allclose(
-        longer[1], 0.75 * expected[0] + 0.25 * expected[1], rtol=1e-4, atol=1e-6
-    )
+    """Without them, clips of the same units in another order would score alike."""
+    model = zoo.create_model("hiera_test", 5, input_size=CLIP[:3])
+    clip = draw(1, *CLIP)
+    clip[:, :, :, 32:] = clip[:, :, :, :32]
+    still = np.broadcast_to(clip[:, :1], clip.shape)
+    variables = fill(jax.eval_shape(model.init, jax.random.key(0), clip))
+    grid = jax.jit(model.apply)(variables, still)[1]["stage1"]
+    assert np.abs(grid[0, :, :, 2:6] - grid[0, :, :, 10:14]).max() > 1e-2
+    assert np.abs(grid[0, 0] - grid[0, 1])[2:6, 2:6].max() > 1e-2
+
+
+def test_tables_are_interpolated_along_time_and_space():
+    table = draw(2, 8, 16, 5)
+    np.testing.assert_array_equal(hiera.fit(table, (2, 8, 16)), table)
+    longer = hiera.fit(table, (4, 8, 16))
+    np.testing.assert_allclose(longer[::3], table, rtol=1e-6)
+    between = 0.75 * table[0] + 0.25 * table[1]
+    np.testing.assert_allclose(longer[1], between, rtol=1e-4, atol=1e-6)
+    larger = hiera.fit(table, (2, 4, 32))
+    np.testing.assert_array_equal(larger, resize_grid(jnp.asarray(table), (4, 32)))
 
 
 @pytest.mark.parametrize("size", [(4, 32, 40), (4, 56, 64)])
@@ -138,3 +155,77 @@ def test_the_licence_of_the_weights_is_shown_and_said(capsys):
         "swin_test", converters.to_torch("swin_test", fill(shapes))
     )
     assert not re.search("licen[cs]e", "\n".join(report.lines()))
+
+
+# ---- pretraining
+
+WIDE = (4, 64, 96)  # A grid of 2 x 2 x 3 units.
+
+
+@functools.cache
+def autoencoder():
+    model = zoo.create_model("hiera_pretrain_test", input_size=WIDE)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *WIDE, 3)))
+    return model, fill(shapes)
+
+
+def test_the_encoder_that_sees_all_units_is_the_fine_tuned_networks():
+    """Up to the last stage, which pools there."""
+    model, variables = autoencoder()
+    clips = draw(1, *WIDE, 3)
+    fine_tuned = zoo.create_model("hiera_test", 5, input_size=WIDE)
+    own = fill(jax.eval_shape(fine_tuned.init, jax.random.key(0), clips))["params"]
+    params = variables["params"]
+    assert jax.tree.map(jnp.shape, {k: v for k, v in own.items() if k in params}) == jax.tree.map(
+        jnp.shape, {k: v for k, v in params.items() if k != "decoder"}
+    )
+    row = zoo.get_row("hiera_pretrain_test")
+    assert {path.split("/")[0] for path in row.new} == own.keys() - params.keys()
+    shared = own | {k: v for k, v in params.items() if k in own}
+    _, out = jax.jit(model.apply)(variables, clips)
+    _, expected = jax.jit(fine_tuned.apply)({"params": shared}, clips)
+    for name in ("stem", "stage1", "stage2", "stage3"):
+        np.testing.assert_allclose(out[name], expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_answers_are_for_the_patches_asked_for_and_know_nothing_of_hidden_units():
+    model, variables = autoencoder()
+    clips = draw(1, *WIDE, 3)
+    places, asked = jnp.array([[1, 6, 11]]), jnp.array([[3, 0, 40]])
+    apply = jax.jit(model.apply)
+    pixels, out = apply(variables, clips, visible=places, decoded=asked)
+    assert pixels.shape == (1, 3, 256, 3) and out["latent"].shape == (1, 3, 2, 2, 64)
+    whole, _ = apply(variables, clips, visible=places)
+    close = {"rtol": 1e-3, "atol": 1e-4 * float(np.abs(pixels).max())}
+    assert whole.shape == (1, 2 * 4 * 6, 256, 3)
+    np.testing.assert_allclose(pixels, whole[:, asked[0]], **close)
+    seen = np.asarray(hiera.shown(places, (2, 2, 3)))
+    assert seen.sum() == 3 * 2 * 32 * 32
+    assert seen[0, :2, :32, 32:64].all() and seen[0, 2:, :32, :32].all()
+    noise = np.where(seen, clips, draw(1, *WIDE, 3, seed=1))
+    np.testing.assert_array_equal(apply(variables, noise, visible=places, decoded=asked)[0], pixels)
+    other, swapped = apply(variables, clips, visible=places[:, ::-1], decoded=asked)
+    np.testing.assert_allclose(other, pixels, **close)
+    np.testing.assert_allclose(swapped["latent"][:, ::-1], out["latent"], rtol=1e-3, atol=1e-3)
+    looped = zoo.create_model("hiera_pretrain_test", input_size=WIDE, scan_blocks=True)
+    again, _ = jax.jit(looped.apply)(variables, clips, visible=places, decoded=asked)
+    np.testing.assert_allclose(again, pixels, **close)
+
+
+def test_every_network_that_pretrains_has_a_recipe_and_commands(capsys):
+    assert {row.name for row in hiera.PRETRAINING_ROWS} == set(hiera.PRETRAINING_VARIANTS)
+    for name in hiera.PRETRAINING_VARIANTS:
+        fields.check(config.from_row(name))
+        zoo.main(["show", name])
+        said = capsys.readouterr().out
+        assert "\nlicence: CC BY-NC 4.0" in said
+        by_hand = "" if "mae" in name else " --checkpoint=FILE"
+        assert f"python -m converters --model={name}{by_hand} --out=WEIGHTS" in said
+        model = zoo.create_model(name)
+        twin = zoo.create_model(name.replace("_mae", "").replace("pretrain_", ""))
+        for field in ("dim", "heads", "stages", "mlp_ratio"):
+            assert getattr(model, field) == getattr(twin, field)
+        back = converters.to_torch(name, autoencoder()[1]) if "mae" not in name else {}
+        assert not back or converters.convert(name, back, overrides={"input_size": WIDE})
+    c = config.from_row("hiera_b_16x224_mae")
+    assert (c.train.mask_ratio, c.optim.betas, c.data.repeats) == (0.9, (0.9, 0.95), 4)

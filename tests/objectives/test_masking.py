@@ -6,8 +6,10 @@ import pytest
 
 from jaxvid.base.errors import JaxvidError
 from jaxvid.objectives import masking
+from jaxvid.rows import Cubes
 
 GRID, CUBE = (4, 6, 4), (2, 3, 5)
+CUBES = Cubes(CUBE, CUBE)
 CLIP = (8, 18, 20, 3)
 CELLS = 4 * 6 * 4
 SCALE = ((110.0, 120.0, 100.0), (60.0, 50.0, 55.0))
@@ -94,6 +96,43 @@ def test_masks_that_cannot_be_are_refused(grid, ratio, decoder_ratio, words):
         masking.draw(keys(1), grid, ratio, decoder_ratio)
 
 
+@pytest.mark.parametrize("ratio", [0.5, 0.9])
+def test_cubes_hidden_each_by_itself_are_asked_for_in_parts(ratio):
+    asked = (4, 12, 8)
+    masks = masking.draw_apart(keys(), GRID, asked, ratio)
+    mask = hidden(masks)
+    assert (mask.reshape(8, -1).sum(1) == CELLS - int(CELLS * (1 - ratio))).all()
+    assert len(np.unique(mask.reshape(8, -1), axis=0)) == 8 and (mask != mask[:, :1]).any()
+    parts = mask.repeat(2, 2).repeat(2, 3).reshape(8, -1)
+    for clip, decoded in zip(parts, masks.decoded, strict=True):
+        np.testing.assert_array_equal(np.flatnonzero(clip), decoded)
+    assert masks.counted.shape == masks.decoded.shape and masks.counted.all()
+
+
+@pytest.mark.parametrize(
+    "ratio, grid, words",
+    [(0.9, (1, 2, 4), "0.9 shows 0 of 1 x 2 x 4 cubes"), (0.0, GRID, "0.0 shows 96 of 4 x 6 x 4")],
+)
+def test_apart_too_something_is_hidden_and_something_seen(ratio, grid, words):
+    with pytest.raises(JaxvidError, match=words):
+        masking.draw_apart(keys(1), grid, grid, ratio)
+
+
+def test_a_task_draws_tubes_or_cubes_apart():
+    apart = Cubes((2, 6, 10), (1, 3, 5), every=2, tubes=False)
+    tubes = masking.Task(CUBES, 0.75, 0.5, None)
+    for one, other in (
+        (masking.masks_of(tubes, keys(), CLIP), masking.draw(keys(), GRID, 0.75, 0.5)),
+        (
+            masking.masks_of(tubes._replace(cubes=apart, decoder_ratio=0.0), keys(), CLIP),
+            masking.draw_apart(keys(), (4, 3, 2), (4, 6, 4), 0.75),
+        ),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    with pytest.raises(JaxvidError, match="decoder_mask_ratio=0.5 is for networks that hide tubes"):
+        masking.masks_of(tubes._replace(cubes=apart), keys(), CLIP)
+
+
 def test_a_clip_that_is_not_made_of_cubes_is_refused():
     with pytest.raises(JaxvidError, match="8 frames of 18 x 20 pixels is not .* 2 x 4 x 5"):
         masking.cut(video(), (2, 4, 5))
@@ -114,14 +153,33 @@ def test_targets_are_normalised_cube_by_cube_or_by_a_scale_and_channel_by_channe
     clips[0, :2, :3, :5] = 77
     masks = masking.draw(keys(2), GRID, 0.75)
     masks = masks._replace(decoded=masks.decoded.at[:, 0].set(0))
-    wanted = np.asarray(masking.targets(clips, masks, CUBE))
+    wanted = np.asarray(masking.targets(clips, masks, CUBES))
     cube = np.asarray(masking.cut(clips, CUBE))[1, masks.decoded[1, 5]] / 255
     expected = (cube - cube.mean(0)) / (cube.std(0, ddof=1) + 1e-6)
     np.testing.assert_allclose(wanted[1, 5], expected, rtol=1e-4, atol=1e-5)
     assert np.abs(wanted[0, 0]).max() < 0.2  # One colour: nothing but rounding.
-    scaled = masking.targets(clips, masks, CUBE, SCALE)
+    scaled = masking.targets(clips, masks, CUBES, SCALE)
     expected = (255 * cube - SCALE[0]) / SCALE[1]
     np.testing.assert_allclose(scaled[1, 5], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_are_of_the_first_frame_of_each_two_and_of_all_channels_together():
+    cubes = Cubes((2, 6, 10), (1, 3, 5), every=2, tubes=False, joint=True)
+    clips = video()
+    masks = masking.draw_apart(keys(2), (4, 3, 2), (4, 6, 4), 0.5)
+    wanted = np.asarray(masking.targets(clips, masks, cubes))
+    time, row, column = np.unravel_index(int(masks.decoded[1, 7]), (4, 6, 4))
+    patch = clips[1, 2 * time, 3 * row : 3 * row + 3, 5 * column : 5 * column + 5] / 255
+    expected = (patch - patch.mean()) / patch.std(ddof=1)
+    np.testing.assert_allclose(wanted[1, 7], expected.reshape(15, 3), rtol=1e-3, atol=1e-4)
+    flat = masking.targets(np.full_like(clips, 77), masks, cubes)
+    assert np.abs(flat).max() < 1e-2
+    # A little unevenness is not blown up: it is of the order of what is added to the variance.
+    cubes_of_pixels = np.zeros((1, 1, 15, 3), np.float32)
+    cubes_of_pixels[..., :7, :] = 0.225e-3
+    _, deviation = masking.statistics(cubes_of_pixels, joint=True)
+    variance = cubes_of_pixels.var(ddof=1) + 1e-6 * 0.225**2
+    np.testing.assert_allclose(deviation, np.sqrt(variance), rtol=1e-4)
 
 
 def test_only_cubes_that_count_cost():
@@ -130,7 +188,7 @@ def test_only_cubes_that_count_cost():
     assert not counted.all()
     answer = np.where(counted[..., None, None], 2.0, 100.0) * np.ones((30, 3), np.float32)
     black = np.zeros_like(video())  # All its targets are zero.
-    sums, counts = masking.errors(black, answer, masks, CUBE)
+    sums, counts = masking.errors(black, answer, masks, CUBES)
     np.testing.assert_array_equal(counts, counted.sum(1))
     np.testing.assert_allclose(sums / counts, 4.0)
 
@@ -138,8 +196,8 @@ def test_only_cubes_that_count_cost():
 @pytest.mark.parametrize("scale", [None, SCALE])
 def test_an_answer_costs_as_far_as_it_is_from_the_target(scale):
     clips, masks = video(), masking.draw(keys(2), GRID, 0.75)
-    answer = masking.targets(clips, masks, CUBE, scale) + 2
-    sums, counts = masking.errors(clips, answer, masks, CUBE, scale)
+    answer = masking.targets(clips, masks, CUBES, scale) + 2
+    sums, counts = masking.errors(clips, answer, masks, CUBES, scale)
     np.testing.assert_allclose(sums / counts, 4.0, rtol=1e-5)
 
 
@@ -147,8 +205,8 @@ def test_an_answer_costs_as_far_as_it_is_from_the_target(scale):
 def test_filled_in_clips_show_the_clip_where_the_answer_is_right(scale):
     clips = video()
     masks = masking.draw(keys(2), GRID, 0.5)
-    answers = masking.targets(clips, masks, CUBE, scale)
-    pictures = masking.fill_in(clips, answers, masks, CUBE, scale)
+    answers = masking.targets(clips, masks, CUBES, scale)
+    pictures = masking.fill_in(clips, answers, masks, CUBES, scale)
     assert pictures.shape == (2, 3, *CLIP) and pictures.dtype == np.uint8
     np.testing.assert_array_equal(pictures[:, 0], clips)
     np.testing.assert_array_equal(pictures[:, 2], clips)
@@ -159,3 +217,18 @@ def test_filled_in_clips_show_the_clip_where_the_answer_is_right(scale):
             seen[clip, masks.visible[clip]], whole[clip, masks.visible[clip]]
         )
         assert (seen[clip, masks.decoded[clip]] == 128).all()
+
+
+def test_filled_in_clips_have_the_frames_that_are_asked_for():
+    cubes = Cubes((2, 6, 10), (1, 3, 5), every=2, tubes=False, joint=True)
+    clips = video()
+    masks = masking.draw_apart(keys(2), (4, 3, 2), (4, 6, 4), 0.5)
+    pictures = np.asarray(
+        masking.fill_in(clips, masking.targets(clips, masks, cubes), masks, cubes)
+    )
+    np.testing.assert_array_equal(pictures[:, 0], clips[:, ::2])
+    np.testing.assert_array_equal(pictures[:, 2], clips[:, ::2])
+    grey = np.asarray(masking.cut(pictures[:, 1], (1, 6, 10)) == 128).all((2, 3))
+    hidden = np.ones((2, 24), bool)
+    np.put_along_axis(hidden, np.asarray(masks.visible), False, axis=1)
+    np.testing.assert_array_equal(grey, hidden)

@@ -146,6 +146,40 @@ def test_fine_tuning_and_probing_take_the_encoder_and_say_what_is_new(
     assert np.ptp(after["params/fc_norm/scale"]) == 0 and np.ptp(after["params/head/bias"]) > 0
 
 
+def test_hiera_lowers_its_loss_and_is_probed(folder, tmp_path, capsys):
+    def resized(c):
+        for part in (c.data, c.test):
+            part.crop = 64
+        c.test.short_side = 64
+        c.optim.warmup_epochs = 0.0
+        return c
+
+    c = resized(make_config("hiera_b_16x224_mae", folder / "bare"))
+    c.train.update({"epochs": 40.0, "eval_epochs": 40.0, "mask_ratio": 0.75})
+    c.optim.update({"lr": 0.02, "weight_decay": 0.0})
+    loop.train(c, tmp_path / "pretrained")
+    lines = (tmp_path / "pretrained" / "metrics.jsonl").read_text().splitlines()
+    each = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+    assert len(each) == 80 and each[0] > 1  # What an answer of zeros costs.
+    assert np.mean(each[-8:]) < 0.98
+    assert (tmp_path / "pretrained" / "eval" / "reconstructions.png").is_file()
+    c = resized(
+        make_config("hiera_b_16x4_k400", folder / "named", init=str(tmp_path / "pretrained"))
+    )
+    c.model.overrides.input_size = (4, 64, 64)
+    c.train.stop_at_step = 1
+    c.optim.freeze = ("trunk",)
+    loop.train(c, tmp_path / "probed")
+    said = capsys.readouterr().out
+    new = ("norm/bias", "norm/scale", "head/bias", "head/kernel")
+    assert all(f"new: params/{name}" in said for name in new)
+    assert "arrays of the decoder, which only pretraining needs" in said
+    before, after = flat(tmp_path / "pretrained"), flat(tmp_path / "probed")
+    encoder = {name for name in before if not name.startswith("params/decoder/")}
+    assert encoder == after.keys() - {f"params/{name}" for name in new}
+    assert all((before[name] == after[name]).all() for name in encoder)
+
+
 def test_what_has_no_classes_does_not_classify(trained, folder, tmp_path):
     c = make_config("videomae_vit_b", folder / "named", init=str(trained))
     with pytest.raises(JaxvidError, match="videomae_pretrain_test, which has no classes: fine"):

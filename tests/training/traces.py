@@ -46,7 +46,7 @@ def subjects() -> list[str]:
     """A tiny variant of each family, and those that pretrain."""
     tiny = [name for name in zoo.variants() if name.endswith("_test")]
     families = {zoo.family(name).__name__: name for name in reversed(tiny)}
-    return sorted([*families.values(), "videomae_pretrain_test"])
+    return sorted([*families.values(), "hiera_pretrain_test", "videomae_pretrain_test"])
 
 
 def trace(name: str) -> list[float]:
