@@ -130,7 +130,7 @@ def _convert(
     keys = {path: own.get(key, key) for path, key in keys.items()}
     remarks += network.remarks + _copy(arrays, network.leaves, keys, where, threads)
     if row.licence:
-        remarks.append(f"the published weights of {row.name} are licensed under {row.licence}")
+        remarks.append(f"licence of the published weights of {row.name}: {row.licence}")
     report = _report(total, arrays, list(dropped), reading, cast, remarks)
     meta = _describe(row, network, overrides) | {
         "cast": cast,

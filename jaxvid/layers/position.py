@@ -45,6 +45,20 @@ def resize_grid(table: jax.Array, size: Sequence[int]) -> jax.Array:
     return jax.image.resize(table, shape, "cubic-pytorch", antialias=False)
 
 
+def resize_clip(table: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Interpolates a table [T, H, W, C] to [*size, C], linearly in time and then as `resize_grid`.
+
+    A table that is changed is said in the log, but for one of a single moment: that is all of time.
+    """
+    frames, *rest = table.shape
+    if frames not in (1, size[0]):
+        logging.getLogger(__name__).info(
+            "the table of %d moments is interpolated to %d", frames, size[0]
+        )
+    table = resize_table(table.reshape(frames, -1), size[0]).reshape(size[0], *rest)
+    return resize_grid(table, tuple(size[1:]))
+
+
 def nearest_rows(table: jax.Array, length: int) -> jax.Array:
     """Picks `length` rows of a table [R, C], as PyTorch's nearest neighbour: row i R // length.
 

@@ -25,7 +25,6 @@ that nothing of a stage mixes what is seen with what is not.
 
 import functools
 import itertools
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,7 +42,7 @@ from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.linear import Joined
 from jaxvid.layers.norm import LayerNorm
-from jaxvid.layers.position import resize_grid, resize_table
+from jaxvid.layers.position import resize_clip
 from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import Block as ViTBlock
 from jaxvid.layers.vit import Initializer, Mlp, apply_blocks, dense_init, layer_norm, torch_init
@@ -110,20 +109,6 @@ def pool(x_BWUC: jax.Array) -> jax.Array:
     """The maximum of each square of 2 x 2 tokens: [B, W, U, C] to [B, W / 4, U, C]."""
     batch, tokens, *rest = x_BWUC.shape
     return x_BWUC.reshape(batch, 4, tokens // 4, *rest).max(1)
-
-
-def fit(table_THWC: jax.Array, size: Sequence[int]) -> jax.Array:
-    """A learnt table of positions, interpolated to a grid `size` (T, H, W) where it has another.
-
-    The log says so.
-    """
-    frames, *rest = table_THWC.shape
-    if frames not in (1, size[0]):
-        logging.getLogger(__name__).info(
-            "the table of %d moments is interpolated to %d", frames, size[0]
-        )
-    table_THWC = resize_table(table_THWC.reshape(frames, -1), size[0]).reshape(size[0], *rest)
-    return resize_grid(table_THWC, tuple(size[1:]))
 
 
 class Attention(nn.Module):
@@ -273,7 +258,7 @@ class Encoder(nn.Module):
             )
             for name, made_for in sizes.items()
         )
-        return fit(space, (1, *size[1:])) + fit(time, (size[0], 1, 1))
+        return resize_clip(space, (1, *size[1:])) + resize_clip(time, (size[0], 1, 1))
 
     def _transform(self, x: jax.Array, train: bool) -> list[jax.Array]:
         """Applies `block0`, `block1`.. to tokens [B, W, U, C]; returns those behind each stage."""
@@ -454,7 +439,7 @@ class Decoder(nn.Module):
         x = x.reshape(batch, *units, side, side, self.dim).swapaxes(3, 4)
         x = x.reshape(batch, frames, rows * side, columns * side, self.dim)
         table = self.param("pos_embed", dense_init, (1, math.prod(self.size), self.dim))
-        table = fit(table.reshape(*self.size, self.dim), x.shape[1:4]).astype(x.dtype)
+        table = resize_clip(table.reshape(*self.size, self.dim), x.shape[1:4]).astype(x.dtype)
         x = (x + table).reshape(batch, -1, self.dim)
         hidden_dim = self.mlp_ratio * self.dim
         blocks = {
@@ -502,7 +487,7 @@ PRETRAINING_VARIANTS: dict[str, dict[str, Any]] = {
     **{f"{name}_mae": _encoder(name) for name in VARIANTS if name != "hiera_test"},
     "hiera_pretrain_test": {
         **_encoder("hiera_test"),
-        "input_size": (4, 64, 64),
+        "input_size": VARIANTS["hiera_test"]["input_size"],
         "decoder_dim": 12,
         "decoder_depth": 1,
         "decoder_heads": 2,

@@ -11,6 +11,7 @@ from jaxvid.layers.position import (
     nearest_rows,
     relative_embeddings,
     relative_index,
+    resize_clip,
     resize_grid,
     resize_table,
     sinusoids,
@@ -113,3 +114,14 @@ def test_one_hots_mark_every_axis_row_major():
     assert marks.shape == (6, 5)
     np.testing.assert_array_equal(marks[3], [0, 1, 1, 0, 0])
     np.testing.assert_array_equal(marks.sum(1), np.full(6, 2))
+
+
+def test_tables_are_interpolated_along_time_and_space():
+    table = np.random.default_rng(0).normal(size=(2, 8, 16, 5)).astype(np.float32)
+    np.testing.assert_array_equal(resize_clip(table, (2, 8, 16)), table)
+    longer = resize_clip(table, (4, 8, 16))
+    np.testing.assert_allclose(longer[::3], table, rtol=1e-6)
+    between = 0.75 * table[0] + 0.25 * table[1]
+    np.testing.assert_allclose(longer[1], between, rtol=1e-4, atol=1e-6)
+    larger = resize_clip(table, (2, 4, 32))
+    np.testing.assert_array_equal(larger, resize_grid(jnp.asarray(table), (4, 32)))

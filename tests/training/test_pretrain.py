@@ -166,7 +166,6 @@ def test_hiera_lowers_its_loss_and_is_probed(folder, tmp_path, capsys):
     c = resized(
         make_config("hiera_b_16x4_k400", folder / "named", init=str(tmp_path / "pretrained"))
     )
-    c.model.overrides.input_size = (4, 64, 64)
     c.train.stop_at_step = 1
     c.optim.freeze = ("trunk",)
     loop.train(c, tmp_path / "probed")
