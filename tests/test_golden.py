@@ -17,6 +17,7 @@ import pytest
 import converters
 from jaxvid import zoo
 from jaxvid.layers import streaming
+from jaxvid.layers.position import resize_clip
 from jaxvid.objectives import masking
 from jaxvid.training import optim
 from jaxvid.training.state import TrainState
@@ -53,6 +54,8 @@ def test_golden(golden):
         from tests.data.golden_data import check_preprocess
 
         check_preprocess(golden)
+    elif golden.stem.endswith("_postable"):
+        check_positions(golden)
     elif golden.stem.endswith("_mae"):
         check_filling_in(golden)
     else:
@@ -134,6 +137,19 @@ def check_stages(out, expected) -> None:
             np.testing.assert_allclose(
                 found, expected[f"stage{stage}_{name}"], rtol=0, atol=allowed, err_msg=str(stage)
             )
+
+
+def check_positions(path: pathlib.Path) -> None:
+    """A table of 8 moments of 16 x 16 places, behind a row of its own, as other clips read it."""
+    weights, _, expected = _module(HERE / "golden" / "weights.py").load(path)
+    first, table = np.split(weights["pos_embed"][0], [1])
+    table = jnp.asarray(table.reshape(8, 16, 16, -1))
+    for name, wanted in expected.items():
+        frames, side = (int(word.lstrip("Tgrid")) for word in name.split("_"))
+        read = np.asarray(resize_clip(table, (frames, side, side))).reshape(-1, table.shape[-1])
+        read = np.concatenate([first, read])
+        read = read[:: 7 if len(read) > 1100 else 1]  # Of long ones a seventh is stored.
+        np.testing.assert_allclose(read, wanted[0], rtol=0, atol=1e-5, err_msg=name)
 
 
 def check_filling_in(path: pathlib.Path) -> None:

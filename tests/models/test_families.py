@@ -25,8 +25,17 @@ NAMES = [name for name in zoo.variants() if name.endswith("_test")]
 TRANSFORMERS = [
     name
     for name in NAMES
-    if name.startswith(
-        ("dualformer", "hiera", "mvit", "swin", "timesformer", "uniformer", "videomae")
+    if name.partition("_")[0]
+    in (
+        "dualformer",
+        "hiera",
+        "internvideo2",
+        "mvit",
+        "swin",
+        "timesformer",
+        "uniformer",
+        "uniformerv2",
+        "videomae",
     )
     or name == "tsn_swin_test"
 ]
@@ -217,6 +226,7 @@ def test_other_lengths_and_sizes_enter_a_transformer(name, view, caplog):
     larger, other_length = view[1:] != (32, 32), view[0] != 4
     resized = {
         "hiera": larger or other_length,
+        "internvideo2": larger or other_length,
         "mvit": larger or other_length,
         "timesformer": larger or (other_length and name != "timesformer_space_test"),
         "uniformerv2": larger,

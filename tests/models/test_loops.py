@@ -18,6 +18,7 @@ from jaxvid.training import parts
 LOOPS = {
     "dualformer_test": ({"depths": (1, 1, 5)}, 1),
     "hiera_test": ({"stages": (3, 1, 1, 1)}, 1),
+    "internvideo2_test": ({}, 1),
     "mvit_test": ({"depth": 3, "downscale": (2,)}, 1),
     "swin_test": ({"depths": (1, 4)}, 1),
     "timesformer_test": ({}, 1),
