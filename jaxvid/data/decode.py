@@ -7,13 +7,16 @@ protocols number them. The frame is upright when the file's display matrix (a ph
 a mirrored camera) has been applied. Colours follow the file's own matrix and range.
 """
 
+import collections
 import contextlib
+import dataclasses
 import errno
 import itertools
 import math
 import os
 import re
 import select
+import threading
 import time
 from collections.abc import Collection, Iterator
 from types import TracebackType
@@ -23,9 +26,10 @@ import numpy as np
 
 from jaxvid.base import text
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import bounds, boxes, windows
+from jaxvid.data import bounds, boxes, keyframes, windows
 from jaxvid.data.info import Info as Info
 from jaxvid.data.info import shrunk
+from jaxvid.data.keyframes import Gathering, Keyframes, Untrue, Walk
 from jaxvid.data.pictures import Pictures, is_picture
 from jaxvid.data.windows import Window
 
@@ -53,6 +57,7 @@ _BARREN = 10_000  # packets of a stream of which not one gives a frame
 _TOLERATED = 0.1  # part of a file that may be missing at its end before it counts as truncated
 _RATE_ERROR = 0.01  # by which a container's average rate may differ from its timestamps
 _TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # they say of each packet when it is shown
+_LONG = 2000  # packets from which on a video need not be decoded to say what it is
 _LEAD = 1.0  # seconds before a window to look for its key frame: pictures may be stored reordered
 _SAME = 1e-6  # seconds that two times may differ by and be one
 
@@ -62,10 +67,12 @@ class Video:
 
     With `short_side` larger frames are shrunk to that shorter side, never enlarged. The frames of
     the `window` are all that there are: decoding starts at a key frame shortly before it where the
-    container says when frames are shown, else at the first. `live` takes a stream that may have no
-    end in place of a file: `-` for a video on standard input, or a camera of Video4Linux by number
-    (`0`) or device (`/dev/video0`). `time` is when the last frame that came out is shown, in
-    seconds of the file's own clock, or None where the file does not say.
+    container says when frames are shown, else at the first. With what was `noted` of the file or
+    window, frames that are wanted cost what decoding takes from the key frames before them; where
+    the file turns out to be otherwise, it is decoded from the start after all. `live` takes a
+    stream that may have no end in place of a file: `-` for a video on standard input, or a camera
+    of Video4Linux by number (`0`) or device (`/dev/video0`). `time` is when the last frame that
+    came out is shown, in seconds of the file's own clock, or None where the file does not say.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class Video:
         *,
         window: Window = windows.WHOLE,
         live: bool = False,
+        noted: Keyframes | None = None,
     ):
         try:
             import av
@@ -84,16 +92,15 @@ class Video:
         self._av = av
         self._path = os.fspath(path)
         self._short_side = short_side
-        self._size: tuple[int, int] | None = None  # height, width before turning upright
+        self._size = (0, 0)  # height, width before turning upright
         self._upright = (0, 0)
         self.time: float | None = None
         self._window = window
-        self._passed = 0  # frames before the window
-        self._cut = 0.0
         self._live = live
-        self._span = (math.inf, -math.inf)
-        self._timed = 0
-        self._count = self._packets = self._damaged = 0
+        self._probing = self._doubted = False
+        self._noted = noted
+        if noted is None and not live and window == windows.WHOLE:
+            self._noted = _memory.keyframes(self._path)
         self._input = _Input(0) if live and self._path == "-" else None
         if not live:
             self._container = _open_file(av, self._path)
@@ -105,6 +112,11 @@ class Video:
 
     def _choose(self) -> None:
         """Picks the video stream and prepares its decoder."""
+        self._passed = 0  # frames before the window
+        self._cut = 0.0
+        self._span = (math.inf, -math.inf)
+        self._timed = 0
+        self._count = self._packets = self._damaged = 0
         av = self._av
         streams = [
             stream
@@ -130,6 +142,12 @@ class Video:
         # Decoding in several threads loses frames beside a damaged packet, and which ones differs.
         self._stream.thread_type = "NONE"
         self._stream.codec_context.thread_count = 1
+        self._gathering = Gathering(self._container, self._stream)
+
+    def _reopen(self) -> None:
+        self._container.close()
+        self._container = _open_file(self._av, self._path)
+        self._choose()
 
     def __enter__(self) -> "Video":
         return self
@@ -144,29 +162,28 @@ class Video:
 
         Raises `JaxvidError` at the end where the file was truncated or held no frame.
         """
-        av = self._av
-        reformatter = av.video.reformatter.VideoReformatter()
+        reformatter = self._av.video.reformatter.VideoReformatter()
+        if self._noted and wanted:
+            left = collections.deque(sorted(wanted))
+            try:
+                for number, frame in Walk(self._container, self._stream, self._noted).frames(left):
+                    self._check_size(frame)
+                    self._count = number + 1
+                    left.popleft()
+                    yield self._image(frame, number, reformatter)
+                return
+            except Untrue:
+                self._doubted = True
+                _memory.doubt(self._path)
+                self._reopen()
+                wanted = frozenset(left)
+        self._probing = wanted is not None and not wanted
         last = None if wanted is None else max(wanted, default=-1)
         for frame in self._decode():
             number, self._count = self._count, self._count + 1
-            if self._size is None:
-                if problem := bounds.size_problem(frame.height, frame.width):
-                    raise JaxvidError(f"{self._path}: {problem}")
-                self._size = shrunk(frame.height, frame.width, self._short_side)
+            self._check_size(frame)
             if wanted is None or number in wanted:
-                height, width = self._size
-                try:
-                    # Bicubic, as FFmpeg's own command line shrinks.
-                    rgb = reformatter.reformat(
-                        frame, width, height, "rgb24", interpolation="BICUBIC"
-                    ).to_ndarray()
-                except (av.FFmpegError, ValueError) as error:
-                    raise JaxvidError(
-                        f"{self._path} frame {number} cannot be made RGB: {_reason(error)}"
-                    ) from None
-                image = _turn(rgb, _display_matrix(frame))
-                self._upright = image.shape[:2]
-                yield image
+                yield self._image(frame, number, reformatter)
             elif self._upright == (0, 0):
                 matrix = _display_matrix(frame)
                 self._upright = self._size[::-1] if _transposes(matrix) else self._size
@@ -183,6 +200,29 @@ class Video:
             )
         self._check_whole()
 
+    def _check_size(self, frame: Any) -> None:
+        """Sets the size of all frames by the first."""
+        if self._size == (0, 0):
+            if problem := bounds.size_problem(frame.height, frame.width):
+                raise JaxvidError(f"{self._path}: {problem}")
+            self._size = shrunk(frame.height, frame.width, self._short_side)
+
+    def _image(self, frame: Any, number: int, reformatter: Any) -> np.ndarray:
+        """A frame as RGB, of the size of all, upright."""
+        height, width = self._size
+        try:
+            # Bicubic, as FFmpeg's own command line shrinks.
+            rgb = reformatter.reformat(
+                frame, width, height, "rgb24", interpolation="BICUBIC"
+            ).to_ndarray()
+        except (self._av.FFmpegError, ValueError) as error:
+            raise JaxvidError(
+                f"{self._path} frame {number} cannot be made RGB: {_reason(error)}"
+            ) from None
+        image = _turn(rgb, _display_matrix(frame))
+        self._upright = image.shape[:2]
+        return image
+
     def info(self) -> Info:
         """Says what the video was, as far as it has been decoded."""
         return Info(
@@ -193,18 +233,28 @@ class Video:
             codec=self._stream.codec_context.name,
             damaged=self._damaged,
             cut=self._cut,
+            keyframes=self._keyframes(),
         )
+
+    def _keyframes(self) -> Keyframes | str:
+        """Where decoding may begin, once it was probed."""
+        if not self._probing:
+            return ""
+        whole = self._window == windows.WHOLE
+        return self._gathering.decoded(self._damaged, None if whole else self._passed)
 
     def _decode(self) -> Iterator:
         """Yields the frames of the window."""
         at = -math.inf
         for frame in self._decode_all():
             at = self._seconds(frame)
+            if at >= self._window.end - _SAME:
+                return
+            if self._probing:
+                self._gathering.frame(frame)
             if at < self._window.start - _SAME:
                 self._passed += 1
                 continue
-            if at >= self._window.end - _SAME:
-                return
             self._damaged += bool(frame.is_corrupt)
             self.time = frame.time
             if frame.time is not None:
@@ -237,16 +287,15 @@ class Video:
         if start <= _LEAD or self._container.format.name not in _TIMED:
             return self._container.demux(self._stream)
         with contextlib.suppress(av.FFmpegError, StopIteration):
+            keyframes.primed(self._container.demux(self._stream), self._stream)
             self._container.seek(round((start - _LEAD + self._origin()) * av.time_base))
             packets = self._container.demux(self._stream)
             first = next(packets)
-            if first.is_keyframe and first.pts is not None:
+            if self._gathering.key(first):
                 shown = float(first.pts * first.time_base) - self._origin()
                 if shown <= start + _SAME:
                     return itertools.chain([first], packets)
-        self._container.close()
-        self._container = _open_file(av, self._path)
-        self._choose()
+        self._reopen()
         return self._container.demux(self._stream)
 
     def _decode_all(self) -> Iterator:
@@ -268,6 +317,8 @@ class Video:
             if packet is None:
                 return
             self._packets += packet.size > 0
+            if self._probing:
+                self._gathering.key(packet)
             barren += 1
             try:
                 frames = packet.decode()
@@ -277,6 +328,32 @@ class Video:
             for frame in frames:
                 barren = 0
                 yield frame
+
+    def stored(self) -> Info | None:
+        """What a long video is by its packets, where these can be trusted: none is decoded.
+
+        The size is that of the first frame.
+        """
+        try:
+            for packet in self._container.demux(self._stream):
+                self._packets += packet.size > 0
+                self._gathering.packet(packet)
+        except (self._av.FFmpegError, OSError):
+            return None
+        noted = self._gathering.stored()
+        if self._packets < _LONG or not isinstance(noted, Keyframes):
+            return None
+        times = noted.read()[0]
+        tick = float(self._stream.time_base)
+        packets, self._noted = self._packets, noted
+        self._reopen()
+        for _ in self.frames(wanted=(0,)):
+            pass
+        self._packets, self._count, self._timed = packets, len(times), len(times)
+        self._span = float(times[0]) * tick, float(times[-1]) * tick
+        self._check_whole()
+        info = dataclasses.replace(self.info(), keyframes=noted)
+        return None if info.damaged or self._doubted else info
 
     def _check_whole(self) -> None:
         if self._live or self._window != windows.WHOLE:
@@ -398,32 +475,114 @@ def _open_camera(av: Any, path: str) -> Any:
         ) from None
 
 
+class _Memory:
+    """What is known in this process of the files that were used last."""
+
+    _MOST = 64
+
+    def __init__(self) -> None:
+        self._found: collections.OrderedDict[tuple, Info | None] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, path: str | os.PathLike) -> Info | None:
+        with self._lock:
+            return self._found.get(_key(path))
+
+    def keyframes(self, path: str | os.PathLike) -> Keyframes | None:
+        found = self.find(path) if self._found else None
+        return found.keyframes if found and isinstance(found.keyframes, Keyframes) else None
+
+    def keep(self, path: str | os.PathLike, info: Info | None) -> None:
+        with self._lock:
+            self._found[_key(path)] = info
+            self._found.move_to_end(_key(path))
+            if len(self._found) > self._MOST:
+                self._found.popitem(last=False)
+
+    def doubt(self, path: str | os.PathLike) -> None:
+        """Notes that a file is otherwise than is known of it."""
+        self.keep(path, None)
+
+    def doubts(self, path: str | os.PathLike) -> bool:
+        with self._lock:
+            return self._found.get(_key(path), ()) is None
+
+
+def _key(path: str | os.PathLike) -> tuple:
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError):
+        return (os.path.abspath(path),)
+    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+
+
+_memory = _Memory()
+
+
 def opened(
-    path: str | os.PathLike, short_side: int | None = None, window: Window = windows.WHOLE
+    path: str | os.PathLike,
+    short_side: int | None = None,
+    window: Window = windows.WHOLE,
+    noted: Keyframes | None = None,
 ) -> Video | Pictures:
     """Opens a video file, a folder of frames, or a picture as a video of one frame.
 
     Raises:
       JaxvidError: it cannot be opened, or a window of pictures is asked for.
     """
-    if os.path.isdir(path) or (is_picture(os.fspath(path)) and os.path.isfile(path)):
+    if _is_pictures(path):
         if window != windows.WHOLE:
             raise JaxvidError(
                 f"{path} does not tell when its pictures are shown: list it without start and end"
             )
         return Pictures(path, short_side)
-    return Video(path, short_side, window=window)
+    return Video(path, short_side, window=window, noted=noted)
 
 
-def probe(path: str | os.PathLike) -> Info:
+def _is_pictures(path: str | os.PathLike) -> bool:
+    return os.path.isdir(path) or (is_picture(os.fspath(path)) and os.path.isfile(path))
+
+
+def probe(
+    path: str | os.PathLike, short_side: int | None = None, window: Window = windows.WHOLE
+) -> Info:
     """Decodes a whole video to say what it is; nothing in a header is believed.
 
     Raises `JaxvidError` with the reason where it cannot be read.
     """
-    with opened(path) as video:
+    with opened(path, short_side, window) as video:
         for _ in video.frames(wanted=()):
             pass
         return video.info()
+
+
+def survey(path: str | os.PathLike) -> Info:
+    """Says what a video is, and remembers it, so that its frames are found by their key frames.
+
+    A long one, of over a minute, is not decoded where its packets can be trusted: then damage is
+    found only where frames are asked for. See `misled`.
+
+    Raises `JaxvidError` with the reason where it cannot be read.
+    """
+    if _is_pictures(path):
+        return probe(path)
+    info = _memory.find(path)
+    if info is None:
+        doubted = _memory.doubts(path)
+        if not doubted:
+            with Video(path) as video:
+                info = video.stored()
+        if info is None:
+            info = probe(path)
+        if doubted:
+            info = dataclasses.replace(info, keyframes="its packets do not tell its frames")
+        _memory.keep(path, info)
+    return info
+
+
+def misled(path: str | os.PathLike) -> bool:
+    """Whether a file turned out to be otherwise than `survey` said, which now would decode it."""
+    return _memory.doubts(path)
 
 
 def read_frames(path: str | os.PathLike, short_side: int | None = None) -> Iterator[np.ndarray]:
@@ -441,19 +600,19 @@ def frames_at(
     indices: Collection[int] | np.ndarray,
     short_side: int | None = None,
     window: Window = windows.WHOLE,
+    noted: Keyframes | None = None,
 ) -> np.ndarray:
     """Decodes the frames numbered `indices`, in that order and with repeats: uint8 [N, H, W, 3].
 
-    They are numbered from the start of the window. Decoding runs from the start to the last of
-    them, for only that numbers frames exactly in every container; the others are not converted.
-    Raises `JaxvidError` also where the video ends
-    before.
+    They are numbered from the start of the window. With what probing `noted`, or `survey`
+    remembers, decoding begins at the key frames before them, else at the start; either gives the
+    same. Other frames are not converted. Raises `JaxvidError` also where the video ends before.
     """
     numbers = np.asarray(indices, np.int64)
     if not numbers.size or numbers.min() < 0:
         raise JaxvidError(f"frames of {path} are numbered from 0; asked for {numbers.tolist()}")
     wanted = sorted(set(numbers.tolist()))
-    with opened(path, short_side, window) as video:
+    with opened(path, short_side, window, noted) as video:
         images = dict(zip(wanted, video.frames(wanted=frozenset(wanted)), strict=False))
         if len(images) < len(wanted):
             count = video.info().num_frames

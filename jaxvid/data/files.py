@@ -1,12 +1,13 @@
 """Video files as a source of frames, without records: a folder, and a CSV of what is in it.
 
 Frames are the same as in records of the same files, but for the noise of their JPEGs, and so is
-everything that is drawn. Each clip is decoded from the start of its file, or from a key frame
-before its window, to its last frame, so records are several times faster, and worth their disk for
-more than a few epochs.
+everything that is drawn. Each clip is decoded from the key frames before its frames, so records
+are faster, and worth their disk for more than a few epochs.
 
-How many frames a file has is known once all of it was decoded. That is done on first use and noted
-in `<csv>.probed` beside the CSV, a line a file, so that it is done once, and goes on after a kill.
+How many frames a file has, and which are key frames, is known once all of it was decoded. That is
+done on first use and noted in `<csv>.probed` beside the CSV, a line a file, so that it is done
+once, and goes on after a kill. Files whose key frames cannot be trusted are named then; their clips
+are decoded from the start.
 """
 
 import concurrent.futures
@@ -26,11 +27,12 @@ from jaxvid.base.progress import Progress
 from jaxvid.base.text import say
 from jaxvid.data import bounds, categories, decode, flow, records, table
 from jaxvid.data.cores import usable_cores
+from jaxvid.data.keyframes import Keyframes
 from jaxvid.data.windows import WHOLE, Window
 from jaxvid.rows import RECORD_SIDE
 
-_MAX_LINE, _MAX_NOTES = 1 << 16, 1 << 30  # bytes of the notes that are read
-_VERSION = f"probed by jaxvid, version 2, frames of at most {RECORD_SIDE} pixels"
+_MAX_LINE, _MAX_NOTES = 1 << 20, 1 << 30  # bytes of the notes that are read
+_VERSION = f"probed by jaxvid, version 3, frames of at most {RECORD_SIDE} pixels"
 _Key = tuple[str | int | float, ...]
 """Path as written, size, time of the last change; and start and end of a window."""
 _Found = decode.Info | str  # or why it cannot be read
@@ -97,6 +99,8 @@ class Files:
             raise JaxvidError(f"no video of {csv_file} can be read: {self.bad[0]}")
         some = next(info for info in found if isinstance(info, decode.Info))
         infos = [some if isinstance(info, str) else info for info in found]
+        keyframes = [info.keyframes for info in infos]
+        self._noted = [each if isinstance(each, Keyframes) else None for each in keyframes]
         self.cut = [n for n, info in enumerate(infos) if info.cut and n not in self.bad]
         readable = np.array([n not in self.bad for n in range(len(rows))])
         self.num_frames = np.where(readable, [info.num_frames for info in infos], 1)
@@ -117,11 +121,11 @@ class Files:
         if number in self.bad:
             raise JaxvidError(self.bad[number])
         row = self._rows[number]
-        path = table.locate(self._folder, row.path)
+        path, noted = table.locate(self._folder, row.path), self._noted[number]
         if self._method:
-            frames = flow.pairs_at(path, indices, self._method, RECORD_SIDE, row.window)
+            frames = flow.pairs_at(path, indices, self._method, RECORD_SIDE, row.window, noted)
         else:
-            frames = decode.frames_at(path, indices, RECORD_SIDE, row.window)
+            frames = decode.frames_at(path, indices, RECORD_SIDE, row.window, noted)
         same = frames.shape[1:3] == (self.height[number], self.width[number])
         if not same or _key(self._folder, row) != self._keys[number]:
             raise JaxvidError(
@@ -155,7 +159,22 @@ def _probe_all(
                 write(key, found)
                 progress.update()
         progress.close()
+        _say_distrust(csv_file, [(row, known[key]) for key, row in missing.items()])
     return [known[key] for key in keys]
+
+
+def _say_distrust(csv_file: pathlib.Path, found: Sequence[tuple[table.Row, _Found]]) -> None:
+    """Says which files have no key frames that can be trusted."""
+    reasons = [
+        f"{row.name} ({info.keyframes})"
+        for row, info in found
+        if isinstance(info, decode.Info) and info.keyframes and isinstance(info.keyframes, str)
+    ]
+    if reasons:
+        say(
+            f"note: {csv_file}: videos of which each clip is decoded from the start, as their key "
+            f"frames cannot be trusted: {len(reasons)}, the first {reasons[0]}"
+        )
 
 
 def _without_last(found: _Found, path: pathlib.Path) -> _Found:
@@ -188,10 +207,7 @@ def _key(folder: pathlib.Path, row: table.Row) -> _Key:
 
 def _probe(path: pathlib.Path, window: Window) -> _Found:
     try:
-        with decode.opened(path, RECORD_SIDE, window) as video:
-            for _ in video.frames(wanted=()):
-                pass
-            return video.info()
+        return decode.probe(path, RECORD_SIDE, window)
     except JaxvidError as error:
         return str(error)
 
@@ -225,6 +241,10 @@ def _read_found(said: str | dict) -> _Found:
             raise ValueError("not a reason")
         return said
     info = decode.Info(**said)
+    if isinstance(info.keyframes, dict):
+        noted = Keyframes(**info.keyframes)
+        noted.read()
+        info = dataclasses.replace(info, keyframes=noted)
     counts = (info.num_frames, info.height, info.width, info.damaged + 1)
     if not (
         isinstance(info.fps, float)
@@ -234,6 +254,8 @@ def _read_found(said: str | dict) -> _Found:
         and (math.isnan(info.fps) or 0 < info.fps <= bounds.MAX_FPS)
         and isinstance(info.cut, float)
         and 0 <= info.cut < math.inf
+        and isinstance(info.keyframes, Keyframes | str)
+        and (isinstance(info.keyframes, Keyframes) or info.keyframes.isprintable())
     ):
         raise ValueError("not what a video is")
     return info
@@ -262,10 +284,14 @@ def _note_writer(path: pathlib.Path) -> Iterator[Callable[[_Key, _Found], None]]
 
     def write(key: _Key, found: _Found) -> None:
         said = found if isinstance(found, str) else dataclasses.asdict(found)
+        line = json.dumps([*key, said])
+        if len(line) >= _MAX_LINE and isinstance(found, decode.Info):
+            found = dataclasses.replace(found, keyframes="its times are too many to note")
+            line = json.dumps([*key, dataclasses.asdict(found)])
         # One call a line, so that processes that write at the same time do not mix theirs; and a
         # line break before it ends what a kill may have cut short.
         with contextlib.suppress(OSError):  # a full disk costs the note, not the run
-            file.write(b"\n" + json.dumps([*key, said]).encode())
+            file.write(b"\n" + line.encode())
 
     with file:
         yield write

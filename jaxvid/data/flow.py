@@ -18,6 +18,7 @@ import numpy as np
 from jaxvid.base.errors import JaxvidError
 from jaxvid.data import bounds, decode
 from jaxvid.data.info import shrunk
+from jaxvid.data.keyframes import Keyframes
 from jaxvid.data.windows import WHOLE, Window
 from jaxvid.rows import FLOWS
 
@@ -96,16 +97,18 @@ def pairs_at(
     method: str,
     short_side: int | None,
     window: Window = WHOLE,
+    noted: Keyframes | None = None,
 ) -> np.ndarray:
     """The flow of the pairs numbered `indices` of a video, with repeats: uint8 [N, h, w, 2].
 
-    They are numbered from the start of the window. Only their frames are kept. Raises `JaxvidError`
-    where the video cannot be read, or ends before.
+    They are numbered from the start of the window. Only their frames are kept; with what was
+    `noted` they are found by key frames. Raises `JaxvidError` where the video cannot be read, or
+    ends before.
     """
     numbers = np.asarray(indices, np.int64).tolist()
     wanted = frozenset(numbers)
     needed = sorted(wanted | {number + 1 for number in wanted})
-    with decode.opened(path, window=window) as video:
+    with decode.opened(path, window=window, noted=noted) as video:
         frames = zip(needed, video.frames(frozenset(needed)), strict=False)
         found = dict(_pairs(frames, wanted, method, short_side))
         if len(found) < len(wanted):

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from jaxvid.data.keyframes import Keyframes
+
 # fmt: off
 EXTENSIONS = (
     ".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mj2", ".mkv",
@@ -19,7 +21,8 @@ class Info:
     `height` and `width` are those of the frames that come out; `fps` is NaN where nothing tells
     it; `damaged` counts packets that did not decode, frames that the decoder patched up,
     packets missing at the end, and pictures missing between others of a folder. `cut` are the
-    seconds by which a window reaches beyond the video.
+    seconds by which a window reaches beyond the video. `keyframes` say where decoding may begin
+    other than at the start, or why nowhere.
     """
 
     num_frames: int
@@ -29,6 +32,7 @@ class Info:
     codec: str
     damaged: int
     cut: float = 0.0
+    keyframes: Keyframes | str = ""
 
 
 def shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:

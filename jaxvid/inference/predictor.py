@@ -344,7 +344,7 @@ class Predictor:
             total, damaged = len(video), 0
         else:
             video = paths.local(video, "video")
-            info = decode.probe(video)
+            info = decode.survey(video)
             total, fps, damaged = info.num_frames, info.fps, info.damaged
         if self._flow and total < 2:
             name = video if isinstance(video, str | os.PathLike) else "the video"
@@ -357,6 +357,8 @@ class Predictor:
         if self._one:
             numbers, clips = _middle_clip(numbers, clips)
         frames = self._frames(video, numbers)
+        if not isinstance(video, (np.ndarray, list)) and decode.misled(video):
+            return self._look(video, None)  # Now all of it is decoded first.
         middle = _middle(len(clips))
         depth = clips.shape[1] // self._clip_shape[0]
         return _Seen(
