@@ -53,6 +53,7 @@ def main(argv: list[str]) -> None:
     messages.getLogger("jax").setLevel(messages.ERROR)
     from jaxvid.config import fields
     from jaxvid.devices import placement, topologies
+    from jaxvid.inference import streams
     from jaxvid.plan import report
     from jaxvid.plan.measure import measure
 
@@ -66,12 +67,22 @@ def main(argv: list[str]) -> None:
         )
         config.train.batch_size = _CLIPS.value * shares
         config.test.batch_size = shares
+    frozen = fields.freeze(config)
+    # Networks that are tested together are trained and tested one after the other.
+    subjects = streams.members(frozen) if frozen.model.members else {"": frozen}
     if not _JSON.value:
         say(f"compiling for {len(topology.devices)} devices, which takes minutes", error=True)
-    found = measure(fields.freeze(config), topology, _TEST.value)
-    for line in [json.dumps(report.as_json(found))] if _JSON.value else report.as_lines(found):
-        say(line)
-    if not found.fits:
+    plans = {}
+    for name, subject in subjects.items():
+        plans[name] = found = measure(subject, topology, _TEST.value)
+        if not _JSON.value:
+            for line in [*[name] * bool(name), *report.as_lines(found)]:
+                say(line)
+    fits = all(found.fits for found in plans.values())
+    if _JSON.value:
+        answers = {name: report.as_json(found) for name, found in plans.items()}
+        say(json.dumps(answers.get("") or {"fits": fits, "members": answers}))
+    if not fits:
         sys.exit(1)
 
 

@@ -47,6 +47,21 @@ def test_one_object_says_what_a_step_takes():
     assert found["test"]["fits"] and found["ways_out"] == []
 
 
+def test_networks_that_are_tested_together_are_planned_each():
+    done = run(
+        "--config=configs/zoo_row.py:name=tsn_r50_1x1x8_k400_twostream,runlocal",
+        "--topology=cpu:1",
+        "--clips=1",
+        "--notest",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["fits"] and len(found["members"]) == 2
+    rgb, flow = (member["flops"] for member in found["members"].values())
+    assert 1.01 < flow / rgb < 2  # The stem sees ten channels, not three.
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
