@@ -29,6 +29,9 @@ _AVERAGED = re.compile(
     re.IGNORECASE,
 )
 _CAMEL = re.compile(r"(?:EMA|SWA|Averag)")
+# The encoder that V-JEPA's published tests are of, an average of the one that is called `encoder`.
+# Where there are both, `target_encoder` is a larger network, which the other was taught by.
+_TEACHERS = (("ema_encoder",), ("target_encoder",))
 # What training keeps beside the weights, whose tensors are none of them.
 _TRAINING = re.compile(
     r"(?:.*_)?(?:optim\w*|sched\w*|lr_sched\w*|scaler|amp|rng\w*|loops|meta|message_hub|"
@@ -49,6 +52,10 @@ def choose(
     and names what there is.
     """
     parts = _parts(content)
+    teacher = next((place for place in _TEACHERS if place in parts), None)
+    if teacher and content.keys() & {"encoder", "predictor"}:
+        remark = "holds the averaged weights that V-JEPA is tested with; all else is left out"
+        return teacher, parts[teacher], [f"{said(teacher)} {remark}"]
     plain, averaged = _plain(content, parts), [part for part in parts if _is_averaged(part)]
     swapped = _swapped_by(content, plain)
     if swapped and plain:

@@ -16,7 +16,7 @@ from jaxvid.rows import Row
 # Stacked (x, y) pairs of a flow network's input, in every published row.
 FLOW_CHANNELS = 10
 # What the keys of all but the trunk begin with, in the codebases that save trunks by themselves.
-_HEADS = {"cls_head", "head", "neck"}
+_HEADS = {"classifier", "cls_head", "head", "neck"}
 
 
 @dataclasses.dataclass(frozen=True)

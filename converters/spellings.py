@@ -43,7 +43,7 @@ BESIDE = {
     "a wrapper": r"(.+\.)?_extra_state",
 }
 # What trunks saved without their recognizer do not have before their keys, and TEA's files do.
-_ADDED = ("backbone.", "module.")
+_ADDED = ("backbone.", "encoder.", "module.")
 _MAX_PREFIX = 4
 _PART = re.compile(r"(.+)\[(\d)/([1-9])\]")
 _BLOCK = r"layer(\d)\.(\d+)"

@@ -59,7 +59,7 @@ MAX_SIDE = 10_000
 OPENMMLAB_V0 = "https://download.openmmlab.com/mmaction/recognition"
 OPENMMLAB_V1 = "https://download.openmmlab.com/mmaction/v1.0/recognition"
 # The words that fields of rows, and of the configs made of them, may be.
-SAMPLERS = ("frames", "dense", "timed", "uniform", "untrimmed", "stacks")
+SAMPLERS = ("frames", "dense", "timed", "uniform", "untrimmed", "stacks", "segments")
 CROP_MODES = ("random_resized", "multi_scale", "square", "whole", "center")
 # Classes exclude one another, or each is there or not.
 LOSSES = ("softmax", "sigmoid")
@@ -94,9 +94,10 @@ class Sampling:
     the video; with `clip_len=1` the segments of a frame net), `dense` (segments inside one window
     of `sample_range` frames), `uniform` (one frame from each of `clip_len` equal parts), `timed`
     (PySlowFast's clips, as long in time as `clip_len` times `frame_interval` frames at
-    `target_fps`), `untrimmed` (a clip every `clip_interval` frames of a video of any length) and
+    `target_fps`), `untrimmed` (a clip every `clip_interval` frames of a video of any length),
     `stacks` (the clips of `frames`, of optical flow: each is one frame of the network, with x and y
-    of its `clip_len` pairs side by side in channels).
+    of its `clip_len` pairs side by side in channels) and `segments` (V-JEPA 2's: a clip in each of
+    `num_clips` equal parts of the video, one behind another in one view).
     """
 
     sampler: str = "frames"
@@ -119,7 +120,8 @@ class Sampling:
     @property
     def views(self) -> int:
         """Views of one video before it is cropped; single frames make one view together."""
-        clips = 1 if self.clip_len == 1 or self.sampler == "stacks" else self.num_clips
+        together = self.clip_len == 1 or self.sampler in ("stacks", "segments")
+        clips = 1 if together else self.num_clips
         clips *= 2 if self.twice_sample else 1
         return clips * (self.num_sample_positions if self.sampler == "dense" else 1)
 
@@ -128,12 +130,15 @@ class Sampling:
         """The tables' short form: clip length x frame interval x number of clips."""
         if self.sampler == "uniform":
             return f"uniform {self.clip_len}"
-        prefix = "" if self.sampler in ("frames", "stacks") else f"{self.sampler} "
+        plain = self.sampler in ("frames", "stacks", "segments")
+        prefix = "" if plain else f"{self.sampler} "
         return f"{prefix}{self.clip_len}x{self.frame_interval}x{self.clips}"
 
     @property
     def length(self) -> int:
         """Frames of a view as they enter the network: of a clip, or of single frames or stacks."""
+        if self.sampler == "segments":
+            return self.num_clips * self.clip_len
         single = self.clip_len == 1 or self.sampler == "stacks"
         return self.num_clips if single else self.clip_len
 
@@ -205,7 +210,8 @@ class Recipe:
     `schedule_every`, `warmup` and `warmup_every`. The rate of the head is multiplied by
     `head_lr_scale`, that of every bias by `bias_lr_scale`, that of the k-th layer from the top by
     `layer_decay` ** k; `lr_scales` are further pairs of a pattern of parameters' paths and what
-    multiplies their rates, and `no_decay` patterns of what does not decay.
+    multiplies their rates, `no_decay` patterns of what does not decay, and `freeze` of what is not
+    trained; `trunk` stands for all but the head.
     `freeze_norm` says which BatchNorms are frozen: `all`, or all but the first (`partial`); with
     `statistics` all use their running statistics, and scale and bias are trained. `norm_groups` are
     the parts of the batch of which each has BatchNorm statistics of its own, as many as there were
@@ -258,6 +264,7 @@ class Recipe:
     layer_decay: float = 1.0
     lr_scales: tuple[tuple[str, float], ...] = ()
     no_decay: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
     freeze_norm: str = ""
     norm_groups: int = 1
     precise_norm_batches: int = 0

@@ -22,6 +22,7 @@ from jaxvid.objectives import masking
 from jaxvid.training import optim
 from jaxvid.training.state import TrainState
 from jaxvid.training.step import make_update
+from tests import golden_features
 
 pytestmark = [pytest.mark.golden, pytest.mark.users_compiler]
 
@@ -83,11 +84,14 @@ def load(path: pathlib.Path):
 
 
 def check_logits(path: pathlib.Path) -> None:
-    """Converted weights give the reference's logits, view by view."""
+    """Converted weights give the reference's logits, view by view, and its features."""
     weights, video, expected, overrides = load(path)
     classes = overrides.pop("num_classes", None)
     variables = converters.convert(path.stem, weights, num_classes=classes, overrides=overrides)
     model = zoo.create_model(path.stem, classes, **overrides)
+    if "view_logits" not in expected:
+        golden_features.check(path, model, variables, video, expected)
+        return
     allowed = 1e-4 * expected["logits"].std()
     if "logits_f64" in expected:
         noise = np.abs(expected["logits"] - expected["logits_f64"]).max()
@@ -105,6 +109,7 @@ def check_logits(path: pathlib.Path) -> None:
     logits, out = forward(model)
     check(logits, expected["view_logits"])
     check_stages(out, expected)
+    golden_features.check(path, model, variables, video, expected)
     if "logits_gate6" in expected:
         logits = forward(model.clone(gate="relu6"))[0].mean(0, keepdims=True)
         check(logits, expected["logits_gate6"], " with the other gate")

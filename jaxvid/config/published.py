@@ -155,7 +155,7 @@ def _optim(recipe: Recipe) -> dict[str, Any]:
         "weight_decay": recipe.weight_decay,
         "lr_scales": _lr_scales(recipe),
         "layer_decay": recipe.layer_decay,
-        "freeze": (),
+        "freeze": recipe.freeze,
         "no_decay": recipe.no_decay + (() if recipe.decay_norm_and_bias else ("ndim<2",)),
         "clip_norm": recipe.clip_norm or 0.0,
         "schedule": recipe.schedule,

@@ -53,12 +53,13 @@ def sample_views(
     """Draws frame numbers as a network sees them: int64 `[views, T]`.
 
     A clip is a view, except where clips are single frames: then `num_clips` of them are the
-    segments of one view of a frame net. So are stacks, whose frames follow one another.
+    segments of one view of a frame net. So are stacks and the clips of `segments`, whose frames
+    follow one another.
     """
     clips = sample(sampling, total_frames, fps, test=test, rng=rng)
     if sampling.clip_len == 1 and sampling.sampler in ("frames", "dense"):
         return clips.reshape(-1, sampling.num_clips)
-    if sampling.sampler == "stacks":
+    if sampling.sampler in ("stacks", "segments"):
         return clips.reshape(-1, sampling.num_clips * sampling.clip_len)
     return clips
 
@@ -183,6 +184,29 @@ def _untrimmed(
     return np.clip(centers[:, None] + steps, 0, total - 1)
 
 
+def _segments(
+    sampling: Sampling, total: int, fps: float | None, rng: np.random.Generator | None
+) -> np.ndarray:
+    """A clip in each of `num_clips` equal parts of the video; longer clips reach over their part.
+
+    Frames of a part's clip are spread evenly between its ends, both included. Of a clip that is no
+    shorter than its part one frame fewer for each interval is spread, and the last one repeated.
+    """
+    clips, length = sampling.num_clips, sampling.clip_len
+    span, part = length * sampling.frame_interval, total // clips
+    if part > span:
+        room = part - span
+        starts = np.full(clips, room // 2) if rng is None else rng.integers(room, size=clips)
+        steps = np.minimum(np.linspace(0, span, length), span - 1).astype(np.int64)
+        return (starts + np.arange(clips) * part)[:, None] + steps
+    last = min(span, total) - 1
+    spread = np.linspace(0, last, last // sampling.frame_interval)
+    whole = np.concatenate([spread, np.full(length - len(spread), last)])
+    steps = np.clip(whole, 0, max(last - 1, 0)).astype(np.int64)
+    shift = max(total - span, 0) // max(clips - 1, 1)
+    return np.arange(clips)[:, None] * shift + steps
+
+
 def _wrap(frames: np.ndarray, total: int, out_of_bound: str) -> np.ndarray:
     """Brings frame numbers `[clips, clip_len]` past the end back into the video."""
     if out_of_bound == "loop":
@@ -201,4 +225,5 @@ _SAMPLERS = {
     "uniform": _uniform,
     "untrimmed": _untrimmed,
     "stacks": _frames,
+    "segments": _segments,
 }

@@ -62,6 +62,6 @@ def load_subject(
     classes = class_names(meta, config)
     network = zoo.create_model(row.name, len(classes), jnp.dtype(dtype), **config.model.overrides)
     variables = checkpoint.load_finite(path)
-    refuse_trunk(path, lacking(meta, variables))
+    refuse_trunk(path, lacking(meta, variables), len(classes))
     check_variables(network, variables, clip_shape, path)
     return Subject(row, config, tuple(classes), network, variables, clip_shape)

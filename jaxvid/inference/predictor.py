@@ -149,7 +149,7 @@ class Predictor:
         if self._lacking and all(name.split("/")[1:2] == ["head"] for name in self._lacking):
             variables = _with_zeros(self._network, variables, self._clip_shape, self._lacking)
         else:
-            self.require_classifier()
+            refuse_trunk(path, self._lacking)
         check_variables(self._network, variables, self._clip_shape, path)
         self._variables = jax.device_put(variables)
         # Larger videos are shrunk while decoding, as for records.
@@ -175,7 +175,7 @@ class Predictor:
 
     def require_classifier(self) -> None:
         """Raises `JaxvidError` where the checkpoint is a trunk, which has features only."""
-        refuse_trunk(self._path, self._lacking)
+        refuse_trunk(self._path, self._lacking, len(self.classes))
 
     def scores(self, video: Video, fps: float | None = None) -> np.ndarray:
         """Probabilities float32 [classes] of a video."""
@@ -486,13 +486,14 @@ def lacking(meta: dict[str, Any], variables: dict) -> list[str]:
     return [name for name in meta.get("new") or () if name not in there]
 
 
-def refuse_trunk(path: str | os.PathLike, lacking: Sequence[str]) -> None:
+def refuse_trunk(path: str | os.PathLike, lacking: Sequence[str], classes: int = 1) -> None:
     """Says in one sentence that there is nothing that would answer.
 
     Raises:
-      JaxvidError: `lacking`, the paths that are left to training, are some.
+      JaxvidError: `lacking`, the paths that are left to training, are some, or there are no
+        `classes`.
     """
-    if lacking:
+    if lacking or not classes:
         raise JaxvidError(
             f"{path} holds a trunk without a classifier: train from it first, with init= and "
             "--mode=train"

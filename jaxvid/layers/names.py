@@ -40,3 +40,12 @@ def dense(key: str, path: str, bias: bool = True) -> list[Rule]:
 def conv_norm(key: str, path: str, layout: str) -> list[Rule]:
     """A convolution and its norm (`conv` and `bn` on both sides)."""
     return [*conv(f"{key}.conv", f"{path}/conv", layout), *batch_norm(f"{key}.bn", f"{path}/bn")]
+
+
+def vit_block(key: str, path: str) -> list[Rule]:
+    """A transformer's block, as timm names its parts, is `layers.vit.Block` at `path`."""
+    return [
+        *layer_norm(f"{key}.{{n:norm1|norm2}}", f"{path}/{{n}}"),
+        *dense(f"{key}.attn.{{n:qkv|proj}}", f"{path}/attn/{{n}}"),
+        *dense(f"{key}.mlp.{{n:fc1|fc2}}", f"{path}/mlp/{{n}}"),
+    ]

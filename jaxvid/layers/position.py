@@ -115,3 +115,44 @@ def axis_one_hots(sizes: tuple[int, ...]) -> np.ndarray:
     coordinates = np.indices(sizes).reshape(len(sizes), -1)
     marks = [np.eye(n, dtype=np.float32)[at] for n, at in zip(sizes, coordinates, strict=True)]
     return np.concatenate(marks, axis=1)
+
+
+def rotary_tables(
+    size: Sequence[int], depth: int, *, tiled: bool, stretch: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and signed sines that turn queries and keys by where they stand in a grid.
+
+    Rotary positions (Su et al., "RoFormer", 2021) of a grid `size` (T, H, W), counted row by row.
+    Of the `depth` channels of a head three equal chunks are turned, by the place in time, in height
+    and in width; what is left over stays. In a chunk of D channels the neighbours 2i and 2i + 1
+    are a pair, whose angle is the place times 10000 ** (-i / (D / 2)). `tiled` is what V-JEPA 2 was
+    trained with, an error that became part of its weights: the list of frequencies stands there
+    twice, instead of each frequency, so that the members of a pair turn by different angles.
+
+    Args:
+        size: of the grid, in cubes.
+        depth: channels of a head.
+        tiled: whether channel j of a chunk takes frequency j mod D / 2, and not j // 2.
+        stretch: the last place in height and width, whatever the size; 0 counts cubes.
+
+    Returns:
+        Two float64 arrays [T H W, depth], for `rotate`.
+    """
+    width = depth // 3 // 2 * 2
+    frequencies = 10000.0 ** -(np.arange(width // 2) / (width / 2))
+    by_channel = np.tile(frequencies, 2) if tiled else np.repeat(frequencies, 2)
+    places = np.indices(tuple(size)).reshape(3, -1).astype(np.float64)
+    if stretch:
+        places[1:] *= stretch / (np.array(size[1:])[:, None] - 1)
+    angles = np.zeros((places.shape[1], depth))
+    angles[:, : 3 * width] = (places[..., None] * by_channel).swapaxes(0, 1).reshape(-1, 3 * width)
+    return np.cos(angles), np.sin(angles) * np.where(np.arange(depth) % 2, 1, -1)
+
+
+def rotate(x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
+    """Turns the pairs of channels of x [B, L, N, D] by tables [L, D], see `rotary_tables`.
+
+    It is computed in the tables' dtype and has that of x.
+    """
+    swapped = x.reshape(*x.shape[:-1], -1, 2)[..., ::-1].reshape(x.shape)
+    return (x * cosines[:, None] + swapped * sines[:, None]).astype(x.dtype)

@@ -29,6 +29,7 @@ from jaxvid.layers.shortcut import add
 
 Activation = Callable[[jax.Array], jax.Array]
 Initializer = Callable[..., jax.Array]
+Rotation = Callable[[jax.Array], jax.Array]
 
 # Cut two deviations out, as nearly all published vision transformers start.
 dense_init = nn.initializers.truncated_normal(0.02)
@@ -43,19 +44,21 @@ class SelfAttention(nn.Module):
 
     With `key_bias` the three have one bias, in `qkv`. Without it queries and values have biases of
     their own, `q_bias` and `v_bias` (Bao et al., "BEiT", 2022): the softmax is blind to a bias of
-    the keys.
+    the keys. `rotate` is what becomes of queries and keys [B, L, N, D], such as rotary positions.
+    `kernel_init` is what the linear layers start from, and `last_init`, where given, the last one.
     """
 
     heads: int
     key_bias: bool = True
     kernel_init: Initializer = dense_init
     dtype: Any = None
+    rotate: Rotation | None = None
+    last_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x_BLC: jax.Array) -> jax.Array:
         """Maps tokens [B, L, C] to [B, L, C]."""
         batch, length, width = x_BLC.shape
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
         q_BLC, k_BLC, v_BLC = Joined(
             width, 3, self.heads, self.key_bias, self.kernel_init, dtype=self.dtype, name="qkv"
         )(x_BLC)
@@ -69,34 +72,42 @@ class SelfAttention(nn.Module):
             part_BLC.reshape(batch, length, self.heads, width // self.heads)
             for part_BLC in (q_BLC, k_BLC, v_BLC)
         )
+        if self.rotate is not None:
+            q_BLND, k_BLND = self.rotate(q_BLND), self.rotate(k_BLND)
         y_BLND = attend(q_BLND, k_BLND, v_BLND)
-        return dense(width, name="proj")(y_BLND.reshape(batch, length, width))
+        init = self.last_init or self.kernel_init
+        dense = nn.Dense(width, dtype=self.dtype, kernel_init=init, name="proj")
+        return dense(y_BLND.reshape(batch, length, width))
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an activation between, by default an exact GELU."""
+    """Two linear layers with an activation between, by default an exact GELU.
+
+    `kernel_init` is what they start from, and `last_init`, where given, the second one.
+    """
 
     hidden: int
     activation: Activation = exact_gelu
     kernel_init: Initializer = dense_init
     dtype: Any = None
     bias_init: Initializer = nn.initializers.zeros
+    last_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., C] to [..., C]."""
-        dense = functools.partial(
-            nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init
-        )
-        hidden = dense(self.hidden, name="fc1")(x)
-        return behind(self.activation, dense(x.shape[-1], name="fc2"), hidden)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, bias_init=self.bias_init)
+        hidden = dense(self.hidden, kernel_init=self.kernel_init, name="fc1")(x)
+        init = self.last_init or self.kernel_init
+        return behind(self.activation, dense(x.shape[-1], kernel_init=init, name="fc2"), hidden)
 
 
 class Block(nn.Module):
     """Self-attention and an MLP of `hidden` channels, each behind a norm and beside a shortcut.
 
     `drop_path` is the rate at which samples skip either (see `layers.drop.DropPath`), `kernel_init`
-    what the linear layers start from.
+    what the linear layers start from, and `last_init`, where given, the last one of either. For
+    `rotate` see `SelfAttention`.
     """
 
     heads: int
@@ -107,17 +118,27 @@ class Block(nn.Module):
     activation: Activation = exact_gelu
     kernel_init: Initializer = dense_init
     dtype: Any = None
+    rotate: Rotation | None = None
+    last_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x_BLC: jax.Array, train: bool = False) -> jax.Array:
         """Maps tokens [B, L, C] to [B, L, C]."""
         drop_path = DropPath(self.drop_path)
         attention = SelfAttention(
-            self.heads, self.key_bias, self.kernel_init, self.dtype, name="attn"
+            self.heads,
+            self.key_bias,
+            self.kernel_init,
+            self.dtype,
+            self.rotate,
+            self.last_init,
+            name="attn",
         )
         y_BLC = attention(layer_norm("norm1", self.epsilon, self.dtype)(x_BLC))
         x_BLC = add(x_BLC, drop_path(y_BLC, train), train)
-        mlp = Mlp(self.hidden, self.activation, self.kernel_init, self.dtype, name="mlp")
+        mlp = Mlp(
+            self.hidden, self.activation, self.kernel_init, self.dtype, self.last_init, name="mlp"
+        )
         y_BLC = mlp(layer_norm("norm2", self.epsilon, self.dtype)(x_BLC))
         return add(x_BLC, drop_path(y_BLC, train), train)
 

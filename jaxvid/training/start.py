@@ -33,15 +33,17 @@ def first_state(plan: Plan, checkpoints: checkpoint.Checkpoints, last: int | Non
 def start_from(state: TrainState, path: str, classes: list[str]) -> TrainState:
     """Puts a checkpoint's parameters into a fresh state and says which ones stay new.
 
-    The classifier is new where its shape or its class names differ; so is what an image classifier
-    or a network that pretrains did not have, where the checkpoint is of such a one. Of the latter
-    the decoder is left out. Raises `JaxvidError` where anything else differs: then the checkpoint
-    is another network's.
+    The classifier is new where its shape or its class names differ, or where the checkpoint is of
+    an encoder; so is what an image classifier or a network that pretrains did not have, where the
+    checkpoint is of such a one. Of the latter the decoder is left out. Raises `JaxvidError` where
+    anything else differs: then the checkpoint is another network's.
     """
     loaded = flax.traverse_util.flatten_dict(checkpoint.load_finite(path), sep="/")
     meta = checkpoint.load_meta(path)
     known, missing = meta.get("classes"), set(meta.get("new", ())) - loaded.keys()
     own = flax.traverse_util.flatten_dict(state.variables, sep="/")
+    if meta.get("num_classes") == 0:
+        missing |= {name for name in own if name.startswith("params/head/")} - loaded.keys()
     decoder = [name for name in loaded if name.startswith("params/decoder/") and name not in own]
     for name in decoder:
         del loaded[name]
