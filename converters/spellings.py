@@ -157,6 +157,43 @@ def _hugging_face_timesformer(attention: str, norms: tuple[str, str]) -> list:
     ]
 
 
+def _hugging_face_vjepa2(encoder: str) -> list[tuple[str, str | None]]:
+    """`encoder` is what the encoder's keys begin with. What learnt beside it to predict is left."""
+    layer, block = r"(?:vjepa2\.)?encoder\.layer\.(\d+)", rf"{encoder}blocks.\1"
+    pooler, known = r"pooler\.self_attention_layers\.(\d+)", r"classifier.pooler.blocks.\1"
+    cross, query = r"pooler\.cross_attention_layer", "classifier.pooler.cross_attention_block"
+    return [
+        (r"(?:vjepa2\.)?predictor\..+", None),
+        (
+            r"(?:vjepa2\.)?encoder\.embeddings\.patch_embeddings\.proj\.(\w+)",
+            rf"{encoder}patch_embed.proj.\1",
+        ),
+        (r"(?:vjepa2\.)?encoder\.layernorm\.(\w+)", rf"{encoder}norm.\1"),
+        *(
+            (rf"{layer}\.attention\.{name}\.(\w+)", rf"{block}.attn.qkv.\2[{i}/3]")
+            for i, name in enumerate(("query", "key", "value"))
+        ),
+        (rf"{layer}\.attention\.proj\.(\w+)", rf"{block}.attn.proj.\2"),
+        (rf"{layer}\.((?:norm|mlp\.).+)", rf"{block}.\2"),
+        *(
+            (rf"{pooler}\.self_attn\.{name}_proj\.(\w+)", rf"{known}.attn.qkv.\2[{i}/3]")
+            for i, name in enumerate("qkv")
+        ),
+        (rf"{pooler}\.self_attn\.out_proj\.(\w+)", rf"{known}.attn.proj.\2"),
+        (rf"{pooler}\.layer_(norm.+)", rf"{known}.\2"),
+        (rf"{pooler}\.(mlp\..+)", rf"{known}.\2"),
+        (r"pooler\.query_tokens", "classifier.pooler.query_tokens"),
+        (rf"{cross}\.cross_attn\.q_proj\.(\w+)", rf"{query}.xattn.q.\1"),
+        *(
+            (rf"{cross}\.cross_attn\.{name}_proj\.(\w+)", rf"{query}.xattn.kv.\1[{i}/2]")
+            for i, name in enumerate("kv")
+        ),
+        (rf"{cross}\.layer_(norm.+)", rf"{query}.\1"),
+        (rf"{cross}\.(mlp\..+)", rf"{query}.\1"),
+        (r"classifier\.(\w+)", r"classifier.linear.\1"),
+    ]
+
+
 _HF_LAYER = r"(?:videomae\.)?encoder\.layer\.(\d+)"
 _HF_DECODER = r"decoder\.decoder_layers\.(\d+)"
 _HF_PATCHES = r"(?:videomae\.)?embeddings\.patch_embeddings\.projection\.(\w+)"
@@ -209,6 +246,7 @@ SPELLINGS: dict[str, list[tuple[str, str | None]]] = {
             _HF_LAYER, r"backbone.blocks.\1.mlp.layers.0.0", r"backbone.blocks.\1.mlp.layers.1"
         ),
         (r"fc_norm\.(\w+)", r"backbone.fc_norm.\1"),
+        (r"(?:videomae\.)?layernorm\.(\w+)", r"backbone.norm.\1"),
         (r"classifier\.(\w+)", r"cls_head.fc_cls.\1"),
     ],
     "Hugging Face, of what pretrains": [
@@ -230,6 +268,8 @@ SPELLINGS: dict[str, list[tuple[str, str | None]]] = {
         "1", ("attentions.1.norm", "ffns.0.norm")
     ),
     "Hugging Face, of attention in one": _hugging_face_timesformer("0", ("norms.0", "norms.1")),
+    "Hugging Face, of V-JEPA 2": _hugging_face_vjepa2("encoder."),
+    "Hugging Face, of V-JEPA 2 without a probe": _hugging_face_vjepa2(""),
 }
 
 

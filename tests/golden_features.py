@@ -9,7 +9,34 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+# Fields of our networks by what configs of Hugging Face call them.
+_FIELDS = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "patch_size": "patch",
+    "tubelet_size": "tubelet",
+    "use_mean_pooling": "mean_pooling",
+    "mlp_ratio": "mlp_ratio",
+}
+_ATTENTION = {"divided_space_time": "", "joint_space_time": "joint_", "space_only": "space_"}
 STATISTICS = {"mean": np.mean, "absmean": lambda x: np.abs(x).mean(), "std": np.std}
+
+
+def hugging_face(path: pathlib.Path) -> tuple[str, dict[str, Any]]:
+    """The variant of ours, and its fields, that a golden of Hugging Face's layout is of."""
+    config = json.loads(str(np.load(path)["meta"]))["config"]
+    kind, variant = config["model_type"], f"{config['model_type']}_test"
+    fields = {ours: config[theirs] for theirs, ours in _FIELDS.items() if theirs in config}
+    if kind == "vjepa2":
+        pooler = {"probe_depth": config["num_pooler_layers"] + 1, "probe_heads": fields["heads"]}
+        return variant, fields | pooler
+    fields["mlp_ratio"] = config["intermediate_size"] // config["hidden_size"]
+    fields["img_size"] = config["image_size"]
+    if kind == "timesformer":
+        variant = f"timesformer_{_ATTENTION[config['attention_type']]}test"
+        fields["num_frames"] = config["num_frames"]
+    return variant, fields
 
 
 def check(

@@ -59,6 +59,8 @@ def test_golden(golden):
         check_positions(golden)
     elif golden.stem.endswith("_mae"):
         check_filling_in(golden)
+    elif golden.name.startswith("hf_"):
+        check_hugging_face(golden)
     else:
         check_logits(golden)
 
@@ -81,6 +83,22 @@ def load(path: pathlib.Path):
         views = len(expected["view_logits"])
         video = video.reshape(views, -1, *video.shape[2:]).transpose(0, 1, 3, 4, 2)
     return weights, video, expected, flat
+
+
+def check_hugging_face(path: pathlib.Path) -> None:
+    """Weights in Hugging Face's layout give the logits that they give there."""
+    weights, video, expected = _module(HERE / "golden" / "weights.py").load(path)
+    variant, overrides = golden_features.hugging_face(path)
+    variables = converters.convert(variant, weights, overrides=overrides)
+    wanted = expected["view_logits"]
+    model = zoo.create_model(variant, wanted.shape[1], **overrides)
+    clips = video[0].transpose(0, 2, 3, 4, 1)
+    if len(wanted) == clips.shape[0] * clips.shape[1]:  # One answer a frame.
+        clips = clips.reshape(-1, 1, *clips.shape[2:])
+    logits = jax.jit(lambda v, x: model.apply(v, x, train=False)[0])(variables, clips)
+    difference, allowed = np.abs(logits - wanted).max(), 1e-4 * expected["logits"].std()
+    print(f"{path.stem}: max |difference| {difference:.2e}, allowed {allowed:.2e}")
+    assert difference <= allowed
 
 
 def check_logits(path: pathlib.Path) -> None:

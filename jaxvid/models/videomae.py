@@ -91,13 +91,15 @@ class Encoder(nn.Module):
 class VideoMAE(Encoder):
     """The encoder with a linear head on its mean token.
 
-    `head_init_scale` multiplies the head's initial weights.
+    `head_init_scale` multiplies the head's initial weights. Without `mean_pooling` all tokens are
+    normalised and the head is on the first one, as in some files of Hugging Face.
     """
 
     num_classes: int = 400
     drop_path: float = 0.1
     dropout: float = 0.0
     head_init_scale: float = 0.001
+    mean_pooling: bool = True
 
     @nn.compact
     def __call__(
@@ -106,10 +108,13 @@ class VideoMAE(Encoder):
         """Maps video [B, T, H, W, C] to logits [B, classes] and the intermediates by name.
 
         `stem` and `stage1`, before and after all blocks, are grids [B, T', H', W', C'],
-        `pre_logits` the normalised mean token [B, C'].
+        `pre_logits` the normalised mean or first token [B, C'].
         """
         x, out = self.encode(video, train)
-        x = layer_norm("fc_norm", dtype=self.dtype)(x.mean(1))
+        if self.mean_pooling:
+            x = layer_norm("fc_norm", dtype=self.dtype)(x.mean(1))
+        else:
+            x = layer_norm("norm", dtype=self.dtype)(x[:, 0])
         out["pre_logits"] = x
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         init = nn.initializers.truncated_normal(0.02 * self.head_init_scale)
@@ -354,7 +359,7 @@ _FINE_TUNED = [
     ("backbone.pos_embed", None, "drop"),
     *names.conv("backbone.patch_embed.projection", "patch_embed", "conv3d", bias=True),
     *_blocks("backbone.blocks.{i}", "block{i}", ("layers.0.0", "layers.1")),
-    *names.layer_norm("backbone.fc_norm", "fc_norm"),
+    *names.layer_norm("backbone.{n:norm|fc_norm}", "{n}"),
     *names.dense("cls_head.fc_cls", "head"),
 ]
 _PRETRAINED = [  # The authors' own names.

@@ -42,6 +42,34 @@ TIMESFORMER = [
     (r"ffns\.0\.layers\.0\.0", "intermediate.dense"),
     (r"ffns\.0\.layers\.1", "output.dense"),
 ]
+VJEPA2 = [
+    (r"^classifier\.linear", "classifier"),
+    (r"^classifier\.pooler\.blocks\.(\d+)\.(norm)", r"pooler.self_attention_layers.\1.layer_\2"),
+    (r"^classifier\.pooler\.blocks\.(\d+)\.mlp", r"pooler.self_attention_layers.\1.mlp"),
+    (
+        r"^classifier\.pooler\.blocks\.(\d+)\.attn\.proj",
+        r"pooler.self_attention_layers.\1.self_attn.out_proj",
+    ),
+    (r"^classifier\.pooler\.blocks\.(\d+)\.attn", r"pooler.self_attention_layers.\1.self_attn"),
+    (r"^classifier\.pooler\.query_tokens", "pooler.query_tokens"),
+    (r"^classifier\.pooler\.cross_attention_block", "pooler.cross_attention_layer"),
+    (r"cross_attention_layer\.norm", "cross_attention_layer.layer_norm"),
+    (r"xattn\.q\.", "cross_attn.q_proj."),
+    (r"xattn\.kv", "cross_attn.kv"),
+    (r"^(encoder\.)?patch_embed", "encoder.embeddings.patch_embeddings"),
+    (r"^(encoder\.)?norm", "encoder.layernorm"),
+    (r"^(encoder\.)?blocks\.(\d+)\.attn", r"encoder.layer.\2.attention"),
+    (r"^(encoder\.)?blocks", "encoder.layer"),
+    (r"^encoder", "vjepa2.encoder"),
+]
+# Of keys that end so, the words that stand there for parts of their tensors.
+PARTS = {
+    r"(?<!_)attn\.qkv\.weight": ["attention.attention.{}.weight", "query", "key", "value"],
+    # Of TimeSformer's attention they are one there, too.
+    r"(?<!attention\.)attention\.qkv\.(\w+)": [r"attention.{}.\1", "query", "key", "value"],
+    r"self_attn\.qkv\.(\w+)": [r"self_attn.{}_proj.\1", "q", "k", "v"],
+    r"cross_attn\.kv\.(\w+)": [r"cross_attn.{}_proj.\1", "k", "v"],
+}
 CAFFE2_NORM = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
 FILES = {
     "timm before 0.9": ("tsn_swin_test", [(r"layers\.1\.downsample", "layers.0.downsample")]),
@@ -126,6 +154,8 @@ FILES = {
             (r"attentions\.0\.attn\.out_proj", "attention.output.dense"),
         ],
     ),
+    "Hugging Face, of V-JEPA 2": ("vjepa2_test", VJEPA2),
+    "Hugging Face, of V-JEPA 2 without a probe": ("vjepa2_vitl", VJEPA2),
     "Caffe2": (
         "pyslowfast_slowfast_test",
         [
@@ -157,13 +187,18 @@ def respelt(spelling):
             continue
         for pattern, replacement in replacements:
             key = re.sub(pattern, replacement, key)
-        block = key.removesuffix("attn.qkv.weight")
-        if block == key or not spelling.startswith("Hugging Face"):
-            tensors[key] = tensor
-            continue
-        for part, third in zip(("query", "key", "value"), np.split(tensor, 3), strict=True):
-            tensors[f"{block}attention.attention.{part}.weight"] = third
+        tensors |= in_parts(key, tensor) if spelling.startswith("Hugging Face") else {key: tensor}
     return name, variables, tensors
+
+
+def in_parts(key, tensor):
+    for pattern, (form, *words) in PARTS.items():
+        if re.search(rf"{pattern}$", key):
+            return {
+                re.sub(rf"{pattern}$", form.format(word), key): part
+                for word, part in zip(words, np.split(tensor, len(words)), strict=True)
+            }
+    return {key: tensor}
 
 
 def test_every_spelling_has_a_file():
