@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from converters import aside, networks, spellings
+from converters import aside, networks, spellings, stacks
 from converters.described import MAX_NAME
 from converters.mapped import fetched
 from converters.names import NameMap, in_order
@@ -67,6 +67,7 @@ def convert_and_tell(
     opened = open_source(source)
     where = "the source" if isinstance(opened, Mapping) else opened.path
     tensors, remarks = read_source(opened, ema)
+    tensors = stacks.apart(tensors)
     with ThreadPoolExecutor(2) as threads:
         # The sum over all of a file leaves Python free to trace beside it, and then to copy.
         checked = threads.submit(check_source, opened)
@@ -238,6 +239,7 @@ def to_torch(
     finite.refuse(f"the checkpoint of {name}", tensors.items())
     tensors |= aside.unpack(meta.get("dropped", {}))
     tensors = {prefix + respelt.get(key, key): tensor for key, tensor in tensors.items()}
+    tensors = stacks.together(tensors)
     return tensors | aside.unpack(meta.get("beside", {}))
 
 

@@ -53,6 +53,7 @@ LAYOUTS = {
     "conv2d": Layout((2, 3, 1, 0), (0,)),  # O I h w -> 1 h w I O
     "conv2d_time": Layout((2, 3, 1, 0), (1,)),  # O I t w -> t 1 w I O
     "conv3d": Layout((2, 3, 4, 1, 0)),  # O I t h w -> t h w I O
+    "heads": Layout((1, 2, 0)),  # O heads I -> heads I O
 }
 
 

@@ -16,7 +16,7 @@ from jaxvid.rows import Row
 # Stacked (x, y) pairs of a flow network's input, in every published row.
 FLOW_CHANNELS = 10
 # What the keys of all but the trunk begin with, in the codebases that save trunks by themselves.
-_HEADS = {"classifier", "cls_head", "head", "neck"}
+_HEADS = {"cls_head", "head", "neck"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +138,8 @@ def _lacks_head(
         return []
     there = {key.partition(".")[0] for key in tensors}
     absent = {path for path in missing if _first_word(names, path) in _HEADS - there}
+    head = {path for path in leaves if path.startswith("params/head/")}
+    absent |= head if head.issubset(missing) else set()
     return sorted(classifier | absent)
 
 

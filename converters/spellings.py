@@ -268,6 +268,9 @@ SPELLINGS: dict[str, list[tuple[str, str | None]]] = {
         "1", ("attentions.1.norm", "ffns.0.norm")
     ),
     "Hugging Face, of attention in one": _hugging_face_timesformer("0", ("norms.0", "norms.1")),
+    "VideoPrism without a classifier": [
+        (r"params/((?:patch_projection|spatial_\w+|temporal_\w+)/.+)", r"params/encoder/\1"),
+    ],
     "Hugging Face, of V-JEPA 2": _hugging_face_vjepa2("encoder."),
     "Hugging Face, of V-JEPA 2 without a probe": _hugging_face_vjepa2(""),
 }

@@ -95,6 +95,11 @@ def _together(model: Any, variables: Any, video: np.ndarray) -> jax.Array:
     return _apply(model.clone(clip_frames=video.shape[1]), variables, one)[0]
 
 
+def _spatial(model: Any, variables: Any, video: np.ndarray) -> jax.Array:
+    grid = _apply(model, variables, video)[1]["stage1"]
+    return grid.reshape(len(grid), -1, grid.shape[-1])
+
+
 # The answers by name, each a function of model, variables and clips.
 ANSWERS = {
     "features": lambda *given: _apply(*given)[0],
@@ -104,5 +109,5 @@ ANSWERS = {
         1
     ),
     "segments_logits": _together,
-    "spatial_features": lambda *given: _apply(*given)[1]["spatial"],
+    "spatial_features": _spatial,
 }

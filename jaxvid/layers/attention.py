@@ -4,7 +4,8 @@
 
 cudnn   cuDNN's flash attention. CUDA only; float16 or bfloat16; head dimensions up to 128; a bias
         or mask only where queries and keys are both even in number (its gradient needs that).
-splash  JAX's splash attention kernel. TPU only; float32 or bfloat16; no bias, mask or positions.
+splash  JAX's splash attention kernel. TPU only; float32 or bfloat16; no bias, mask or positions,
+        but alone of the kernels it caps logits.
 fused   Our kernel `layers.fused`. TPU only; float32 or bfloat16; all keys of some heads must
         fit into a core's own memory; a bias only for the whole batch, a mask only for all heads.
 xla     Everything else, in plain operations. Logits of one sample larger than `XLA_LOGITS` are
@@ -68,6 +69,7 @@ def attend(
     mask: jax.Array | None = None,
     scale: float | None = None,
     positions: tuple[jax.Array, jax.Array] | None = None,
+    cap: float | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """Computes softmax(scale q k' + bias) v for every head; the softmax is float32 or wider.
@@ -82,6 +84,8 @@ def attend(
         scale: 1 / sqrt(D) if None.
         positions: [B, Q, N, P] of queries and [K, P] of keys, whose products are added to the
             scaled logits. What keys have of it is constant: it may get no gradient.
+        cap: what scaled logits cannot pass, as they become cap tanh(logits / cap); no bias or
+            positions are with it.
         implementation: one of `IMPLEMENTATIONS`; None follows the rule (see `which`).
 
     Returns:
@@ -102,6 +106,7 @@ def attend(
         bias=bias,
         mask=mask,
         positioned=positions is not None,
+        capped=cap is not None,
         implementation=implementation,
     )
     note("attention", choice.implementation)
@@ -111,7 +116,7 @@ def attend(
     pairs: spread.Axes = ("batch", "model", None, None)
     inputs = [(x_BLND, tokens) for x_BLND in (q_BQND, k_BKND, v_BKNE)]
     if choice.implementation == "splash":
-        return spread.apart(functools.partial(_splash, scale=scale), *inputs)
+        return spread.apart(functools.partial(_splash, scale=scale, cap=cap), *inputs)
     batch = q_BQND.shape[0]
     bias, masks = _for_each(bias, batch), pairs
     if (
@@ -125,7 +130,7 @@ def attend(
         mask = _for_each(mask, batch)
     if choice.implementation == "xla":
         q_BQND, k_BKND, v_BKNE = (spread.lie(x_BLND, *tokens) for x_BLND, _ in inputs)
-        return _xla(q_BQND, k_BKND, v_BKNE, bias, mask, scale)
+        return _xla(q_BQND, k_BKND, v_BKNE, bias, mask, scale, cap)
     if positions is not None:
         inputs += [(positions[0], tokens), (positions[1], (None, None))]
     inputs += [(x, axes) for x, axes in ((bias, pairs), (mask, masks)) if x is not None]
@@ -171,6 +176,7 @@ def which(
     bias: jax.ShapeDtypeStruct | jax.Array | None = None,
     mask: jax.ShapeDtypeStruct | jax.Array | None = None,
     positioned: bool = False,
+    capped: bool = False,
     implementation: str | None = None,
     backend: str | None = None,
     devices: int | None = None,
@@ -181,6 +187,7 @@ def which(
         q_BQND, k_BKND, v_BKNE, bias, mask, implementation: as for `attend`; only shapes and dtypes
             are read.
         positioned: whether `attend` is given positions, and q and k are joined with them here.
+        capped: whether it is given a cap.
         backend: `cpu`, `cuda`, `rocm` or `tpu`; None is the one that the program is traced for.
         devices: how many devices the program spans; None means those that it is traced for.
 
@@ -197,6 +204,8 @@ def which(
         "fused": _fused_obstacle(q_BQND, k_BKND, v_BKNE, bias, mask, backend, devices),
         "xla": None,
     }
+    if capped:
+        obstacles |= dict.fromkeys(("cudnn", "fused"), "caps no logits")
     if implementation is not None:
         if implementation not in obstacles:
             raise JaxvidError(
@@ -356,7 +365,7 @@ def _fused(q_BQND, k_BKND, v_BKNE, bias_1NQK, mask_W1QK, scale, *positions):
     return fused(q_BQND, k_BKND, v_BKNE, bias_NQK, mask_WQK, *positions, scale=scale)
 
 
-def _splash(q_BQND, k_BKND, v_BKNE, scale, interpret=False):
+def _splash(q_BQND, k_BKND, v_BKNE, scale, cap=None, interpret=False):
     # Imported here because it loads Pallas, which only a TPU run needs.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
@@ -374,7 +383,9 @@ def _splash(q_BQND, k_BKND, v_BKNE, scale, interpret=False):
     )
     every_pair = splash.FullMask((q_BNQD.shape[2], k_BNKD.shape[2]))
     kernel = splash.make_splash_mha_single_device(
-        splash.MultiHeadMask([every_pair] * heads), interpret=interpret
+        splash.MultiHeadMask([every_pair] * heads),
+        attn_logits_soft_cap=cap,
+        interpret=interpret,
     )
     y_BNQD = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q_BNQD, k_BNKD, v_BNKD, segments)
     return y_BNQD.swapaxes(1, 2)[:, :queries, :, : v_BKNE.shape[-1]]
@@ -392,12 +403,12 @@ def _widen(x_BLND, widest):
     return jnp.pad(x_BLND, ((0, 0), (0, 0), (0, 0), (0, widest - x_BLND.shape[-1])))
 
 
-def _xla(q_BQND, k_BKND, v_BKNE, bias_BNQK, mask_BNQK, scale):
+def _xla(q_BQND, k_BKND, v_BKNE, bias_BNQK, mask_BNQK, scale, cap):
     # Heads before lengths: products over the two leading axes are what CPU is fastest at.
     q_BNQD, k_BNKD, v_BNKE = (x_BLND.swapaxes(1, 2) for x_BLND in (q_BQND, k_BKND, v_BKNE))
     batch, heads, queries, _ = q_BNQD.shape
     pieces = math.ceil(heads * queries * k_BNKD.shape[2] / XLA_LOGITS)
-    part = functools.partial(_xla_part, k_BNKD=k_BNKD, v_BNKE=v_BNKE, scale=scale)
+    part = functools.partial(_xla_part, k_BNKD=k_BNKD, v_BNKE=v_BNKE, scale=scale, cap=cap)
     rows = (q_BNQD, bias_BNQK, mask_BNQK)
     if pieces == 1:
         return part(rows).swapaxes(1, 2)
@@ -416,13 +427,15 @@ def _split_queries(x, pieces, size):
     return jnp.moveaxis(x.reshape(batch, heads, pieces, size, width), 2, 0)
 
 
-def _xla_part(rows, k_BNKD, v_BNKE, scale):
+def _xla_part(rows, k_BNKD, v_BNKE, scale, cap):
     """Attention [B, N, Q, E] of some queries; `rows` are they and their rows of bias and mask."""
     q_BNQD, bias_BNQK, mask_BNQK = rows
     wide = jnp.promote_types(q_BNQD.dtype, jnp.float32)
     logits_BNQK = jnp.einsum("BNQD,BNKD->BNQK", q_BNQD, k_BNKD, preferred_element_type=wide)
     if scale != 1:
         logits_BNQK = logits_BNQK * scale
+    if cap is not None:
+        logits_BNQK = cap * jnp.tanh(logits_BNQK / cap)
     if bias_BNQK is not None:
         logits_BNQK = logits_BNQK + bias_BNQK.astype(wide)
     if mask_BNQK is not None:

@@ -194,16 +194,21 @@ class LayerNorm(nn.Module):
     """Layer normalisation over the last axis (Ba et al., 2016), its variance as in PyTorch.
 
     The variance is the mean square of distances to the mean. Both are computed in float32 or wider.
+    With `from_one` the scale is a parameter and 1, as in networks of Praxis.
     """
 
     epsilon: float = 1e-6
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     dtype: Any = None
+    from_one: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises x [..., C]; the result has `dtype`, or what x and parameters promote to."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        init = nn.initializers.zeros if self.from_one else nn.initializers.ones
+        scale = self.param("scale", init, x.shape[-1:], jnp.float32)
+        if self.from_one:
+            scale = scale + 1
         bias = self.param("bias", self.bias_init, x.shape[-1:], jnp.float32)
         dtype = nn.dtypes.canonicalize_dtype(x, scale, bias, dtype=self.dtype)
         if backend() == "cpu":

@@ -59,6 +59,19 @@ def resize_clip(table: jax.Array, size: Sequence[int]) -> jax.Array:
     return resize_grid(table, tuple(size[1:]))
 
 
+def resize_smoothly(table: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Interpolates a table [..., C] linearly to [*size, C], smoothed where it shrinks.
+
+    Cells keep their relative places. A table that is changed is said in the log.
+    """
+    if table.shape[:-1] == tuple(size):
+        return table
+    logging.getLogger(__name__).info(
+        "the table of positions %s is interpolated to %s", list(table.shape[:-1]), list(size)
+    )
+    return jax.image.resize(table, (*size, table.shape[-1]), "linear", antialias=True)
+
+
 def nearest_rows(table: jax.Array, length: int) -> jax.Array:
     """Picks `length` rows of a table [R, C], as PyTorch's nearest neighbour: row i R // length.
 

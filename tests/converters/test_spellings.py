@@ -154,6 +154,10 @@ FILES = {
             (r"attentions\.0\.attn\.out_proj", "attention.output.dense"),
         ],
     ),
+    "VideoPrism without a classifier": (
+        "videoprism_test",
+        [(r"^params/encoder/", "params/")],
+    ),
     "Hugging Face, of V-JEPA 2": ("vjepa2_test", VJEPA2),
     "Hugging Face, of V-JEPA 2 without a probe": ("vjepa2_vitl", VJEPA2),
     "Caffe2": (

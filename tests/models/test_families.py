@@ -36,6 +36,7 @@ TRANSFORMERS = [
         "uniformer",
         "uniformerv2",
         "videomae",
+        "videoprism",
         "vjepa2",
     )
     or name == "tsn_swin_test"
@@ -212,7 +213,7 @@ def test_half_precision_gives_the_same_answers(name):
 def test_other_lengths_and_sizes_enter_a_transformer(name, view, caplog):
     """And the log says where a learnt table of positions is interpolated for them."""
     family = name.partition("_")[0]
-    made_for = {"img_size": 32} if family in ("timesformer", "videomae") else {}
+    made_for = {"img_size": 32} if family in ("timesformer", "videomae", "videoprism") else {}
     model = zoo.create_model(name, CLASSES, **made_for)
     shapes = jax.eval_shape(model.init, jax.random.key(0), video(name))
     usual = jax.eval_shape(model.apply, shapes, video(name))[1]["stage1"].shape
@@ -236,6 +237,7 @@ def test_other_lengths_and_sizes_enter_a_transformer(name, view, caplog):
         "timesformer": larger or (other_length and name != "timesformer_space_test"),
         "uniformerv2": larger,
         "videomae": larger,
+        "videoprism": larger or other_length,
     }
     said = [message for message in caplog.messages if message.startswith(("the table", "tables"))]
     assert bool(said) == resized.get(family, False), said
