@@ -286,6 +286,7 @@ def _row(size: str, frames: int, dataset: str, top1: float, name: str, page: str
         std=(255.0, 255.0, 255.0),
         top1=top1,
         source=f"https://huggingface.co/google/{page}",
+        licence="CC BY 4.0",
         note="the page has the encoder alone: its classifier is not published and has to be "
         "trained first; nor are the test's views, one here, and the recipe, here that of the "
         "authors' example; their frames are the first of equal parts of the video",

@@ -297,6 +297,7 @@ def _row(
         top1=top1,
         source=f"https://huggingface.co/facebook/{page}",
         pretrained="VideoMix22M",
+        licence="MIT",
         note=_NOTE.format(_CHOICES[dataset], *files),
     )
 
