@@ -137,7 +137,12 @@ class Block(nn.Module):
         y_BLC = attention(layer_norm("norm1", self.epsilon, self.dtype)(x_BLC))
         x_BLC = add(x_BLC, drop_path(y_BLC, train), train)
         mlp = Mlp(
-            self.hidden, self.activation, self.kernel_init, self.dtype, self.last_init, name="mlp"
+            self.hidden,
+            self.activation,
+            self.kernel_init,
+            self.dtype,
+            last_init=self.last_init,
+            name="mlp",
         )
         y_BLC = mlp(layer_norm("norm2", self.epsilon, self.dtype)(x_BLC))
         return add(x_BLC, drop_path(y_BLC, train), train)
