@@ -70,6 +70,18 @@ ARROWS = {
         "jaxvid.inference",
         "jaxvid.reports",
     },
+    "jaxvid.probe": {
+        "jaxvid.probe",
+        "jaxvid.checkpoint",
+        "jaxvid.config",
+        "jaxvid.data",
+        "jaxvid.devices",
+        "jaxvid.inference",
+        "jaxvid.layers",
+        "jaxvid.reports",
+        "jaxvid.training",
+        "jaxvid.zoo",
+    },
     "jaxvid.export": {
         "jaxvid.export",
         "jaxvid.checkpoint",

@@ -32,6 +32,7 @@ THROUGH = {
     "jaxvid/models": "tests/models/test_families.py",
     "jaxvid/plan": "tests/plan/test_measure.py",
     "jaxvid/predict": "tests/test_predict.py",
+    "jaxvid/probe": "tests/probe/test_study.py",
     "jaxvid/training/profiling.py": "tests/training/test_loop.py",
     "jaxvid/training/window.py": "tests/training/test_loop.py",
     "jaxvid/zoo": "tests/zoo/test_zoo.py",

@@ -174,6 +174,31 @@ def timeline(
         figure.savefig(file, dpi=_DPI, format="png")
 
 
+def bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    errors: Sequence[float],
+    path: pathlib.Path,
+    title: str = "",
+) -> None:
+    """Draws values in 0..1 with their standard errors, a bar each from the top down, to a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.4 + 0.36 * len(names)), layout="constrained")
+    axes: Any = figure.add_subplot()
+    places = range(len(names))
+    axes.barh(places, values, xerr=errors, color=_FILL, ecolor=_INK, capsize=3)
+    for place, value, error in zip(places, values, errors, strict=True):
+        text = f"{100 * value:.1f} ± {100 * error:.1f} %"
+        axes.text(max(value, 0) + error + 0.01, place, text, va="center", fontsize=8)
+    axes.set_yticks(places, [shown(name) for name in names], **_VERBATIM)
+    axes.invert_yaxis()
+    axes.set_xlim(min(0.0, *values), 1.2)
+    axes.set_title(shown(title), fontsize=11, loc="left", **_VERBATIM)
+    with whole.file(path) as file:
+        figure.savefig(file, dpi=_DPI, format="png")
+
+
 _MOVIE_SIDE, _HEAT = 320, 0.6
 
 
