@@ -19,6 +19,7 @@ CONTENTS = {
         "fine-tune",
         "train",
         "pretrain",
+        "probe",
         "own-data",
         "flow",
         "stores",
