@@ -82,13 +82,21 @@ def _from_images(args: argparse.Namespace) -> None:
 
 
 def _from_ours(args: argparse.Namespace) -> None:
-    if not args.deploy and not args.classes_to:
+    if not (args.deploy or args.classes_to or _is_to_merge(args.checkpoint)):
         raise JaxvidError(
             f"{args.checkpoint} is a folder: give a file to convert, or say what to make of a "
             "converted or trained checkpoint (--deploy, --classes-to=DATASET, --to=torch)"
         )
     _refuse(args, ("model", "classes", "ema"), "a converted or trained checkpoint")
     _save(args, checkpoint.load_finite(args.checkpoint), checkpoint.load_meta(args.checkpoint))
+
+
+def _is_to_merge(folder: Path) -> bool:
+    """Says whether a folder holds a checkpoint that is whole only with its base (LoRA)."""
+    try:
+        return checkpoint.load_lora(folder) is not None
+    except JaxvidError:
+        return False
 
 
 def _of_others(folder: Path) -> bool:

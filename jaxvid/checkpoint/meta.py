@@ -38,6 +38,17 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
+def _is_lora(value: Any) -> bool:
+    """Whether a value is what `variables.describe_base` says, and by what factors are scaled."""
+    return (
+        isinstance(value, dict)
+        and type(value.get("scale")) in (int, float)
+        and math.isfinite(value["scale"])
+        and all(isinstance(value.get(name), str) for name in ("base", "digest"))
+        and _texts(value.get("held"))
+    )
+
+
 _NAME = _Rule(_is_name, "a name")
 _DICT = _Rule(lambda value: isinstance(value, dict), "an object")
 _TEXTS = _Rule(_texts, "a list of texts")
@@ -59,6 +70,7 @@ _RULES = {
     ),
     **dict.fromkeys(("overrides", "test"), _DICT),
     **dict.fromkeys(("new", "report"), _TEXTS),
+    "lora": _Rule(_is_lora, "scale, base, digest and held parameters"),
     "source": _Rule(lambda value: value is None or isinstance(value, dict), "an object or null"),
 }
 

@@ -106,6 +106,10 @@ class Train:
     normalize_cubes: bool
     accumulate_steps: int
     ema_decay: float
+    lora_rank: int
+    lora_alpha: float
+    lora_layers: tuple[str, ...]
+    lora_also: tuple[str, ...]
     freeze_norm: str
     norm_group: int
     precise_norm_batches: int

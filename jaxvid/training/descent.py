@@ -29,11 +29,14 @@ class Descent:
       ema_decay: how much of the averaged copy a step keeps, of parameters and of BatchNorm's
         running statistics alike; 0 keeps no copy. In the first steps it is (1 + step) / (10 + step)
         where that is less, so that the copy forgets what the run began with.
+      merged: from parameters as they are kept to those of the network, between which gradients
+        pass; see `lora`.
     """
 
     frozen: Set[str] = frozenset()
     accumulate: int = 1
     ema_decay: float = 0.0
+    merged: Callable[[Any], Any] = lambda params: params
 
 
 def make_descent(
@@ -49,7 +52,7 @@ def make_descent(
 
         def differentiate(stats: Any, part: Any, rng: jax.Array) -> _Gradients:
             (loss, (stats, measured)), gradients = jax.value_and_grad(
-                lambda trained: loss_of(join(trained, held), stats, part, rng, beside),
+                lambda trained: loss_of(how.merged(join(trained, held)), stats, part, rng, beside),
                 has_aux=True,
             )(trained)
             return gradients, stats, {"loss": loss, **measured}

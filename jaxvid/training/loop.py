@@ -44,7 +44,7 @@ from jaxvid.training import (
     weights,
 )
 from jaxvid.training import plan as plans
-from jaxvid.training.state import TrainState
+from jaxvid.training.state import TrainState, split
 from jaxvid.training.window import Window, check_finite
 
 
@@ -81,7 +81,7 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
     processes.check_shared(workdir)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     last = checkpoints.latest_step()
-    start.check_sources(config.init if last is None else "", config.train.teacher)
+    start.check_sources(config, fresh=last is None)
 
     # ---- devices and data
     mesh = placement.make_mesh(axes=config.train.axes)
@@ -118,8 +118,10 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
         variables = {name: loaded[name] for name in plan.batch["teacher"]}
         lessons = {"teacher": jax.device_put(variables, placement.replicated(mesh))}
         log(f"learning the labels that {config.train.teacher} gives to tokens")
+    if plan.knobs.lora:
+        meta["lora"] |= start.base_of(plan, checkpoints, last)
     state = start.first_state(plan, checkpoints, last)
-    say_state(config, state)
+    say_state(plan, state)
 
     # ---- the loop, and what it leaves
     # A run may have ended between saving a state and testing it.
@@ -313,11 +315,16 @@ class Run:
         finally:
             following.close()
 
+    @property
+    def to_save(self) -> TrainState:
+        """The state, without what the base of its factors has."""
+        return self.state.without(frozenset(self.meta.get("lora", {}).get("held", ())))
+
     def save(self) -> None:
         """Saves the state of this step."""
         self.check_finite()
         self.keep_notes()
-        self.checkpoints.save(self.step, self.state, self.meta)
+        self.checkpoints.save(self.step, self.to_save, self.meta)
         self.saved = self.step
         self.window = Window(self.step)
 
@@ -341,6 +348,7 @@ class Run:
             workers=self.config.data.workers,
         )
         variables = self.state.tested(test.weights)
+        variables = variables | {"params": self.plan.merged(variables["params"])}
         return self.test(variables, self.unless_asked(batches), f"test at step {self.step}")
 
     def report(self) -> None:
@@ -393,7 +401,7 @@ class Run:
             if self.step != self.saved:
                 self.check_finite()
                 self.keep_notes()
-                self.checkpoints.save(self.step, self.state, self.meta)
+                self.checkpoints.save(self.step, self.to_save, self.meta)
             self.checkpoints.wait()
         log(
             f"stopped by {self.signals.name} at step {self.step}: the same command goes on from "
@@ -471,10 +479,16 @@ def say_videos(config: Config, videos: Videos, length: plans.Length) -> None:
         )
 
 
-def say_state(config: Config, state: TrainState) -> None:
-    """Says how large the network is, and which copy of it is tested."""
+def say_state(plan: plans.Plan, state: TrainState) -> None:
+    """Says how large the network is, what share of it is trained, and which copy is tested."""
+    config = plan.config
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    log(f"{config.model.name}: {count / 1e6:.2f} M parameters")
+    share = ""
+    if plan.knobs.frozen:
+        trained, _ = split(state.params, plan.knobs.frozen)
+        learning = sum(leaf.size for leaf in jax.tree.leaves(trained))
+        share = f", of which {learning / 1e6:.2f} M are trained ({100 * learning / count:.2g} %)"
+    log(f"{config.model.name}: {count / 1e6:.2f} M parameters{share}")
     if state.ema:
         copy = "averaged copy" if config.test.weights == "ema" else "parameters themselves"
         log(f"averaging parameters, {config.train.ema_decay} kept a step; tests use the {copy}")

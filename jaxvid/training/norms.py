@@ -47,13 +47,14 @@ def make_precise_norms(
     frozen: Set[str] = frozenset(),
     placed: Any = None,
     mesh: jax.sharding.Mesh | None = None,
+    merged: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[TrainState, Iterable[dict[str, Any]]], TrainState]:
     """What gives a state BatchNorm's statistics of batches: (state, batches of clips) -> state.
 
     They are mean and variance of all clips together, each batch normalised by its own statistics as
     in training, and replace the moving averages, the averaged copy's too. They follow from the
     parameters, the step and the batches alone. `placed` are the shardings of `state.batch_stats`
-    on `mesh`.
+    on `mesh`, and `merged` makes the network's parameters of the state's; see `lora`.
     """
     prepare = normalizer(config.data, jnp.dtype(config.model.dtype))
     norms, accumulate = norms_of(config.train), config.train.accumulate_steps
@@ -64,7 +65,7 @@ def make_precise_norms(
         key = jax.random.fold_in(jax.random.fold_in(key, 4), number)
         with parts.grouping_norms(groups, measure=True), parts.holding_norms(frozen, norms.held):
             _, measured = model.apply(
-                spread.whole_variables(model, variables),
+                spread.whole_variables(model, variables | {"params": merged(variables["params"])}),
                 prepare(video),
                 train=True,
                 rngs={"dropout": key},

@@ -26,15 +26,19 @@ _NUMBERED = re.compile(r"(layer|block|stage)s?_?\d")
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Paths of a network's parameters and of its BatchNorms, in the order of their first use."""
+    """Paths of a network's parameters and of its BatchNorms, in the order of their first use.
+
+    `shapes` are those of the parameters.
+    """
 
     params: tuple[str, ...]
     norms: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 def find(model: nn.Module, clip_shape: Sequence[int]) -> Parts:
     """Reads the parts off `model` on a clip [T, H, W, C], without computing anything."""
-    params: list[str] = []
+    shapes: dict[str, tuple[int, ...]] = {}
     norms: list[str] = []
 
     def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -46,11 +50,12 @@ def find(model: nn.Module, clip_shape: Sequence[int]) -> Parts:
         with nn.intercept_methods(note):
             variables = model.init(key, clip, train=False)
         # Here the dicts are still in the order in which the network filled them.
-        params.extend(flax.traverse_util.flatten_dict(variables["params"], sep="/"))
+        flat = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+        shapes.update((path, value.shape) for path, value in flat.items())
 
     clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
     jax.eval_shape(run, jax.random.key(0), clip)
-    return Parts(tuple(params), tuple(dict.fromkeys(norms)))
+    return Parts(tuple(shapes), tuple(dict.fromkeys(norms)), shapes)
 
 
 def block_of(path: str) -> str | None:

@@ -22,10 +22,13 @@ from jaxvid.data import pipeline
 from jaxvid.devices import placement
 from jaxvid.inference.evaluate import make_network
 from jaxvid.layers.backend import for_mesh
-from jaxvid.training import optim, parts, teachers
+from jaxvid.training import lora, optim, parts, teachers
+from jaxvid.training.lora import Lora
 from jaxvid.training.norms import make_precise_norms, norms_of
 from jaxvid.training.state import TrainState, make_state
 from jaxvid.training.step import make_train_step
+
+_LORA = 6  # What sets the random numbers of the factors apart.
 
 
 class Length(NamedTuple):
@@ -39,12 +42,14 @@ class Length(NamedTuple):
 class Knobs(NamedTuple):
     """Which parts of a network a config singles out, by their paths; see `parts`.
 
-    `blocks` are all that it has, and `said` lines that say what is singled out.
+    `blocks` are all that it has, `lora` the kernels with factors, of which `frozen` and `layer_of`
+    know, and `said` lines that say what is singled out.
     """
 
     frozen: frozenset[str]
     blocks: frozenset[str]
     layer_of: dict[str, int]
+    lora: Lora
     said: tuple[str, ...]
 
 
@@ -70,6 +75,7 @@ class Plan:
       step: the compiled function (state, batch) -> (state, measurements), which takes the memory
         of the state over; `step.lower(plan.state, plan.batch)` is the program.
       precise_norms: the function (state, batches) -> state with BatchNorm's statistics of these.
+      merged: from the state's parameters to the network's, which are the same but for `lora`.
     """
 
     config: Config
@@ -86,6 +92,7 @@ class Plan:
     init: Callable[[], TrainState]
     step: Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]
     precise_norms: Callable[..., TrainState]
+    merged: Callable[[Any], Any]
 
 
 def plan(
@@ -125,6 +132,9 @@ def plan(
     def init() -> TrainState:
         clip = jnp.zeros((1, *clip_shape), jnp.float32)
         variables = model.init(jax.random.key(config.seed), clip, train=False)
+        key = jax.random.fold_in(jax.random.key(config.seed), _LORA)
+        params = knobs.lora.started(variables["params"], key)
+        variables = {**variables, "params": params}
         return make_state(variables, optimizer, knobs.frozen, config.train.ema_decay > 0)
 
     state = jax.eval_shape(init)
@@ -139,6 +149,7 @@ def plan(
         teachers.make_teacher(teacher) if teacher else None,
         categories,
         class_weights,
+        knobs.lora,
     )
     return Plan(
         config=config,
@@ -158,7 +169,10 @@ def plan(
             donate_argnums=0,
             out_shardings=(placed, placement.replicated(mesh)),
         ),
-        precise_norms=make_precise_norms(model, config, knobs.frozen, placed.batch_stats, mesh),
+        precise_norms=make_precise_norms(
+            model, config, knobs.frozen, placed.batch_stats, mesh, knobs.lora.merged
+        ),
+        merged=jax.jit(for_mesh(knobs.lora.merged, mesh)) if knobs.lora else knobs.lora.merged,
     )
 
 
@@ -203,6 +217,10 @@ def read_knobs(model: nn.Module, clip_shape: Sequence[int], config: Config) -> K
     found = parts.find(model, clip_shape)
     said = []
     frozen = parts.frozen(found, config.optim.freeze, config.train.freeze_norm)
+    factors = lora.find(found, config.train, frozen)
+    if factors:
+        frozen = factors.frozen
+        said.append(factors.described())
     if frozen:
         said.append(f"frozen: {len(frozen)} of {len(found.params)} arrays of parameters")
     blocks = parts.blocks(found.params)
@@ -215,7 +233,8 @@ def read_knobs(model: nn.Module, clip_shape: Sequence[int], config: Config) -> K
     if config.optim.layer_decay != 1:
         layer_of = parts.layers(found.params)
         said.append(parts.describe_layers(layer_of, config.optim.layer_decay))
-    return Knobs(frozen, blocks, layer_of, tuple(said))
+        layer_of |= {path: layer_of[kernel] for kernel, path in factors.paths()}
+    return Knobs(frozen, blocks, layer_of, factors, tuple(said))
 
 
 def _described(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:

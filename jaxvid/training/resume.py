@@ -65,9 +65,21 @@ def describe(config: Config, classes: Sequence[str], short_side: int) -> dict[st
         "overrides": dict(config.model.overrides),
         **({"flow": config.data.flow} if config.data.flow else {}),
         "loss": config.train.loss,
+        **({"lora": _factors(config.train)} if config.train.lora_rank else {}),
         "test": dataclasses.asdict(config.test),
         "short_side": short_side,
         "new": [f"params/{path}" for path in row.new],
+    }
+
+
+def _factors(train: parts.Train) -> dict[str, Any]:
+    """What a checkpoint must say of factors of kernels, beside which base they have."""
+    return {
+        "rank": train.lora_rank,
+        "alpha": train.lora_alpha,
+        "scale": train.lora_alpha / train.lora_rank,
+        "layers": list(train.lora_layers),
+        "also": list(train.lora_also),
     }
 
 
@@ -95,7 +107,7 @@ def compare(
 
     What else differs is said, as is what cannot be compared.
     """
-    then = checkpoint.load_meta(folder)
+    then = checkpoint.load_meta(folder) | {"lora": checkpoint.load_lora(folder)}
     lines = check_same(workdir, then, meta, config.data.dataset)
     lines += differences(workdir, config, then["step"], videos)
     if lines:
@@ -124,6 +136,13 @@ def check_same(
             raise JaxvidError(
                 f"{workdir} holds a run with {what}={_said(then[field])}, not {_said(now[field])}: "
                 f"{way_out}"
+            )
+    factors, others = (said.get("lora") or {"rank": 0} for said in (then, now))
+    for name in ("rank", "alpha", "layers", "also") if factors["rank"] or others["rank"] else ():
+        if factors.get(name) != others.get(name):
+            raise JaxvidError(
+                f"{workdir} holds a run with config.train.lora_{name}="
+                f"{_said(factors.get(name))}, not {_said(others.get(name))}: {way_out}"
             )
     if then.get("loss", now["loss"]) != now["loss"]:
         raise JaxvidError(

@@ -33,6 +33,22 @@ class TrainState:
         """The variables that `config.test.weights` asks for: the averaged ones, if any, or not."""
         return self.ema if self.ema and weights == "ema" else self.variables
 
+    def without(self, paths: Set[str]) -> "TrainState":
+        """The state without some of its parameters, by their paths, and without their average."""
+
+        def rest(params: Any) -> Any:
+            return split(params, paths)[0]
+
+        ema = self.ema | {"params": rest(self.ema["params"])} if self.ema else self.ema
+        return dataclasses.replace(self, params=rest(self.params), ema=ema)
+
+    def completed(self, held: dict[str, Any]) -> "TrainState":
+        """The other way round; what is not trained is its own average."""
+        ema = self.ema
+        if ema:
+            ema = ema | {"params": join(ema["params"], jax.tree.map(jnp.copy, held))}
+        return dataclasses.replace(self, params=join(self.params, held), ema=ema)
+
     def started_from(self, variables: Mapping[str, Any]) -> "TrainState":
         """The state with other variables, from which the average starts too."""
         params, batch_stats = variables["params"], variables.get("batch_stats", {})

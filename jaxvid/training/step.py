@@ -19,6 +19,7 @@ from jaxvid.layers.wide import wide_gradients
 from jaxvid.objectives import losses, masking, mixing
 from jaxvid.training import parts
 from jaxvid.training.descent import Descent, make_descent
+from jaxvid.training.lora import NONE, Lora
 from jaxvid.training.norms import Norms, norms_of
 from jaxvid.training.state import Stepped, TrainState
 
@@ -317,15 +318,17 @@ def make_train_step(
     teacher: Teacher | None = None,
     categories: tuple[str, ...] = (),
     class_weights: tuple[float, ...] = (),
+    lora: Lora = NONE,
 ) -> Callable[[TrainState, dict[str, Any]], Stepped]:
     """The step on a batch of the pipeline, not compiled: (state, {video uint8, label}) -> as above.
 
     With a teacher its variables are in the batch too, as `teacher`. `categories` are those of the
-    classes, where clips are annotated for some only.
+    classes, where clips are annotated for some only. Where `lora` has factors, they are among the
+    parameters.
     """
     train = config.train
     shared: dict[str, Any] = {
-        "descent": Descent(frozen, train.accumulate_steps, train.ema_decay),
+        "descent": Descent(frozen, train.accumulate_steps, train.ema_decay, lora.merged),
         "blocks": Blocks(
             frozenset(blocks), train.remat, config.model.compute_dtype, bool(train.reduce_dtype)
         ),
