@@ -142,6 +142,8 @@ RULES = {
     "train.loss": one_of(*LOSSES, "pixels"),
     "train.loss_weight": above(0),
     "train.aux_weight": at_least(0),
+    "train.teacher_weight": between(0, 1),
+    "train.teacher_temperature": above(0),
     "train.token_weight": between(0, 1),
     "train.label_smoothing": below_one(),
     "train.category_weights": WEIGHTS,

@@ -94,6 +94,8 @@ class Train:
     loss_weight: float
     aux_weight: float
     teacher: str
+    teacher_weight: float
+    teacher_temperature: float
     token_weight: float
     label_smoothing: float
     category_weights: tuple[tuple[str, float], ...]

@@ -117,6 +117,8 @@ def _train(recipe: Recipe) -> dict[str, Any]:
         "loss_weight": recipe.loss_weight,
         "aux_weight": recipe.aux_weight,
         "teacher": "",
+        "teacher_weight": 0.5,
+        "teacher_temperature": 1.0,
         "token_weight": 0.5,
         "label_smoothing": recipe.label_smoothing,
         "category_weights": (),

@@ -144,6 +144,36 @@ def token_labels(logits: jax.Array, keep: int = 5) -> jax.Array:
     return jax.nn.softmax(jnp.where(logits >= least, logits, 0))
 
 
+def distillation(
+    kind: str, logits: jax.Array, taught: jax.Array, temperature: float = 1.0
+) -> jax.Array:
+    """How far logits [B, classes] are from a teacher's, both divided by `temperature`.
+
+    Under `softmax` it is the mean over clips of the Kullback-Leibler divergence from the teacher's
+    probabilities, under `sigmoid` the mean over clips and classes of that of each class by itself;
+    times the square of the temperature, by which its gradients are as large as those of labels
+    (Hinton et al., "Distilling the knowledge in a neural network", 2015). The result is a float32
+    (or wider) scalar.
+    """
+    own, theirs = (
+        x.astype(jnp.promote_types(x.dtype, jnp.float32)) / temperature for x in (logits, taught)
+    )
+    if kind == "softmax":
+        apart = _divergence(jax.nn.log_softmax(theirs), jax.nn.log_softmax(own)).sum(-1)
+    else:
+        there, absent = (
+            _divergence(jax.nn.log_sigmoid(sign * theirs), jax.nn.log_sigmoid(sign * own))
+            for sign in (1, -1)
+        )
+        apart = there + absent
+    return temperature**2 * jnp.mean(apart)
+
+
+def _divergence(theirs: jax.Array, own: jax.Array) -> jax.Array:
+    """The terms of the Kullback-Leibler divergence between probabilities, given their logs."""
+    return jnp.exp(theirs) * (theirs - own)
+
+
 def probabilities(kind: str, logits: jax.Array) -> jax.Array:
     """What logits [..., classes] mean under a loss: shares of one, or each class's own."""
     return jax.nn.softmax(logits) if kind == "softmax" else jax.nn.sigmoid(logits)

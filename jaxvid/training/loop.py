@@ -40,7 +40,6 @@ from jaxvid.training import (
     resume,
     start,
     stopping,
-    teachers,
     weights,
 )
 from jaxvid.training import plan as plans
@@ -114,10 +113,10 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
         log(line)
     lessons = {}
     if plan.teacher:
-        loaded = teachers.load(config.train.teacher)
+        loaded = plan.teacher.load()
         variables = {name: loaded[name] for name in plan.batch["teacher"]}
         lessons = {"teacher": jax.device_put(variables, placement.replicated(mesh))}
-        log(f"learning the labels that {config.train.teacher} gives to tokens")
+        log(f"learning {plan.teacher.subject}")
     if plan.knobs.lora:
         meta["lora"] |= start.base_of(plan, checkpoints, last)
     state = start.first_state(plan, checkpoints, last)

@@ -67,7 +67,7 @@ class Plan:
       model: the network.
       optimizer: what updates its parameters.
       knobs: the parts of it, and which are frozen or slower.
-      teacher: the network that labels tokens, if there is one.
+      teacher: the one whose answers are learned, if there is one.
       state: shapes, types and shardings of all that a step changes.
       batch: those of what it takes: `video` uint8 [B, T, H, W, C], `label`, `index` [B], and
         the teacher's variables as `teacher`.
@@ -86,7 +86,7 @@ class Plan:
     model: nn.Module
     optimizer: optax.GradientTransformation
     knobs: Knobs
-    teacher: nn.Module | None
+    teacher: teachers.Teaching | None
     state: TrainState
     batch: dict[str, Any]
     init: Callable[[], TrainState]
@@ -139,14 +139,14 @@ def plan(
 
     state = jax.eval_shape(init)
     placed = placement.place_state(state, mesh)
-    teacher = teachers.find(config, classes) if config.train.teacher else None
+    teacher = teachers.teaching(config, classes) if config.train.teacher else None
     step = make_train_step(
         model,
         optimizer,
         config,
         knobs.frozen,
         knobs.blocks,
-        teachers.make_teacher(teacher) if teacher else None,
+        teacher.answer if teacher else None,
         categories,
         class_weights,
         knobs.lora,
@@ -246,7 +246,7 @@ def _batch(
     mesh: jax.sharding.Mesh,
     clip_shape: tuple[int, ...],
     classes: int,
-    teacher: nn.Module | None,
+    teacher: teachers.Teaching | None,
 ) -> dict[str, Any]:
     """What a step takes: a global batch of the pipeline, and the teacher's variables."""
     size, split = config.train.batch_size, placement.split_batch(mesh)
@@ -264,9 +264,9 @@ def _batch(
         batch["image"] = jax.ShapeDtypeStruct(shape, np.uint8, sharding=split)
         batch["image_label"] = jax.ShapeDtypeStruct((images,), np.int32, sharding=split)
     if teacher:
-        clip = jax.ShapeDtypeStruct((1, *clip_shape), np.float32)
+        clip = jax.ShapeDtypeStruct((1, *teacher.clip_shape), np.float32)
         variables = jax.eval_shape(
-            functools.partial(teacher.init, train=False), jax.random.key(0), clip
+            functools.partial(teacher.model.init, train=False), jax.random.key(0), clip
         )
         everywhere = placement.replicated(mesh)
         batch["teacher"] = jax.tree.map(lambda leaf: _described(leaf, everywhere), variables)

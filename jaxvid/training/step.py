@@ -24,7 +24,8 @@ from jaxvid.training.norms import Norms, norms_of
 from jaxvid.training.state import Stepped, TrainState
 
 Teacher = Callable[[Any, jax.Array], jax.Array]
-"""From its variables and a normalised clip to logits [B, T', H', W', classes] of the tokens."""
+"""From its variables and clips to its logits: of tokens, [B, T', H', W', classes], for normalised
+clips, or of the clips, [B, classes], for their pixels as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Lesson:
         answers, is multiplied by before it is added.
       token_weight: the share of the loss that the teacher's labels have, by their cross-entropy;
         the labels of the clips have the rest.
+      distilled: the teacher whose answers for whole clips are learned (`losses.distillation`).
+      distilled_weight, temperature: the share of the loss that these have, the labels having the
+        rest, and what logits are divided by.
     """
 
     kind: str = "softmax"
@@ -59,6 +63,9 @@ class Lesson:
     image_weight: float = 1.0
     teacher: Teacher | None = None
     token_weight: float = 0.0
+    distilled: Teacher | None = None
+    distilled_weight: float = 0.0
+    temperature: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +105,10 @@ class Blocks:
 
 
 def _make_loss(lesson: Lesson) -> Callable[..., jax.Array]:
-    """The loss of what a network answers: (answers, video, labels, taught) -> loss.
+    """The loss of what a network answers: (answers, video, pixels, labels, taught) -> loss.
 
-    The answers are logits [B, classes] and intermediates for normalised clips [B, T, H, W, C],
-    `taught` are the teacher's variables.
+    The answers are logits [B, classes] and intermediates for normalised clips [B, T, H, W, C], of
+    which `pixels` are what they were before, and `taught` are the teacher's variables.
     """
     loss_fn = losses.make_loss(
         lesson.kind,
@@ -115,6 +122,7 @@ def _make_loss(lesson: Lesson) -> Callable[..., jax.Array]:
     def loss_of(
         answers: tuple[jax.Array, Mapping[str, jax.Array]],
         video: jax.Array,
+        pixels: jax.Array,
         labels: jax.Array,
         taught: Any,
     ) -> jax.Array:
@@ -127,6 +135,10 @@ def _make_loss(lesson: Lesson) -> Callable[..., jax.Array]:
             token_labels = losses.token_labels(lesson.teacher(taught, video))
             tokens = _token_loss(out["token_logits"], token_labels)
             loss = (1 - lesson.token_weight) * loss + lesson.token_weight * tokens
+        if lesson.distilled is not None:
+            theirs = jax.lax.stop_gradient(lesson.distilled(taught, pixels))
+            apart = losses.distillation(lesson.kind, logits, theirs, lesson.temperature)
+            loss = (1 - lesson.distilled_weight) * loss + lesson.distilled_weight * apart
         return loss
 
     return loss_of
@@ -170,9 +182,9 @@ def _check_answers(lesson: Lesson, out: Mapping[str, jax.Array]) -> None:
         )
     if (lesson.teacher is not None) != ("token_logits" in out):
         raise JaxvidError(
-            "config.train.teacher needs a network that answers for each token, and such a "
-            "network needs a teacher: set both or neither, the network by the field "
-            "`token_labels` in config.model.overrides"
+            "labels of tokens need a network that answers for each token, and such a network needs "
+            "config.train.teacher: set both or neither, the network by the field `token_labels` in "
+            "config.model.overrides"
         )
 
 
@@ -235,7 +247,7 @@ def make_update(
                 rngs={"dropout": rng},
                 mutable=["batch_stats"],
             )
-        loss = lesson_loss(answers, video, labels, taught)
+        loss = lesson_loss(answers, video, part["video"], labels, taught)
         measured = {"top1": losses.hits(answers[0], labels, lesson.kind).mean()}
         updated = updated.get("batch_stats", {})
         if "image" in part and image_loss:
@@ -348,8 +360,10 @@ def make_train_step(
             weight=train.loss_weight,
             aux_weight=train.aux_weight,
             image_weight=train.image_weight,
-            teacher=teacher,
+            **{"teacher" if labels_tokens(config) else "distilled": teacher},
             token_weight=train.token_weight,
+            distilled_weight=train.teacher_weight,
+            temperature=train.teacher_temperature,
         )
         update = make_update(model, optimizer, lesson, norms=norms_of(train), **shared)
         make = _make_classifying(update, model, config)
@@ -358,6 +372,11 @@ def make_train_step(
         return make(state, batch, jax.random.fold_in(jax.random.key(config.seed), state.step))
 
     return step
+
+
+def labels_tokens(config: Config) -> bool:
+    """Whether a teacher is to label the tokens of clips, rather than the clips."""
+    return bool(config.model.overrides.get("token_labels", False))
 
 
 def _make_classifying(
