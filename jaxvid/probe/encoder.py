@@ -1,6 +1,7 @@
 """A network of the zoo as a frozen encoder: its weights, and which features are taken of it."""
 
 import dataclasses
+import functools
 import hashlib
 import re
 from typing import Any
@@ -28,7 +29,7 @@ class Encoder:
     variables: Any
     name: str
 
-    @property
+    @functools.cached_property
     def about(self) -> dict[str, Any]:
         """All that its features of a video depend on, as JSON has it."""
         config = self.config
@@ -45,7 +46,8 @@ class Encoder:
             "flow": config.data.flow,
         }
 
-    def extractor(self) -> features.Extractor:
+    @functools.cached_property
+    def extract(self) -> features.Extractor:
         """From variables and views uint8 [V, T, H, W, C] to features; see `make_extractor`."""
         return features.make_extractor(
             self.network,

@@ -7,7 +7,6 @@ nothing else goes on with them.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvid.base import jsons, whole
+from jaxvid.base import jsons, paths, whole
 from jaxvid.base.errors import JaxvidError
 from jaxvid.base.progress import Progress
 from jaxvid.data import pipeline
@@ -56,8 +55,9 @@ def check(folder: pathlib.Path, about: dict[str, Any]) -> None:
     """
     path = folder / "about.json"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        whole.text(path, jsons.dump(about, indent=1) + "\n")
+        with paths.writing(folder, "--workdir"):
+            folder.mkdir(parents=True, exist_ok=True)
+            whole.text(path, jsons.dump(about, indent=1) + "\n")
         return
     try:
         then = jsons.read(path)
@@ -98,16 +98,31 @@ def extract(
         if not all(_file(file, kind).exists() for kind in kinds)
     ]
     _make(encoder, split, name, files, lacking, kinds)
-    means = [np.load(_file(file, "means")) for file in files]
+    counts = [min(SHARD, len(split) - number * SHARD) for number in range(count)]
+    read = {
+        kind: [_read(_file(file, kind), n) for file, n in zip(files, counts, strict=True)]
+        for kind in kinds
+    }
     return Features(
-        np.concatenate(means),
+        np.concatenate(read["means"]),
         np.array([found[0] for found in split.source.labels]),
-        tuple(np.load(_file(file, "tokens"), mmap_mode="r") for file in files if tokens),
+        tuple(read.get("tokens", ())),
     )
 
 
 def _file(file: pathlib.Path, kind: str) -> pathlib.Path:
     return file.with_name(f"{file.name}.{kind}.npy")
+
+
+def _read(path: pathlib.Path, count: int) -> np.ndarray:
+    """The features of so many videos, which stay on disk until they are looked at."""
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise JaxvidError(f"{path} cannot be read ({error}): remove it") from None
+    if len(found) != count:
+        raise JaxvidError(f"{path} is of {len(found)} videos, not {count}: remove it")
+    return found
 
 
 def _make(
@@ -133,7 +148,8 @@ def _make(
             half = found.astype(np.float16)
         arrays = {"means": means, "tokens": half if np.isfinite(half).all() else found}
         for kind in kinds:
-            with whole.file(_file(files[number], kind)) as file:
+            path = _file(files[number], kind)
+            with paths.writing(path, "--workdir"), whole.file(path) as file:
                 np.save(file, arrays[kind])
     progress.close()
 
@@ -146,11 +162,11 @@ def _rows(
     part = Split(Subset(split.source, numbers, split.classes, same), split.classes)
     test, config = encoder.config.test, encoder.config
     batches = pipeline.test_batches(part, test, loss="softmax", workers=config.data.workers)
-    extract = functools.partial(encoder.extractor(), encoder.variables)
     for batch in batches:
         views = batch["video"]
-        found = extract(views.reshape(-1, *views.shape[2:]))[encoder.name]
+        found = encoder.extract(encoder.variables, views.reshape(-1, *views.shape[2:]))
+        tokens = found[encoder.name]
         real = int((batch["weight"] > 0).sum())
         # Of all views of a video side by side, as of all clips.
-        yield from found.reshape(len(views), -1, found.shape[-1])[:real]
+        yield from tokens.reshape(len(views), -1, tokens.shape[-1])[:real]
         progress.update(real)

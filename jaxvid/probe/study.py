@@ -94,7 +94,7 @@ def study(
                 f"split {name!r} has other classes ({len(split.classes)}) than {names[0]!r} "
                 f"({len(splits[names[0]].classes)}): build both with the same --classes"
             )
-    with locks.hold(workdir, "--workdir"), paths.writing(workdir, "--workdir"):
+    with locks.hold(workdir, "--workdir"):
         frozen = encoder.load(config, asked.features, asked.random)
         begun = time.process_time()
         store.check(workdir / "features", frozen.about)
@@ -124,7 +124,8 @@ def study(
             "features_processor_seconds": taken,
         }
         result = Study(about, tuple(figures), tuple(trials))
-        report.write(result, workdir)
+        with paths.writing(workdir, "--workdir"):
+            report.write(result, workdir)
     return result
 
 

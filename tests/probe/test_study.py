@@ -132,6 +132,10 @@ def test_features_that_are_there_are_taken(clips, trained, tmp_path, seen):
         np.testing.assert_allclose(np.load(shard), array, rtol=1e-5, atol=1e-6)
     study(config, tmp_path, dataclasses.replace(asked, probes=("attentive",), choose="val"))
     assert seen == [16, 6, 6, 16, 6, 4]
+    for content, words in ((b"none", "cannot be read"), (None, "is of 5 videos, not 1")):
+        shards[3].write_bytes(content or shards[0].read_bytes())
+        with pytest.raises(JaxvidError, match=f"00003-of-00004.means.npy {words}.*: remove it"):
+            study(config, tmp_path, asked)
 
 
 @pytest.mark.parametrize("views", ["one", "protocol"])
