@@ -1,8 +1,9 @@
 """Pixels: the crops of a published test and the random changes of training.
 
 What is drawn is numpy and a function of a Generator; what is done to pixels is TensorFlow, from
-uint8 `[T, H, W, C]` to uint8. All frames of a clip are changed alike. Their channels are red, green
-and blue, or x and y of optical flow (`jaxvid.data.flow`), of which a mirror turns x around.
+uint8 `[T, H, W, C]` to uint8; the crops of a test are in numpy, too, with the same pixels. All
+frames of a clip are changed alike. Their channels are red, green and blue, or x and y of optical
+flow (`jaxvid.data.flow`), of which a mirror turns x around.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from jaxvid.base.errors import JaxvidError
-from jaxvid.data import rand_augment
+from jaxvid.data import rand_augment, resize
 from jaxvid.data.cpu_tf import tf
 from jaxvid.rows import CROP_MODES, Protocol
 
@@ -265,22 +266,22 @@ def finish(frames, flip, jitter, order, augmentation: Augmentation):
     return tf.cast(tf.round(pixels), tf.uint8)
 
 
-def mirrored(pixels):
+def mirrored(pixels, of=tf):
     """Mirrors pixels `[T, H, W, C]` of 0..255 left and right; of flow, x becomes 255 - x."""
-    turned = tf.reverse(pixels, [2])
+    turned = pixels[:, :, ::-1]
     if pixels.shape[-1] != 2:
         return turned
-    return tf.stack([255 - turned[..., 0], turned[..., 1]], -1)
+    return of.stack([255 - turned[..., 0], turned[..., 1]], -1)
 
 
-def stacked(frames, channels: int):
+def stacked(frames, channels: int, of=tf):
     """Frames `[N * k, H, W, C]` as stacks `[N, H, W, channels]` of k = channels / C side by side.
 
     So the channels of stacked pairs of flow are x, y, x, y and so on.
     """
-    _, height, width, own = tf.unstack(tf.shape(frames))
-    stacks = tf.reshape(frames, [-1, channels // frames.shape[-1], height, width, own])
-    return tf.reshape(tf.transpose(stacks, [0, 2, 3, 1, 4]), [-1, height, width, channels])
+    height, width, own = (of.shape(frames)[axis] for axis in (1, 2, 3))
+    stacks = of.reshape(frames, [-1, channels // frames.shape[-1], height, width, own])
+    return of.reshape(of.transpose(stacks, [0, 2, 3, 1, 4]), [-1, height, width, channels])
 
 
 def _recolor(pixels, jitter, order, hue: bool):
@@ -345,13 +346,14 @@ def check_protocol(protocol: Protocol) -> None:
         )
 
 
-def make_views(frames, clips, protocol: Protocol):
+def make_views(frames, clips, protocol: Protocol, of=tf):
     """Resizes and crops decoded frames as the published test does.
 
     Args:
         frames: uint8 `[N, H, W, C]`.
         clips: integer `[clips, N]`, the numbers in `frames` that make up each clip.
         protocol: the row's test.
+        of: the library whose arrays these are: TensorFlow, or numpy, which gives the same pixels.
 
     Returns:
         uint8 `[views, T, crop, crop, C]`: all clips of the first crop, then of the second, ...; of
@@ -359,63 +361,70 @@ def make_views(frames, clips, protocol: Protocol):
     """
     size = protocol.crop
     if protocol.crops == "whole":
-        frames = _resize(frames, (size, size))
+        frames = _resize(frames, (size, size), of)
     else:
-        frames = resize_short_side(frames, protocol.short_side)
-    height, width = tf.shape(frames)[1], tf.shape(frames)[2]
-    views = []
-    turn = mirrored if protocol.crops == "ten" else lambda crop: crop[:, :, ::-1]
-    for top, left, flip in _OFFSETS[protocol.crops](height - size, width - size):
+        frames = resize_short_side(frames, protocol.short_side, of)
+    height, width = of.shape(frames)[1], of.shape(frames)[2]
+    crops = []
+    for top, left, flip in _OFFSETS[protocol.crops](height - size, width - size, of.where):
         crop = frames[:, top : top + size, left : left + size]
-        views.append(tf.gather(turn(crop) if flip else crop, clips))
-    views = tf.concat(views, 0)
+        if flip:
+            crop = mirrored(crop, of) if protocol.crops == "ten" else crop[:, :, ::-1]
+        crops.append(crop[clips] if of is np else tf.gather(crop, clips))
+    views = np.concatenate(crops) if of is np else tf.concat(crops, 0)
     channels = protocol.sampling.channels
     if views.shape[-1] == channels:
         return views
-    flat = tf.reshape(views, [-1, size, size, views.shape[-1]])
-    return tf.reshape(stacked(flat, channels), [tf.shape(views)[0], -1, size, size, channels])
+    flat = of.reshape(views, [-1, size, size, views.shape[-1]])
+    return of.reshape(stacked(flat, channels, of), [of.shape(views)[0], -1, size, size, channels])
 
 
-def resize_short_side(frames, side: int):
+def resize_short_side(frames, side: int, of=tf):
     """Resizes uint8 `[N, H, W, C]` so that the shorter side is `side`, keeping the aspect."""
+    if of is np:
+        shape = np.array(frames.shape[1:3], np.float64)
+        height, width = (shape * (side / shape.min()) + 0.5).astype(np.int32).tolist()
+        return _resize(frames, (height, width), of)
     shape = tf.cast(tf.shape(frames)[1:3], tf.float64)
     new = tf.cast(shape * (side / tf.reduce_min(shape)) + 0.5, tf.int32)
     return _resize(frames, new)
 
 
-def _resize(frames, size):
+def _resize(frames, size, of=tf):
     """Resizes uint8 `[N, H, W, C]` to (height, width) as OpenCV's bilinear does."""
+    if of is np:
+        return resize.bilinear(frames, size)
     pixels = tf.image.resize(frames, size, method="bilinear", antialias=False)
     return tf.cast(tf.round(pixels), tf.uint8)
 
 
-def _whole_offset(down, right):
+def _whole_offset(down, right, where):
     return [(0, 0, False)]
 
 
-def _center_offset(down, right):
+def _center_offset(down, right, where):
     return [(down // 2, right // 2, False)]
 
 
-def _left_offset(down, right):
+def _left_offset(down, right, where):
     """The first of three; of a tall picture that is the upper one."""
-    return _three_offsets(down, right)[:1]
+    return _three_offsets(down, right, where)[:1]
 
 
-def _three_offsets(down, right):
+def _three_offsets(down, right, where):
     """Both ends and the middle of the longer side."""
     tall = down > right
     return [
         (
-            tf.where(tall, at * (down // 2), down // 2),
-            tf.where(tall, right // 2, at * (right // 2)),
+            where(tall, at * (down // 2), down // 2),
+            where(tall, right // 2, at * (right // 2)),
             False,
         )
         for at in (0, 2, 1)
     ]
 
 
-def _ten_offsets(down, right):
+def _ten_offsets(down, right, where):
     """Four corners and the centre, each followed by its mirror image."""
     places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
     return [(y * (down // 4), x * (right // 4), flip) for y, x in places for flip in (False, True)]

@@ -87,7 +87,7 @@ class Clips:
         self.specs = {
             "images": images_spec(self.source),
             "frames": tf.TensorSpec([self._count], tf.int64),
-            **_DRAWN,
+            **_drawn(),
             "label": self._labels.spec,
             "index": tf.TensorSpec([], tf.int64),
         }
@@ -164,17 +164,18 @@ class Clips:
         return rand_augment.apply(pixels, loaded["kinds"], loaded["values"], fill=fill)
 
 
-_DRAWN = {
-    "box": tf.TensorSpec([4], tf.int32),
-    "flip": tf.TensorSpec([], tf.bool),
-    "jitter": tf.TensorSpec([4], tf.float32),
-    "order": tf.TensorSpec([4], tf.int32),
-    "kinds": tf.TensorSpec([None], tf.int32),
-    "values": tf.TensorSpec([None], tf.float32),
-    "erased": tf.TensorSpec([4], tf.int32),
-    "noise": tf.TensorSpec([2], tf.int32),
-}
-"""What `_arrays` gives, as TensorFlow takes it."""
+def _drawn() -> dict[str, Any]:
+    """What `_arrays` gives, as TensorFlow takes it."""
+    return {
+        "box": tf.TensorSpec([4], tf.int32),
+        "flip": tf.TensorSpec([], tf.bool),
+        "jitter": tf.TensorSpec([4], tf.float32),
+        "order": tf.TensorSpec([4], tf.int32),
+        "kinds": tf.TensorSpec([None], tf.int32),
+        "values": tf.TensorSpec([None], tf.float32),
+        "erased": tf.TensorSpec([4], tf.int32),
+        "noise": tf.TensorSpec([2], tf.int32),
+    }
 
 
 def _arrays(drawn: augment.Draw) -> dict[str, np.ndarray]:

@@ -55,7 +55,7 @@ def make_views(frames: np.ndarray, clips: np.ndarray, protocol: Protocol) -> np.
         uint8 `[V, T, crop, crop, C]`, just what `test_batches` gives for records of these frames.
     """
     augment.check_protocol(protocol)
-    return augment.make_views(tf.constant(frames), tf.constant(clips), protocol).numpy()
+    return augment.make_views(frames, clips, protocol, np)
 
 
 def views_shape(protocol: Protocol) -> tuple[int, int, int, int, int]:

@@ -4,6 +4,7 @@ JAX finds a program by what it computes, for which devices, and by which version
 folder is one for each kind of processor besides: the machines of a cluster may share a home.
 """
 
+import concurrent.futures
 import contextlib
 import hashlib
 import importlib
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxvid.base import paths
 from jaxvid.base.errors import JaxvidError
@@ -64,6 +66,36 @@ def keep(environment: Mapping[str, str] = os.environ) -> pathlib.Path | None:
     # Whatever becomes of the folder later, programs can always be compiled.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     return folder
+
+
+def ahead(lowered: jax.stages.Lowered) -> concurrent.futures.Future[jax.stages.Compiled]:
+    """Begins to compile in a thread of its own, which Python's lock does not hold up."""
+    threads = concurrent.futures.ThreadPoolExecutor(1)
+    compiling = threads.submit(lowered.compile)
+    threads.shutdown(wait=False)
+    return compiling
+
+
+@contextlib.contextmanager
+def kept_in(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps all that is compiled inside in `folder`, and finds only that again."""
+    told: Any = jax.config
+    settings = {
+        "jax_enable_compilation_cache": True,
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(told, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            told.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        for name, value in before.items():
+            told.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def _processor() -> str:

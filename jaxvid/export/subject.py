@@ -14,6 +14,7 @@ from jaxvid.data import pipeline
 from jaxvid.inference.predictor import (
     check_variables,
     class_names,
+    expected_variables,
     lacking,
     make_config,
     one_view,
@@ -63,5 +64,5 @@ def load_subject(
     network = zoo.create_model(row.name, len(classes), jnp.dtype(dtype), **config.model.overrides)
     variables = checkpoint.load_finite(path)
     refuse_trunk(path, lacking(meta, variables), len(classes))
-    check_variables(network, variables, clip_shape, path)
+    check_variables(expected_variables(network, clip_shape, path), variables, path)
     return Subject(row, config, tuple(classes), network, variables, clip_shape)

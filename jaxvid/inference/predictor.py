@@ -1,11 +1,12 @@
 """A checkpoint ready to answer for videos, through the preprocessing of the published test."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax
 import jax
@@ -21,7 +22,7 @@ from jaxvid.config import fields
 from jaxvid.config.parts import Config
 from jaxvid.data import decode, pipeline
 from jaxvid.data import flow as flows
-from jaxvid.devices import placement
+from jaxvid.devices import compiled, placement
 from jaxvid.inference import evaluate, explain, features, scoring
 from jaxvid.inference.stream import Decoding, newest, windows
 from jaxvid.layers import streaming
@@ -115,8 +116,9 @@ class Predictor:
 
     A video is a file, or all frames of a video: uint8 RGB [N, H, W, 3] or a list of [H, W, 3]. Of a
     file only the frames that the protocol samples are kept. `fps` is the rate of given frames; only
-    protocols with a target rate look at it. `JaxvidError` says that a file cannot be read or that
-    an array is not a video.
+    protocols with a target rate look at it. With `ahead`, what answers for whole videos is compiled
+    by a thread, while the weights are read and the first one is decoded. `JaxvidError` says that a
+    file cannot be read or that an array is not a video.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Predictor:
         model: str | None = None,
         views: str = "protocol",
         flow: str | None = None,
+        ahead: bool = False,
     ):
         if views not in VIEWS:
             raise JaxvidError(f"views={views!r} is unknown: take {' or '.join(VIEWS)}")
@@ -143,18 +146,7 @@ class Predictor:
         self._one = views == "one"
         self._network = evaluate.make_network(self.config.model, len(self.classes))
         self._prepare = normalizer(self.config.data)
-        variables = checkpoint.load_finite(path)
-        self._lacking = lacking(meta, variables)
         self._clip_shape = self.protocol.view
-        if self._lacking and all(name.split("/")[1:2] == ["head"] for name in self._lacking):
-            variables = _with_zeros(self._network, variables, self._clip_shape, self._lacking)
-        else:
-            refuse_trunk(path, self._lacking)
-        check_variables(self._network, variables, self._clip_shape, path)
-        self._variables = jax.device_put(variables)
-        # Larger videos are shrunk while decoding, as for records.
-        default = max(RECORD_SIDE, self.protocol.short_side)
-        self.short_side = meta.get("short_side", default)
         self._score = scoring.make_scorer(
             self._network,
             self.config.test,
@@ -163,7 +155,25 @@ class Predictor:
             placement.make_mesh(jax.local_devices()[:1]),
             self.config.model.matmul_precision,
         )
-
+        # Before the weights are read, which takes a while.
+        expected = expected_variables(self._network, self._clip_shape, path)
+        usual = not meta.get("new") and not pipeline.untrimmed(self.protocol)
+        compiling = self._compiling(expected) if ahead and usual else None
+        variables = checkpoint.load_finite(path)
+        self._lacking = lacking(meta, variables)
+        if self._lacking and all(name.split("/")[1:2] == ["head"] for name in self._lacking):
+            variables = _with_zeros(self._network, variables, self._clip_shape, self._lacking)
+        else:
+            refuse_trunk(path, self._lacking)
+        check_variables(expected, variables, path)
+        self._variables = jax.device_put(variables)
+        given, usual_types = (
+            jax.tree.map(lambda leaf: leaf.dtype, each) for each in (variables, expected)
+        )
+        self._compiled = compiling if given == usual_types else None
+        # Larger videos are shrunk while decoding, as for records.
+        default = max(RECORD_SIDE, self.protocol.short_side)
+        self.short_side = meta.get("short_side", default)
         self._carries = streaming.can_stream(self._network) and not self._flow
         self._carry = scoring.make_stepper(
             self._network,
@@ -172,6 +182,16 @@ class Predictor:
             self._prepare,
             self.config.model.matmul_precision,
         )
+
+    def _compiling(self, variables: dict) -> concurrent.futures.Future[jax.stages.Compiled]:
+        """What will be the compiled `_score`, of variables of these shapes."""
+        count, *clip = pipeline.views_shape(self.protocol)
+        if self._one:
+            count = CROP_COUNTS[self.protocol.crops]
+        video = jax.ShapeDtypeStruct((1, count, *clip), jnp.uint8)
+        # Traced here, where JAX's settings are those of the caller.
+        lowered = cast(jax.stages.Wrapped, self._score).lower(variables, video)
+        return compiled.ahead(lowered)
 
     def require_classifier(self) -> None:
         """Raises `JaxvidError` where the checkpoint is a trunk, which has features only."""
@@ -185,7 +205,8 @@ class Predictor:
         """Answers for a video."""
         self.require_classifier()
         seen = self._look(video, fps)
-        scores = np.asarray(self._score(self._variables, jnp.asarray(seen.views[None])))[0]
+        score = self._compiled.result() if self._compiled else self._score
+        scores = np.asarray(score(self._variables, jnp.asarray(seen.views[None])))[0]
         _check_answer(video, scores)
         return Prediction(
             num_frames=seen.num_frames,
@@ -536,13 +557,15 @@ def one_view(config: Config) -> Config:
     return dataclasses.replace(config, test=test)
 
 
-def check_variables(
-    network: Any, variables: dict, clip_shape: tuple[int, ...], path: str | os.PathLike
-) -> None:
-    """Says in one sentence that a checkpoint is another network's."""
+def expected_variables(network: Any, clip_shape: tuple[int, ...], path: str | os.PathLike) -> dict:
+    """Shapes and types of a network's variables, as a checkpoint holds them.
+
+    Raises:
+      JaxvidError: the network of the checkpoint at `path` cannot be made.
+    """
     clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
     try:
-        expected = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip)
+        shapes = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), clip)
     except JaxvidError:
         raise
     # The fields that a checkpoint may override fit together in ways that only networks know.
@@ -552,6 +575,11 @@ def check_variables(
             f"{path} describes a network that cannot be made ({reason}): copy the checkpoint or "
             "write it again"
         ) from error
+    return {"params": {}, "batch_stats": {}} | shapes
+
+
+def check_variables(expected: dict, variables: dict, path: str | os.PathLike) -> None:
+    """Says in one sentence that a checkpoint is another network's."""
     expected = flax.traverse_util.flatten_dict(expected, sep="/")
     given = flax.traverse_util.flatten_dict(variables, sep="/")
     problems = [f"{name} is missing" for name in expected if name not in given]

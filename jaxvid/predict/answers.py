@@ -25,13 +25,15 @@ def answering(args: argparse.Namespace) -> Callable[[pathlib.Path, Any], Iterato
     """Loads the network; returns what takes a video, and where its file goes, to its answers."""
     from jaxvid.inference.predictor import Predictor
 
-    predictor = Predictor(args.checkpoint, args.model, args.views, args.flow)
+    load = functools.partial(Predictor, args.checkpoint, args.model, args.views, args.flow)
     if args.features:
+        predictor = load()
         pooled = not args.features.endswith(":full")
         extract = predictor.extractor(_feature_names(args), pooled)
         return functools.partial(_features, predictor, extract, args)
-    predictor.require_classifier()
     of_windows = args.window or is_live(args.video)
+    predictor = load() if of_windows else load(ahead=True)
+    predictor.require_classifier()
     return functools.partial(_windows if of_windows else _whole, predictor, args)
 
 
