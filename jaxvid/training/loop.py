@@ -11,7 +11,7 @@ import functools
 import itertools
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -119,13 +119,15 @@ def _train(config: Config, workdir: pathlib.Path, wanted: profiling.Steps | None
         log(f"learning {plan.teacher.subject}")
     if plan.knobs.lora:
         meta["lora"] |= start.base_of(plan, checkpoints, last)
+    # While the state is made or read, and the first clips are decoded.
+    compiling = program.begin(plan) if last is None or last < length.end(config) else None
     state = start.first_state(plan, checkpoints, last)
     say_state(plan, state)
 
     # ---- the loop, and what it leaves
     # A run may have ended between saving a state and testing it.
     tested = last is None or checkpoints.metric(last) is not None
-    run = Run(plan, videos, checkpoints, meta, lessons, workdir, state, tested, wanted)
+    run = Run(plan, videos, checkpoints, meta, lessons, workdir, state, tested, wanted, compiling)
     if run.step >= run.end:
         why = run.patience.reason if run.ended_early else f"this config ends at {run.end}"
         log(f"already complete at step {run.step}, as {why}: nothing to learn")
@@ -164,13 +166,15 @@ class Run:
         state: TrainState,
         tested: bool,
         wanted: profiling.Steps | None = None,
+        compiling: Callable[[], program.Program] | None = None,
     ):
         config, length = plan.config, plan.length
         self.plan, self.config, self.videos, self.workdir = plan, config, videos, workdir
         self.checkpoints, self.meta, self.lessons = checkpoints, meta, lessons
         self.state, self.tested = state, tested
         self.begin = self.step = self.saved = int(state.step)
-        self.end = min(length.steps, config.train.stop_at_step or length.steps)
+        self.end = length.end(config)
+        self.compiling = compiling
         self.eval_steps = max(round(config.train.eval_epochs * length.per_epoch), 1)
         self.patience = patience.Patience(config.train.patience, self.eval_steps, checkpoints)
         self.ended_early = False
@@ -278,7 +282,7 @@ class Run:
     @functools.cached_property
     def program(self) -> program.Program:
         """The compiled step."""
-        return program.compiled(self.plan)
+        return self.compiling() if self.compiling else program.compiled(self.plan)
 
     def take_step(self) -> None:
         """Hands this step to the devices and, while they make it, the batch of the next one.

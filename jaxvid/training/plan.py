@@ -38,6 +38,10 @@ class Length(NamedTuple):
     steps: int
     rate: Callable[[Any], Any]
 
+    def end(self, config: Config) -> int:
+        """The step that a run of `config` goes up to."""
+        return min(self.steps, config.train.stop_at_step or self.steps)
+
 
 class Knobs(NamedTuple):
     """Which parts of a network a config singles out, by their paths; see `parts`.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import jax
 
 from jaxvid.devices import chips, costs
+from jaxvid.devices.compiled import ahead
 from jaxvid.devices.processes import log
 from jaxvid.layers.backend import PLAIN, tracing_for
 from jaxvid.reports.programs import counted_bytes
@@ -43,16 +44,33 @@ class Program(NamedTuple):
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
-def compiled(plan: Plan) -> Program:
-    """Compiles the step of a plan, once, and counts what it takes."""
+def begin(plan: Plan) -> Callable[[], Program]:
+    """Counts what the step of a plan takes and begins to compile it; returns what waits for that.
+
+    A thread compiles it, where there is one process: several may have to agree meanwhile, and so
+    compile one program after the other.
+    """
     begun = time.monotonic()
     traced = cast(jax.stages.Wrapped, plan.step).trace(plan.state, plan.batch)
     counted = operations(plan, costs.count(traced.jaxpr))
-    executable = traced.lower().compile()
-    seconds = time.monotonic() - begun
-    log(f"compiled the step in {seconds:.1f} s: {counted.flops / 1e9:.4g} GFLOP")
-    traffic = None if counted.loops else counted_bytes(executable)
-    return Program(executable, counted.flops, math.nan if traffic is None else traffic)
+    lowered = traced.lower()
+    finish = lowered.compile if jax.process_count() > 1 else ahead(lowered).result
+    traced_in = time.monotonic() - begun
+
+    def finished() -> Program:
+        waiting = time.monotonic()
+        executable = finish()
+        seconds = traced_in + time.monotonic() - waiting  # what the run waited for
+        log(f"compiled the step in {seconds:.1f} s: {counted.flops / 1e9:.4g} GFLOP")
+        traffic = None if counted.loops else counted_bytes(executable)
+        return Program(executable, counted.flops, math.nan if traffic is None else traffic)
+
+    return finished
+
+
+def compiled(plan: Plan) -> Program:
+    """Compiles the step of a plan, and counts what it takes."""
+    return begin(plan)()
 
 
 def operations(plan: Plan, counted: costs.Counted | None = None) -> costs.Counted:
