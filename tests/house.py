@@ -104,6 +104,18 @@ ARROWS = {
         "jaxvid.training",
         "jaxvid.zoo",
     },
+    "jaxvid.bench": {
+        "jaxvid.bench",
+        "jaxvid.checkpoint",
+        "jaxvid.config",
+        "jaxvid.data",
+        "jaxvid.devices",
+        "jaxvid.inference",
+        "jaxvid.layers",
+        "jaxvid.reports",
+        "jaxvid.training",
+        "jaxvid.zoo",
+    },
     # The public names, loaded on first use.
     "jaxvid": {"jaxvid.checkpoint", "jaxvid.zoo"},
     "converters": {

@@ -188,6 +188,7 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"python -m jaxvid\.data\.verify ", ""),
     (r"python -m jaxvid\.data\.bench ", "--batches=2 --batch_size=4"),
     (r"python -m jaxvid\.plan ", ""),
+    (r"python -m jaxvid\.bench ", "--small --repeats=1 --parts=forward,video"),
     (r"python -m jaxvid\.predict ", ""),
     (r"python -m jaxvid\.probe ", "--epochs=1 --depth=1 --seeds=1 --config.test.batch_size=4"),
     (r"python -m jaxvid\.fuse ", ""),

@@ -8,8 +8,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = [
-    *("jaxvid.main", "jaxvid.predict", "jaxvid.export", "jaxvid.plan", "jaxvid.zoo", "jaxvid.fuse"),
-    "jaxvid.probe",
+    *("jaxvid.main", "jaxvid.predict", "jaxvid.export", "jaxvid.plan", "jaxvid.bench"),
+    *("jaxvid.zoo", "jaxvid.fuse", "jaxvid.probe"),
     *("jaxvid.data.build", "jaxvid.data.bench", "jaxvid.data.prepare", "jaxvid.data.verify"),
     *("jaxvid.data.view", "converters"),
 ]

@@ -13,6 +13,7 @@ THROUGH = {
     "converters/sources.py": "tests/converters/test_files.py",
     "jaxvid/base/interrupts.py": "tests/test_faults.py",
     "jaxvid/base/secrets.py": "tests/base/test_text.py",
+    "jaxvid/bench": "tests/bench/test_measure.py",
     "jaxvid/checkpoint": "tests/checkpoint/test_checkpoint.py",
     "jaxvid/config": "tests/config/test_config.py",
     "jaxvid/data/batches.py": "tests/data/test_pipeline.py",

@@ -161,15 +161,13 @@ def _take(function: Any, arguments: tuple[Any, ...], topology: Topology) -> tupl
         return _refused(said, arguments, time.monotonic() - begun), picked
     seconds = time.monotonic() - begun
     memory: Any = compiled.memory_analysis()
-    given = memory.argument_size_in_bytes
-    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    needed = given + memory.temp_size_in_bytes + new + memory.generated_code_size_in_bytes
+    needed = programs.needed_bytes(compiled)
     program = programs.Program(compiled.as_text() or "")
     return (
         Taken(
             fits=topology.memory is None or needed <= topology.memory,
             error="",
-            argument_bytes=given,
+            argument_bytes=memory.argument_size_in_bytes,
             temporary_bytes=memory.temp_size_in_bytes,
             needed_bytes=needed,
             bytes=program.traffic(programs.counted_bytes(compiled)),

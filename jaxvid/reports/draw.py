@@ -1,7 +1,8 @@
 """Pictures of results. matplotlib and Pillow are imported only when one is drawn."""
 
+import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -195,6 +196,42 @@ def bars(
     axes.invert_yaxis()
     axes.set_xlim(min(0.0, *values), 1.2)
     axes.set_title(shown(title), fontsize=11, loc="left", **_VERBATIM)
+    with whole.file(path) as file:
+        figure.savefig(file, dpi=_DPI, format="png")
+
+
+_MOVIE_SIDE, _HEAT = 320, 0.6
+
+
+def ranges(
+    groups: Mapping[str, Sequence[tuple[str, float, float, float]]], path: pathlib.Path, title: str
+) -> None:
+    """Draws values by name, each with the lowest and the highest, as bars to a PNG.
+
+    `groups` are {heading: [(name, value, lowest, highest)]}, below one another and each from 0.
+    """
+    from matplotlib.figure import Figure
+
+    counts = [len(rows) for rows in groups.values()]
+    height = 1.0 + sum(0.7 + 0.32 * count for count in counts)
+    figure = Figure(figsize=(9, min(height, 60.0)), layout="constrained")
+    plots = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[n + 1 for n in counts])
+    font = _font(13)
+    for axes, (heading, rows), color in zip(
+        plots[:, 0], groups.items(), itertools.cycle(_COLORS), strict=False
+    ):
+        names, values, lowest, highest = zip(*rows, strict=True)
+        middle = np.array(values)
+        reach = np.stack([middle - lowest, np.array(highest) - middle])
+        places = np.arange(len(rows))
+        axes.barh(places, middle, xerr=np.maximum(reach, 0), color=color, ecolor=_INK, capsize=3)
+        axes.set_yticks(places, [_fitted(name, 320, font) for name in names], **_VERBATIM)
+        axes.invert_yaxis()
+        axes.set_xlim(0)
+        axes.set_title(heading, fontsize=10, loc="left", **_VERBATIM)
+        for place, value, most in zip(places, values, highest, strict=True):
+            axes.text(most, place, f"  {value:.3g}", va="center", fontsize=8)
+    figure.suptitle(shown(title), fontsize=11, **_VERBATIM)
     with whole.file(path) as file:
         figure.savefig(file, dpi=_DPI, format="png")
 

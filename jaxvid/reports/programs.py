@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -277,6 +277,14 @@ def summed(collectives: list[Collective]) -> dict[str, dict[str, int]]:
         of_kind["count"] += each.times
         of_kind["bytes"] += each.bytes
     return total
+
+
+def needed_bytes(compiled: jax.stages.Compiled) -> int:
+    """Memory of a device that a program needs: arguments, temporaries, code, and new results."""
+    memory: Any = compiled.memory_analysis()
+    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return held + new + memory.generated_code_size_in_bytes
 
 
 def counted_bytes(compiled: jax.stages.Compiled) -> float | None:
