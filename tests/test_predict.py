@@ -375,6 +375,16 @@ def test_arrays_that_are_no_video_are_refused(predictor, frames):
 # ---- the command
 
 
+@pytest.mark.parametrize("views", ["protocol", "one"])
+def test_what_is_compiled_ahead_answers_the_same(trained, videos, views, monkeypatch):
+    usual = predict.Predictor(trained, views=views)
+    ahead = predict.Predictor(trained, views=views, ahead=True)
+    expected = usual.scores(videos / CLIPS[0])
+    monkeypatch.setattr(ahead, "_score", None)  # Nothing is compiled again.
+    np.testing.assert_array_equal(ahead.scores(videos / CLIPS[0]), expected)
+    np.testing.assert_array_equal(ahead.scores(videos / CLIPS[1]), usual.scores(videos / CLIPS[1]))
+
+
 @pytest.fixture
 def mixed(videos, tmp_path):
     """A folder of good and bad videos and other files."""

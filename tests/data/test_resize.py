@@ -40,7 +40,12 @@ def test_views_in_numpy_are_those_of_the_pipeline(crops, size, sampling):
 def test_what_predicts_does_not_load_tensorflow():
     code = """
 import sys
+import numpy as np
 from jaxvid.inference import predictor
+from jaxvid.data import pipeline
+from jaxvid.rows import Protocol, Sampling
+frames = np.zeros((2, 40, 50, 3), np.uint8)
+pipeline.make_views(frames, np.array([[0, 1]]), Protocol(Sampling(), 36, "three", 32))
 assert "jax" in sys.modules and "tensorflow" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
