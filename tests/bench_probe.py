@@ -24,7 +24,7 @@ import numpy as np
 from tests.bench_gestures import cpu_seconds, get_config, write_lists
 
 ASKED = {
-    "features": "stage5",
+    "features": "",
     "views": "one",
     "choose": "0.2",
     "seeds": 3,
