@@ -200,9 +200,6 @@ def bars(
         figure.savefig(file, dpi=_DPI, format="png")
 
 
-_MOVIE_SIDE, _HEAT = 320, 0.6
-
-
 def ranges(
     groups: Mapping[str, Sequence[tuple[str, float, float, float]]], path: pathlib.Path, title: str
 ) -> None:
