@@ -1,6 +1,6 @@
 """How long it takes to the first answer and to the first step, beside an older state. Not a test.
 
-    python -m tests.bench_first --before=DIR [--model=NAME] [--rounds=3]
+    python -m tests.bench_first --before=DIR [--first answer step] [--rounds=3]
 
 DIR is another checkout of this repository, as `git worktree add DIR COMMIT` makes. Both take turns,
 each with nothing compiled (cold) and then with what it kept (warm): `python -m jaxvid.predict` for
@@ -9,6 +9,7 @@ a video of 10 seconds with random weights of NAME, one view of it, to the end of
 """
 
 import argparse
+import itertools
 import os
 import pathlib
 import statistics
@@ -19,6 +20,7 @@ import time
 
 from jaxvid.base.progress import Progress
 from jaxvid.base.text import say
+from jaxvid.bench.measure import write_video
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -65,36 +67,34 @@ def main() -> None:
     parser.add_argument("--before", type=pathlib.Path, required=True, help="the older checkout")
     parser.add_argument("--model", default="tsm_r50_1x1x8_k400", help="the row that predicts")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
+    parser.add_argument("--first", nargs="+", default=["answer", "step"], help="which of the two")
     args = parser.parse_args()
     trees = {"before": args.before.absolute(), "now": ROOT}
     times: dict[tuple[str, str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
-        from jaxvid.bench.measure import write_video
-
         write_checkpoint(args.model, work / "weights")
         predict = ["jaxvid.predict", f"--checkpoint={work / 'weights'}", "--views=one", "--json"]
         predict.append(f"--video={write_video(work)}")
         train = ["jaxvid.main", "--config=configs/tsm_r50.py:runlocal"]
         train += ["--config.train.log_steps=1", "--config.train.batch_size=4"]
-        progress = Progress(args.rounds * 8, "bench", "commands")
-        for turn in range(args.rounds):
-            for name, tree in trees.items():
-                for state in ("cold", "warm"):
-                    cache = work / f"{name}{turn}"
-                    first = times.setdefault(("answer", state, name), [])
-                    first.append(seconds_of(tree, cache, predict))
-                    progress.update()
-                    place = f"--workdir={work / f'{name}{turn}{state}'}"
-                    first = times.setdefault(("step", state, name), [])
-                    first.append(seconds_of(tree, cache, [*train, place], "step 1/"))
-                    progress.update()
+        commands = {"answer": (predict, ""), "step": (train, "step 1/")}
+        turns = itertools.product(range(args.rounds), args.first, trees, ("cold", "warm"))
+        progress = Progress(args.rounds * len(args.first) * 4, "bench", "commands")
+        for turn, what, name, state in turns:
+            words, until = commands[what]
+            if what == "step":
+                words = [*words, f"--workdir={work / f'{name}{turn}{state}'}"]
+            cache = work / f"{what}{name}{turn}"
+            seconds = seconds_of(trees[name], cache, words, until)
+            times.setdefault((what, state, name), []).append(seconds)
+            progress.update(note=f"{what} {state} {name} {seconds:.1f} s")
         progress.close()
     say(
         "| to the first | compiled programs | before | now | ratio |",
         "| --- | --- | --- | --- | --- |",
     )
-    for what in ("answer", "step"):
+    for what in args.first:
         for state in ("cold", "warm"):
             before, now = (times[what, state, name] for name in trees)
             ratios = [b / a for a, b in zip(before, now, strict=True)]
