@@ -86,4 +86,4 @@ def draw(found: Sequence[Measured], path: pathlib.Path) -> None:
         row = (name, measured.rate, lowest, highest)
         groups.setdefault(measured.part, []).append(row)
     machine = found[0].machine
-    drawing.bars(groups, path, f"clips a second on {machine.device}")
+    drawing.ranges(groups, path, f"clips a second on {machine.device}")

@@ -92,7 +92,7 @@ class Head(nn.Module):
     def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Maps tokens [B, L, C] to logits [B, classes] and the normalised find [B, C]."""
         query = self.param("query", dense_init, (1, tokens.shape[-1]), jnp.float32)
-        queries = jnp.broadcast_to(query.astype(tokens.dtype), (len(tokens), *query.shape))
+        queries = jnp.broadcast_to(query.astype(tokens.dtype), (tokens.shape[0], *query.shape))
         pool = Attention(self.heads, learnt_scale=True, dtype=self.dtype, name="attn")
         x = layer_norm("norm", self.dtype)(pool(queries, tokens)[:, 0])
         dense = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=dense_init, name="linear")

@@ -93,7 +93,8 @@ def load(config: Config, name: str, random: bool) -> Encoder:
         variables = jax.jit(network.init)(jax.random.key(config.seed), clip)
     else:
         variables = _without_classifier(config.init, network, clip, config.test.weights)
-        predictor.check_variables(network, variables, shape, config.init)
+        expected = predictor.expected_variables(network, shape, config.init)
+        predictor.check_variables(expected, variables, config.init)
     _, out = jax.eval_shape(lambda v, x: network.apply(v, x, train=False), variables, clip)
     return Encoder(config, network, jax.device_put(variables), name or _usual(out))
 

@@ -62,7 +62,7 @@ def teaching(config: Config, classes: Sequence[str]) -> Teaching:
 
     def read() -> Any:
         variables = checkpoint.load_finite(path)
-        predictor.check_variables(model, variables, shape, path)
+        predictor.check_variables(predictor.expected_variables(model, shape, path), variables, path)
         return variables
 
     prepare = normalizer(own.data, jnp.dtype(config.model.dtype))

@@ -33,7 +33,9 @@ def test_what_is_no_config_file_is_said(name, tmp_path, monkeypatch):
         loading.load(name)
     assert "\n" not in str(error.value)
     if "//" not in name:
-        assert "library's, configs/dualformer_tokens.py, configs/hiera_pretrain.py, " in str(error.value)
+        assert "library's, configs/dualformer_tokens.py, configs/hiera_pretrain.py, " in str(
+            error.value
+        )
 
 
 @pytest.mark.parametrize(
