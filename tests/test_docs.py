@@ -190,7 +190,10 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"python -m jaxvid\.plan ", ""),
     (r"python -m jaxvid\.bench ", "--small --repeats=1 --parts=forward,video"),
     (r"python -m jaxvid\.predict ", ""),
-    (r"python -m jaxvid\.probe ", "--epochs=1 --depth=1 --seeds=1 --config.test.batch_size=4"),
+    (
+        r"python -m jaxvid\.probe ",
+        "--epochs=1 --depth=1 --seeds=1 --lr=1e-3 --config.test.batch_size=4",
+    ),
     (r"python -m jaxvid\.fuse ", ""),
     (r"python -m jaxvid\.export ", ""),
     (r"python -m jaxvid\.zoo (list|show)", ""),

@@ -86,7 +86,8 @@ class VJEPA2(nn.Module):
             return x.reshape(batch, count * length, height, width, self.dim)
 
         out = {"stem": whole(grid)}
-        levels = self.encode(grid.reshape(clips.shape[0], -1, self.dim), (length, height, width), train)
+        flat = grid.reshape(clips.shape[0], -1, self.dim)
+        levels = self.encode(flat, (length, height, width), train)
         out |= {f"stage{i}": whole(level) for i, level in enumerate(levels, 1)}
         tokens = jnp.concatenate(levels, axis=1).reshape(batch, -1, self.dim)
         out["tokens"] = tokens
