@@ -4,7 +4,7 @@ Orbax lets processes meet in one folder, which has to be on a disk. In a store e
 what lies on its own devices, every piece of an array once: `process-<number>.bin` holds the bytes
 of its pieces one after the other, and `process-<number>.json` says by the array's name where each
 piece begins there, and where in the array it lies. Any number of processes puts the pieces together
-again, on any devices, and reads no more of the parts than it needs.
+again, on any devices, and reads those that it needs.
 """
 
 import functools
@@ -68,6 +68,10 @@ def _own(array: jax.Array | np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
 def _assembled(leaf: Any, pieces: list[tuple[Region, Path, int]]) -> Any:
     """An array as `leaf` says, of those of its pieces that this process needs."""
 
+    @functools.cache  # Several devices may each need a part of one.
+    def read_piece(file: Path, start: int, shape: tuple[int, ...]) -> np.ndarray:
+        return _piece(file, start, shape, leaf.dtype)
+
     @functools.cache
     def cut(region: Region) -> np.ndarray:
         out = np.empty(_shape(region), leaf.dtype)
@@ -75,7 +79,7 @@ def _assembled(leaf: Any, pieces: list[tuple[Region, Path, int]]) -> Any:
         for place, file, start in pieces:
             both = _overlap(region, place)
             if both is not None:
-                piece = _piece(file, start, _shape(place), leaf.dtype)
+                piece = read_piece(file, start, _shape(place))
                 out[_within(both, region)] = piece[_within(both, place)]
                 filled += math.prod(_shape(both))
         if filled != out.size:

@@ -91,7 +91,7 @@ class Checkpoints:
             self._remove_old()
 
         self._under_way = self._thread.submit(end)
-        if jax.process_count() > 1:  # What one of them cannot write ends all of them here.
+        if peers.count() > 1:  # What one of them cannot write ends all of them here.
             self.wait()
 
     def measure(self, step: int, metric: float) -> None:

@@ -54,6 +54,23 @@ def joined(
     return list(lie(y, None, "batch", *["any"] * (y.ndim - 3), "model"))
 
 
+def from_heads(heads: int) -> Callable[..., jax.Array]:
+    """The product of what `heads` found, [..., C], and a kernel [C, D], for `nn.Dense`.
+
+    Over a mesh that splits the heads each device multiplies what its own found, and the products
+    are added up. Left alone, all that they found would come together where nothing learns the
+    kernel, as in a frozen trunk.
+    """
+    if not splits_heads(heads):
+        return jax.lax.dot_general
+
+    def product(y: jax.Array, kernel: jax.Array, *args: Any, **how: Any) -> jax.Array:
+        kernel = lie(kernel, "model", *[None] * (kernel.ndim - 1))
+        return jax.lax.dot_general(y, kernel, *args, **how)
+
+    return product
+
+
 def behind(
     activation: Callable[[jax.Array], jax.Array], layer: nn.Module, x: jax.Array
 ) -> jax.Array:

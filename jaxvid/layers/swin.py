@@ -29,7 +29,7 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
-from jaxvid.layers.linear import Joined
+from jaxvid.layers.linear import Joined, from_heads
 from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import Mlp, apply_blocks, dense_init, layer_norm
 from jaxvid.layers.window import (
@@ -87,7 +87,8 @@ class WindowAttention(nn.Module):
         mask_M1LL = shift_mask(padded, window, shift)[:, None] if rolled else None
         bias_NLL = window_bias(table_RN, self.window, tokens)
         y_MLND = attend(q_MLND, k_MLND, v_MLND, bias=bias_NLL[None], mask=mask_M1LL)
-        y_MLC = dense(channels, name="proj")(y_MLND.reshape(count, tokens, channels))
+        project = dense(channels, dot_general=from_heads(self.heads), name="proj")
+        y_MLC = project(y_MLND.reshape(count, tokens, channels))
         y_BTHWC = join(y_MLC, window, padded)
         if rolled:
             y_BTHWC = jnp.roll(y_BTHWC, shift, (1, 2, 3))

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxvid.layers.attention import attend
 from jaxvid.layers.drop import DropPath
-from jaxvid.layers.linear import Joined, behind
+from jaxvid.layers.linear import Joined, behind, from_heads
 from jaxvid.layers.norm import LayerNorm
 from jaxvid.layers.shortcut import add
 
@@ -76,7 +76,10 @@ class SelfAttention(nn.Module):
             q_BLND, k_BLND = self.rotate(q_BLND), self.rotate(k_BLND)
         y_BLND = attend(q_BLND, k_BLND, v_BLND)
         init = self.last_init or self.kernel_init
-        dense = nn.Dense(width, dtype=self.dtype, kernel_init=init, name="proj")
+        product = from_heads(self.heads)
+        dense = nn.Dense(
+            width, dtype=self.dtype, kernel_init=init, dot_general=product, name="proj"
+        )
         return dense(y_BLND.reshape(batch, length, width))
 
 

@@ -21,7 +21,7 @@ from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
 from jaxvid.layers.heads import MeanHead
-from jaxvid.layers.linear import Joined
+from jaxvid.layers.linear import Joined, from_heads
 from jaxvid.layers.norm import BatchNorm
 from jaxvid.layers.shortcut import add
 from jaxvid.layers.spread import lie_hidden
@@ -40,9 +40,9 @@ normal_init = nn.initializers.normal(0.02)
 conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def dense(features: int, dtype: Any, name: str) -> nn.Dense:
+def dense(features: int, dtype: Any, name: str, **how: Any) -> nn.Dense:
     """A linear layer with this family's initialisation."""
-    return nn.Dense(features, dtype=dtype, kernel_init=normal_init, name=name)
+    return nn.Dense(features, dtype=dtype, kernel_init=normal_init, name=name, **how)
 
 
 def patches(features: int, size: Triple, dtype: Any, name: str, groups: int = 1) -> Conv:
@@ -83,7 +83,8 @@ class LocalAttention(nn.Module):
         mask = None if padded == tuple(size) else _real_keys(x, fitted)
         y = attend(q, k, v, mask=mask)
         y = window.join(y.reshape(*tokens, width), fitted, padded)
-        return dense(width, self.dtype, "proj")(y[:, : size[0], : size[1], : size[2]])
+        project = dense(width, self.dtype, "proj", dot_general=from_heads(self.heads))
+        return project(y[:, : size[0], : size[1], : size[2]])
 
 
 def _real_keys(x: jax.Array, fitted: Triple) -> jax.Array:
@@ -125,7 +126,8 @@ class GlobalAttention(nn.Module):
         joined = Joined(width, 2, self.heads, kernel_init=normal_init, dtype=self.dtype, name="kv")
         k, v = joined(contexts)
         y = attend(q.reshape(split), k.reshape(split), v.reshape(split))
-        return dense(width, self.dtype, "proj")(y.reshape(x.shape))
+        project = dense(width, self.dtype, "proj", dot_general=from_heads(self.heads))
+        return project(y.reshape(x.shape))
 
 
 class Block(nn.Module):

@@ -40,7 +40,7 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
-from jaxvid.layers.linear import Joined
+from jaxvid.layers.linear import Joined, from_heads
 from jaxvid.layers.norm import LayerNorm
 from jaxvid.layers.position import resize_clip
 from jaxvid.layers.shortcut import add
@@ -147,7 +147,8 @@ class Attention(nn.Module):
             y_BWUC = y_BUWC.swapaxes(1, 2)
         else:
             y_BWUC = y.reshape(batch, -1, units, self.dim)
-        return nn.Dense(self.dim, name="proj", **inits)(y_BWUC)
+        product = from_heads(self.heads)
+        return nn.Dense(self.dim, dot_general=product, name="proj", **inits)(y_BWUC)
 
 
 class Block(nn.Module):
@@ -495,17 +496,10 @@ PRETRAINING_VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _blocks(key: str, path: str) -> list[names.Rule]:
-    return [
-        *names.layer_norm(f"{key}.{{n:norm1|norm2}}", f"{path}/{{n}}"),
-        *names.dense(f"{key}.{{m:attn|mlp}}.{{n:qkv|proj|fc1|fc2}}", f"{path}/{{m}}/{{n}}"),
-    ]
-
-
 _ENCODER = [
     ("{n:pos_embed_spatial|pos_embed_temporal}", "params/{n}", "same"),
     *names.conv("patch_embed.proj", "patch_embed", "conv3d", bias=True),
-    *_blocks("blocks.{i}", "block{i}"),
+    *names.vit_block("blocks.{i}", "block{i}"),
     *names.dense("blocks.{i}.proj", "block{i}/proj"),
 ]
 _FINE_TUNED = [
@@ -520,7 +514,7 @@ _PRETRAINED = [
     *names.dense("decoder_embed", "decoder/embed"),
     ("mask_token", "params/decoder/mask_token", "same"),
     ("decoder_pos_embed", "params/decoder/pos_embed", "same"),
-    *_blocks("decoder_blocks.{i}", "decoder/block{i}"),
+    *names.vit_block("decoder_blocks.{i}", "decoder/block{i}"),
     *names.layer_norm("decoder_norm", "decoder/norm"),
     *names.dense("decoder_pred", "decoder/head"),
 ]

@@ -21,7 +21,7 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
-from jaxvid.layers.linear import Joined
+from jaxvid.layers.linear import Joined, from_heads
 from jaxvid.layers.position import resize_clip
 from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import Mlp, apply_blocks, dense_init, layer_norm, torch_init
@@ -49,7 +49,8 @@ class Attention(nn.Module):
         k = rms_norm("k_norm", self.dtype)(k)
         q, k, v = (part.reshape(*x.shape[:2], self.heads, -1) for part in (q, k, v))
         y = attend(q, k, v).reshape(x.shape)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=dense_init, name="proj")(y)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=dense_init)
+        return dense(width, dot_general=from_heads(self.heads), name="proj")(y)
 
 
 class Block(nn.Module):

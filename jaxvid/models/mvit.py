@@ -22,7 +22,7 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv, conv
 from jaxvid.layers.drop import DropPath
-from jaxvid.layers.linear import Joined, behind
+from jaxvid.layers.linear import Joined, behind, from_heads
 from jaxvid.layers.norm import LayerNorm
 from jaxvid.layers.pool import max_pool
 from jaxvid.layers.position import axis_one_hots, relative_embeddings
@@ -49,9 +49,11 @@ normal_init = nn.initializers.normal(0.02)
 bias_init = nn.initializers.constant(0.02)
 
 
-def dense(features: int, dtype: Any, name: str) -> nn.Dense:
+def dense(features: int, dtype: Any, name: str, **how: Any) -> nn.Dense:
     """A linear layer with this family's initialisation."""
-    return nn.Dense(features, dtype=dtype, kernel_init=normal_init, bias_init=bias_init, name=name)
+    return nn.Dense(
+        features, dtype=dtype, kernel_init=normal_init, bias_init=bias_init, name=name, **how
+    )
 
 
 def layer_norm(dtype: Any, name: str) -> LayerNorm:
@@ -182,7 +184,7 @@ class Attention(nn.Module):
         y = attend(q, k, v, positions=positions)
         y, q = (each.reshape(batch, -1, self.dim) for each in (y, q))
         y = jnp.concatenate([y[:, :1], y[:, 1:] + q[:, 1:]], axis=1)
-        return dense(self.dim, self.dtype, "proj")(y)
+        return dense(self.dim, self.dtype, "proj", dot_general=from_heads(self.heads))(y)
 
 
 class BlockPlan(NamedTuple):

@@ -215,9 +215,7 @@ NAMES = [
     *names.conv(f"{_LOCAL}.attn", f"{_OURS}/attn/affinity", "conv3d", bias=True),
     *names.conv(f"{_LOCAL}.conv2", f"{_OURS}/attn/proj", "conv3d", bias=True),
     *names.conv(f"{_LOCAL}.mlp.{{n:fc1|fc2}}", f"{_OURS}/{{n}}", "conv3d", bias=True),
-    *names.layer_norm(f"{_GLOBAL}.{{n:norm1|norm2}}", f"{_OURS}/vit/{{n}}"),
-    *names.dense(f"{_GLOBAL}.attn.{{n:qkv|proj}}", f"{_OURS}/vit/attn/{{n}}"),
-    *names.dense(f"{_GLOBAL}.mlp.{{n:fc1|fc2}}", f"{_OURS}/vit/mlp/{{n}}"),
+    *names.vit_block(_GLOBAL, f"{_OURS}/vit"),
     *names.batch_norm("backbone.norm", "norm"),
     *names.dense("cls_head.fc_cls", "head/fc"),
 ]

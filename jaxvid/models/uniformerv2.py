@@ -21,7 +21,7 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
-from jaxvid.layers.linear import joined
+from jaxvid.layers.linear import from_heads, joined
 from jaxvid.layers.position import resize_grid
 from jaxvid.layers.vit import Block, apply_blocks, dense_init, layer_norm
 from jaxvid.rows import CLASS_COUNTS, OPENMMLAB_V1, Protocol, Recipe, Row, Sampling
@@ -71,7 +71,11 @@ class CrossAttention(nn.Module):
             for part in CrossProjection(self.heads, self.dtype, name="qkv")(x, context)
         )
         y = attend(q, k, v).reshape(x.shape)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=zeros, name="proj")(y)
+        product = from_heads(self.heads)
+        dense = nn.Dense(
+            width, dtype=self.dtype, kernel_init=zeros, dot_general=product, name="proj"
+        )
+        return dense(y)
 
 
 class GlobalBlock(nn.Module):

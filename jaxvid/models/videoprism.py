@@ -22,6 +22,7 @@ from jaxvid.base.errors import JaxvidError
 from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.drop import DropPath
+from jaxvid.layers.linear import from_heads
 from jaxvid.layers.norm import LayerNorm
 from jaxvid.layers.position import resize_smoothly
 from jaxvid.layers.shortcut import add
@@ -59,7 +60,8 @@ class Attention(nn.Module):
             # So that zeros scale by 1 / sqrt(depth).
             q = q * (nn.softplus(scale) / math.log(2)).astype(q.dtype)
         y = attend(q, k, v, cap=None if self.learnt_scale else CAP)
-        return dense(width, axis=(-2, -1), name="proj")(y)
+        product = from_heads(self.heads)
+        return dense(width, axis=(-2, -1), dot_general=product, name="proj")(y)
 
 
 class Block(nn.Module):

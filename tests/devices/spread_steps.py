@@ -4,7 +4,8 @@ For `test_spread.py`, in a process of its own: the number of devices cannot be c
 
     python -m tests.devices.spread_steps cpu:8 data:2,fsdp:2,model:2 tsm_test videomae_test
 
-Words such as `reduce_dtype=float32` change fields of `config.train`.
+Words such as `reduce_dtype=float32` change fields of `config.train`; `freeze=trunk` lets only the
+head learn.
 """
 
 import json
@@ -31,8 +32,10 @@ spread.SMALL = 16
 TOKEN = 4 * 16
 
 
-def make_plan(variant, topology, axes, **changes):
+def make_plan(variant, topology, axes, freeze="", **changes):
     made = config.from_row(variant, runlocal=True)
+    if freeze:
+        made.optim.freeze = (freeze,)
     if topology.platform != "cpu":
         made.model.dtype = "bfloat16"
     size = 16 if made.data.repeats == 1 else 8 * made.data.repeats

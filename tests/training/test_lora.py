@@ -14,7 +14,7 @@ import converters.__main__ as convert
 from jaxvid import checkpoint, config, zoo
 from jaxvid.base.errors import JaxvidError
 from jaxvid.config import fields
-from jaxvid.data import build, toy
+from jaxvid.data import toy
 from jaxvid.devices import placement
 from jaxvid.inference import evaluate
 from jaxvid.inference.predictor import Predictor
@@ -36,16 +36,6 @@ TRUNKS = (
     "dualformer",
     "videomae_pretrain",
 )
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    """Records of 32 toy clips to train on and 8 to test on."""
-    folder = tmp_path_factory.mktemp("mini")
-    toy.make(folder, toy.Settings(train=4, test=1, height=48, width=48, frames=(8, 10)))
-    for split in ("train", "test"):
-        build.build(folder / "videos", folder / f"{split}.csv", folder, workers=1)
-    return folder
 
 
 def make_config(records, **arguments):
