@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxvid import zoo
+from tests.documents import ROOT, blocks, file_of
 from tests.golden import weights
-from tests.test_docs import ROOT, blocks, file_of
 
 PAGE = ROOT / "docs" / "add-a-family.md"
 MODULE, GOLDEN = "jaxvid/models/diffnet.py", "tests/golden/diffnet.npz"

@@ -7,7 +7,7 @@ import re
 import nbformat
 import pytest
 
-from tests import notebooks, test_docs
+from tests import documents, notebooks
 
 PATHS = sorted(notebooks.FOLDER.glob("*.ipynb"))
 MOST_BYTES = 400_000
@@ -103,20 +103,20 @@ def test_the_first_cell_installs_only_where_nothing_is_installed(written):
 
 
 def test_the_readme_leads_to_a_notebook(path):
-    leads = test_docs.links(test_docs.README.read_text("utf-8"))
+    leads = documents.links(documents.README.read_text("utf-8"))
     assert str(path.relative_to(notebooks.ROOT)) in leads
 
 
 def test_links_of_a_notebook_lead_somewhere(path, written):
-    targets = test_docs.links(prose(written))
+    targets = documents.links(prose(written))
     assert targets
     assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
 def test_commands_of_a_notebook_are_known(written):
     said = re.findall(r"```sh\n(.*?)```", prose(written), re.S)
-    for command in (command for block in said for command in test_docs.commands(block)):
-        test_docs.what_becomes_of(command)
+    for command in (command for block in said for command in documents.commands(block)):
+        documents.what_becomes_of(command)
 
 
 def test_a_cell_that_fails_is_named(tmp_path):

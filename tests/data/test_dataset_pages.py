@@ -10,7 +10,7 @@ import pytest
 from jaxvid.data.prepare import catalogue, web
 from jaxvid.data.prepare.command import main
 from tests.data.miniatures import MINIATURES, SPORTS
-from tests.test_docs import DATASET_PAGES, ROOT, blocks, commands, title
+from tests.documents import DATASET_PAGES, ROOT, blocks, commands, title
 
 COMMAND = "python -m jaxvid.data.prepare "
 
