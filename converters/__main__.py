@@ -23,6 +23,8 @@ examples:
   python -m converters --model=slowonly_r50_8x8_k400 --checkpoint=resnet50.pth --image-weights \\
       --out=weights/imagenet
   python -m converters --model=slowonly_r50_8x8_k710 --classes-to=k400 --out=weights/slowonly
+  python -m converters --model=vjepa2_vitl_16x4_sthv2 --checkpoint=vitl.pt \\
+      --head=ssv2-vitl-16x2x3.pt --out=weights/vjepa2
   python -m converters --all=checkpoints --out=weights
   python -m converters --to=torch --checkpoint=weights/tsm --out=tsm.pth
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     args = _parser().parse_args(argv)
     paths.arguments(args, "all", "classes")
-    paths.arguments(args, "checkpoint", "out", door=paths.anywhere)
+    paths.arguments(args, "checkpoint", "head", "out", door=paths.anywhere)
     from converters import commands  # JAX with it, which --help does without
 
     commands.run(args)
@@ -67,6 +69,20 @@ def _parser() -> argparse.ArgumentParser:
         "(default: the published one, downloaded); "
         "with --to=torch a converted checkpoint's folder or a training run's, which means its best "
         "checkpoint",
+    )
+    parser.add_argument(
+        "--head",
+        metavar="PATH",
+        help="the file of a probe, where --checkpoint is the encoder that it was trained on, as "
+        "those of V-JEPA 2 are published",
+    )
+    parser.add_argument(
+        "--classifier",
+        type=int,
+        metavar="N",
+        default=0,
+        help="which of the classifiers in --head to take, from 0 on (default: 0, which the "
+        "published figures are of)",
     )
     parser.add_argument(
         "--all",

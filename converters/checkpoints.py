@@ -11,12 +11,13 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from converters import aside, networks, spellings, stacks
+from converters import aside, joined, networks, spellings, stacks
 from converters.described import MAX_NAME
 from converters.mapped import fetched
 from converters.names import NameMap, in_order
 from converters.networks import Network
 from converters.report import STEP_COUNTER, Report
+from converters.shards import open_all
 from converters.sources import check_source, describe_source, open_source, read_source
 from jaxvid import zoo
 from jaxvid.base import finite
@@ -37,16 +38,27 @@ def convert(
     num_classes: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     ema: bool = False,
+    head: str | Path | None = None,
+    classifier: int = 0,
 ) -> dict[str, Any]:
     """Returns `{"params", "batch_stats"}` of model `name`, nested dicts of float32 numpy arrays.
 
     `source` is a file that `files.read` reads, with `ema` its averaged copy, or a dict of arrays by
     PyTorch's keys; `overrides` are fields of the model that differ from the row's. Without
     `num_classes` the classifier is as wide as the source's; of a trunk that was saved without one,
-    neither it nor a neck that is not there either is among the variables. Raises `JaxvidError`,
-    which lists keys and leaves that do not fit.
+    neither it nor a neck that is not there either is among the variables. `head` is the file of an
+    encoder's probe, number `classifier` from 0 on of those in it, where `source` is the encoder
+    alone. Raises `JaxvidError`, which lists keys and leaves that do not fit.
     """
-    return convert_and_tell(name, source, num_classes=num_classes, overrides=overrides, ema=ema)[0]
+    return convert_and_tell(
+        name,
+        source,
+        num_classes=num_classes,
+        overrides=overrides,
+        ema=ema,
+        head=head,
+        classifier=classifier,
+    )[0]
 
 
 def convert_and_tell(
@@ -57,6 +69,8 @@ def convert_and_tell(
     classes: list[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     ema: bool = False,
+    head: str | Path | None = None,
+    classifier: int = 0,
 ) -> tuple[dict, dict, Report]:
     """Converts as `convert` does; returns (variables, meta for `checkpoint.save`, report).
 
@@ -65,22 +79,33 @@ def convert_and_tell(
     """
     row = zoo.starting_row(name)
     opened = open_source(source)
+    probe = None if head is None else open_all(head)
     where = "the source" if isinstance(opened, Mapping) else opened.path
     tensors, remarks = read_source(opened, ema)
     tensors = stacks.apart(tensors)
+    apart: dict[str, np.ndarray] = {}
+    if probe is not None:
+        joined.check_probed(row)
+        apart, more = joined.read_probe(probe, classifier)
+        remarks += more
     with ThreadPoolExecutor(2) as threads:
         # The sum over all of a file leaves Python free to trace beside it, and then to copy.
-        checked = threads.submit(check_source, opened)
+        checked = [threads.submit(check_source, part) for part in (opened, probe) if part]
         try:
+            if probe is not None:
+                tensors, more = joined.join(row, tensors, apart, where, probe.path)
+                remarks, where = remarks + more, f"{where} with {probe.path}"
             variables, meta, report = _convert(
                 name, row, tensors, num_classes, classes, dict(overrides or {}), where, threads
             )
         except JaxvidError:
-            checked.result()  # A file that is damaged is why it does not fit.
+            for check in checked:
+                check.result()  # A file that is damaged is why it does not fit.
             raise
-        remarks = [*checked.result(), *remarks, *report.remarks]
+        remarks = [*(r for check in checked for r in check.result()), *remarks, *report.remarks]
     report = dataclasses.replace(report, remarks=remarks)
-    return variables, meta | {"source": describe_source(opened), "report": report.lines()}, report
+    meta |= {"source": describe_source(opened), "report": report.lines()}
+    return variables, meta | ({} if probe is None else {"head": describe_source(probe)}), report
 
 
 def _convert(

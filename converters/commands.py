@@ -15,11 +15,16 @@ def run(args: argparse.Namespace) -> None:
     if args.all is not None:
         _all(args)
         return
-    if args.checkpoint is None and (args.to == "torch" or args.image_weights):
-        raise JaxvidError("--checkpoint is missing: give the folder or file to convert")
+    if args.head is None and args.classifier:
+        raise JaxvidError("--classifier chooses within --head: give that, or leave it out")
+    if args.checkpoint is None and (args.to == "torch" or args.image_weights or args.head):
+        beside = ", beside which --head stands" if args.head else ""
+        raise JaxvidError(f"--checkpoint is missing: give the folder or file to convert{beside}")
     if args.checkpoint is not None:
         _refuse(args, ("mirror",), "--checkpoint, as nothing is downloaded then")
         paths.readable(args.checkpoint, "--checkpoint")
+    if args.head is not None:
+        paths.readable(args.head, "--head")
     if args.to == "torch":
         torch_write.check_free(args.out, overwrite=args.overwrite)
     else:
@@ -37,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 def _all(args: argparse.Namespace) -> None:
     where = "--all"
     _refuse(args, ("checkpoint", "mirror", "classes", "deploy", "image_weights"), where)
-    _refuse(args, ("classes_to", "classes_from"), where)
+    _refuse(args, ("classes_to", "classes_from", "head"), where)
     if args.to != "jaxvid":
         raise JaxvidError("--to=torch takes one --checkpoint: leave --all out")
     paths.writable(args.out, "--out")
@@ -51,7 +56,12 @@ def _to_jaxvid(args: argparse.Namespace) -> None:
         args.checkpoint = _published(args.model, args.mirror)
     classes = _read_classes(args.classes) if args.classes else None
     variables, meta, report = checkpoints.convert_and_tell(
-        args.model, args.checkpoint, classes=classes, ema=args.ema
+        args.model,
+        args.checkpoint,
+        classes=classes,
+        ema=args.ema,
+        head=args.head,
+        classifier=args.classifier,
     )
     text.say(*report.lines())
     _save(args, variables, meta)
@@ -73,7 +83,7 @@ def _published(name: str, mirror: str | None) -> Path:
 
 
 def _from_images(args: argparse.Namespace) -> None:
-    _refuse(args, ("classes", "classes_to", "classes_from", "deploy"), "--image-weights")
+    _refuse(args, ("classes", "classes_to", "classes_from", "deploy", "head"), "--image-weights")
     if args.model is None:
         raise JaxvidError("--model is missing: `python -m jaxvid.zoo list` shows the names")
     variables, meta, lines = images.inflate_and_tell(args.model, args.checkpoint, ema=args.ema)
@@ -87,7 +97,7 @@ def _from_ours(args: argparse.Namespace) -> None:
             f"{args.checkpoint} is a folder: give a file to convert, or say what to make of a "
             "converted or trained checkpoint (--deploy, --classes-to=DATASET, --to=torch)"
         )
-    _refuse(args, ("model", "classes", "ema"), "a converted or trained checkpoint")
+    _refuse(args, ("model", "classes", "ema", "head"), "a converted or trained checkpoint")
     _save(args, checkpoint.load_finite(args.checkpoint), checkpoint.load_meta(args.checkpoint))
 
 
@@ -121,7 +131,7 @@ def _save(args: argparse.Namespace, variables: dict, meta: dict) -> None:
 
 
 def _to_torch(args: argparse.Namespace) -> None:
-    _refuse(args, ("classes", "classes_to", "ema", "deploy", "image_weights"), "--to=torch")
+    _refuse(args, ("classes", "classes_to", "ema", "deploy", "image_weights", "head"), "--to=torch")
     meta = checkpoint.load_meta(args.checkpoint)
     name = meta.get("row") or args.model
     if name is None:

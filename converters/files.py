@@ -1,6 +1,7 @@
 """Reads the weights of any checkpoint file: which format it is, and which part of it to take."""
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,29 @@ def read_and_tell(
     if not found:
         raise JaxvidError(f"{place} holds no tensors: it is not a checkpoint of a network")
     return _tensors(file, place, found), first + remarks
+
+
+def read_list(
+    file: Mapped | Sharded, name: str
+) -> list[Callable[[], dict[str, np.ndarray]]] | None:
+    """Returns what reads each entry of the list `name` of a file, or None where it has no such.
+
+    The entries should be dicts of tensors, and what they hold is read as by `read_and_tell`.
+    """
+    if isinstance(file, Sharded):
+        return None
+    content = _content(file)
+    held = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(held, list):
+        return None
+
+    def read_entry(file: Mapped, number: int) -> dict[str, np.ndarray]:
+        place = f"'{name}.{number}' of {file.path}"
+        if not isinstance(held[number], dict) or not held[number]:
+            raise JaxvidError(f"{place} is {name_of(held[number])}, not a dict of tensors")
+        return _tensors(file, place, held[number])
+
+    return [functools.partial(read_entry, file, number) for number in range(len(held))]
 
 
 def _read_shards(source: Sharded, ema: bool) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -239,6 +239,11 @@ def _without_tensors(
             f"{path} holds {_held(content)}; of these {held} hold tensors: save the network's by "
             "themselves, as 'state_dict'"
         )
+    if isinstance(content.get("classifiers"), list):
+        raise JaxvidError(
+            f"{path} holds probes ('classifiers') and no encoder: give it as --head, and the file "
+            "of the encoder as --checkpoint"
+        )
     named = [name for name in STATE_DICTS if name in content]
     objects = [name for name in named if isinstance(content[name], Unread)]
     if objects:

@@ -42,8 +42,8 @@ BESIDE = {
     "a queue of features": r"(.+\.)?queue(_ptr)?",
     "a wrapper": r"(.+\.)?_extra_state",
 }
-# What trunks saved without their recognizer do not have before their keys, and TEA's files do.
-_ADDED = ("backbone.", "encoder.", "module.")
+# What parts saved without their network do not have before their keys, and TEA's files do.
+_ADDED = ("backbone.", "encoder.", "classifier.", "module.")
 _MAX_PREFIX = 4
 _PART = re.compile(r"(.+)\[(\d)/([1-9])\]")
 _BLOCK = r"layer(\d)\.(\d+)"
@@ -315,12 +315,14 @@ class Reading:
         if self.spelling:
             count = sum(known not in (None, key) for key, known in self.known.items())
             remarks.append(f"{count} keys are spelt as by {self.spelling}; so --to=torch does too")
+        return remarks + self.left()
+
+    def left(self) -> list[str]:
+        """Returns a sentence on the keys that are left out, if there are any."""
         left = [key for key, known in self.known.items() if known is None]
-        if left:
-            remarks.append(
-                f"{len(left)} keys are no part of a network, and left out: {left[0]}, ..."
-            )
-        return remarks
+        if not left:
+            return []
+        return [f"{len(left)} keys are no part of a network, and left out: {left[0]}, ..."]
 
     def refuse_strays(self) -> None:
         """Raises `JaxvidError` where keys lack what all others begin with."""

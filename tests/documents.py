@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import pathlib
+import pickle
 import re
 import runpy
 import shlex
@@ -60,6 +61,7 @@ SMALLER = [
     (r"(--config=configs/\w+\.py:)", r"\1runlocal,"),
     (r"(jaxvid\.plan --config=configs/\w+\.py) ", r"\1:runlocal "),
     (r"--model=tsm_r50_1x1x8_k400", "--model=tsm_test"),
+    (r"--model=vjepa2_vitl_16x4_sthv2", "--model=vjepa2_test"),
     (r"(create_model|convert)\(\"tsm_r50_1x1x8_k400\"", r'\1("tsm_test"'),
     (r"\b8, 224, 224, 3\b", "8, 64, 64, 3"),
     (r"--topology=\S+", "--topology=cpu:8"),
@@ -359,16 +361,26 @@ def run_page(document: pathlib.Path, workshop: Workshop) -> None:
 
 
 def write_published_weights(folder: pathlib.Path) -> None:
-    """Random weights of the tiny network, in place of those that the README downloads."""
+    """Random weights of tiny networks, in place of the published files that documents name."""
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
     from converters import checkpoints, torch_write
 
-    model = zoo.create_model("tsm_test", 400)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros([1, 8, 64, 64, 3]))
-    tensors = checkpoints.to_torch("tsm_test", variables)
-    torch_write.write(folder / PUBLISHED, tensors, {})
+    def tensors(name: str) -> dict:
+        init = jax.jit(zoo.create_model(name, 400).init)
+        variables = init(jax.random.key(0), jnp.zeros([1, 8, 64, 64, 3]))
+        return checkpoints.to_torch(name, variables)
+
+    torch_write.write(folder / PUBLISHED, tensors("tsm_test"), {})
+    joined = {key: np.array(tensor) for key, tensor in tensors("vjepa2_test").items()}
+    encoder, probe = (
+        {key.removeprefix(begin): joined[key] for key in joined if key.startswith(begin)}
+        for begin in ("encoder.", "classifier.")
+    )
+    (folder / "vitl.pt").write_bytes(pickle.dumps({"encoder": {}, "target_encoder": encoder}))
+    (folder / "ssv2-vitl-16x2x3.pt").write_bytes(pickle.dumps({"classifiers": [probe]}))
 
 
 def marked(marker: str) -> str:

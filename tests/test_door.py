@@ -54,7 +54,7 @@ COMMANDS = {
     "converters": (
         {"model", "mirror", "classes_to", "classes_from"},
         {"checkpoint": __file__, "out": "new", "model": "tsm_test"},
-        {"checkpoint": "", "out": "", "classes": "", "all": ""},
+        {"checkpoint": "", "head": "", "out": "", "classes": "", "all": ""},
     ),
 }
 PATHS = [(module, name) for module, (_, _, paths) in COMMANDS.items() for name in paths]
