@@ -141,11 +141,12 @@ def _content(file: Mapped) -> Any:
         if any(name.endswith(".npy") for name in members):
             return npz_file.read(file, members)
         raise JaxvidError(f"{file.path} is a zip file, but neither of torch.save nor of numpy")
+    # Before pickles, as the length of its description may begin with the byte that theirs do.
+    if safetensors_file.is_safetensors(head):
+        return safetensors_file.read(file)
     plain = head[:1] in (b"(", b"}", b"]", b"c") and bytes(file.read(file.size - 1, 1)) == b"."
     if plain or head[:1] == b"\x80":
         return torch_file.read_pickles(file)
-    if safetensors_file.is_safetensors(head):
-        return safetensors_file.read(file)
     if head[257:262] == b"ustar":
         raise JaxvidError(
             f"{file.path} is in PyTorch's format from before 0.1.10: load it with PyTorch and "

@@ -1,5 +1,7 @@
 """Our reader of `.safetensors` beside the library's own: what we take, it reads alike."""
 
+import json
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -20,6 +22,15 @@ def equal(one, two):
         and one[key].tobytes() == two[key].tobytes()
         for key in one
     )
+
+
+@pytest.mark.parametrize("length", [0x80, 0x128, 0x17D])
+def test_a_description_as_long_as_a_pickle_begins_is_no_pickle(tmp_path, length):
+    """Its length is the first byte of the file: 0x80, or that of a bracket, which pickles have."""
+    entry = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
+    header = json.dumps({"a": entry}).encode().ljust(length)
+    (tmp_path / "a.safetensors").write_bytes(safetensors(header, b"."))
+    assert files.read(tmp_path / "a.safetensors")["a"].tolist() == [ord(".")]
 
 
 def test_what_the_library_writes_is_read(tmp_path):
