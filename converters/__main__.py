@@ -1,4 +1,4 @@
-"""`python -m converters`: a PyTorch checkpoint to ours, and back with `--to=torch`."""
+"""`python -m converters`: a PyTorch checkpoint to ours, and back with `--to=torch` or `--to=hf`."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ examples:
       --head=ssv2-vitl-16x2x3.pt --out=weights/vjepa2
   python -m converters --all=checkpoints --out=weights
   python -m converters --to=torch --checkpoint=weights/tsm --out=tsm.pth
+  python -m converters --to=hf --checkpoint=weights/videomae --out=videomae
 
 `python -m jaxvid.zoo list` shows the models, `python -m jaxvid.zoo show NAME` where a model's
 checkpoint lies. Without --checkpoint it is downloaded from there, once, to
@@ -60,14 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="the model that the checkpoint is of; with --to=torch it is known from the checkpoint",
+        help="the model that the checkpoint is of; with --to it is known from the checkpoint",
     )
     parser.add_argument(
         "--checkpoint",
         metavar="PATH",
         help="what to convert: a .pth file or its like, or the index or folder of one in shards "
         "(default: the published one, downloaded); "
-        "with --to=torch a converted checkpoint's folder or a training run's, which means its best "
+        "with --to a converted checkpoint's folder or a training run's, which means its best "
         "checkpoint",
     )
     parser.add_argument(
@@ -104,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         help="where the result goes: a folder; with --to=torch a .pth file",
     )
     parser.add_argument(
-        "--to", choices=("jaxvid", "torch"), default="jaxvid", help="direction (default: jaxvid)"
+        "--to",
+        choices=("jaxvid", "torch", "hf"),
+        default="jaxvid",
+        help="direction (default: jaxvid): back to the published layout (torch), or to a folder "
+        "that Hugging Face's Transformers loads (hf), of VideoMAE, TimeSformer and V-JEPA 2",
     )
     parser.add_argument(
         "--classes",

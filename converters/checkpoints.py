@@ -11,7 +11,15 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from converters import aside, joined, networks, spellings, stacks
+from converters import (
+    aside,
+    hugging_face,
+    hugging_face_config,
+    joined,
+    networks,
+    spellings,
+    stacks,
+)
 from converters.described import MAX_NAME
 from converters.mapped import fetched
 from converters.names import NameMap, in_order
@@ -266,6 +274,28 @@ def to_torch(
     tensors = {prefix + respelt.get(key, key): tensor for key, tensor in tensors.items()}
     tensors = stacks.together(tensors)
     return tensors | aside.unpack(meta.get("beside", {}))
+
+
+def to_hugging_face(
+    name: str, variables: Mapping[str, Any], meta: Mapping[str, Any] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the float32 tensors of model `name` by Transformers' keys, and its config.
+
+    With the `meta` of a checkpoint that was converted from there each key is spelt as it was.
+    Raises `JaxvidError` where Transformers has no such network.
+    """
+    meta = meta or {}
+    row = zoo.starting_row(name)
+    overrides = dict(meta.get("overrides", {}))
+    model = zoo.create_model(name, meta.get("num_classes"), **overrides)
+    spelling, config = hugging_face_config.describe(row, model, meta)
+    kinds = {kind: variables.get(kind, {}) for kind in ("params", "batch_stats")}
+    keys = NameMap(zoo.names(row.variant)).to_torch(networks.flat(kinds))
+    respelt = hugging_face.respelt(spelling, keys)
+    _, _, before = _of_source(meta)
+    if before.keys() == respelt.keys() and spellings.reads(spelling, before):
+        respelt = before
+    return to_torch(name, variables, {"respelt": respelt, "dropped": {}}), config
 
 
 def _of_source(meta: Mapping[str, Any]) -> tuple[dict[str, np.dtype], str, dict[str, str]]:

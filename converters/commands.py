@@ -4,7 +4,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from converters import changes, checkpoints, download, images, many, shards, torch_write
+from converters import (
+    changes,
+    checkpoints,
+    download,
+    hugging_face_write,
+    images,
+    many,
+    shards,
+    torch_write,
+)
 from jaxvid import checkpoint, zoo
 from jaxvid.base import paths, text
 from jaxvid.base.errors import JaxvidError
@@ -17,7 +26,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.head is None and args.classifier:
         raise JaxvidError("--classifier chooses within --head: give that, or leave it out")
-    if args.checkpoint is None and (args.to == "torch" or args.image_weights or args.head):
+    away = args.to != "jaxvid"
+    if args.checkpoint is None and (away or args.image_weights or args.head):
         beside = ", beside which --head stands" if args.head else ""
         raise JaxvidError(f"--checkpoint is missing: give the folder or file to convert{beside}")
     if args.checkpoint is not None:
@@ -25,13 +35,13 @@ def run(args: argparse.Namespace) -> None:
         paths.readable(args.checkpoint, "--checkpoint")
     if args.head is not None:
         paths.readable(args.head, "--head")
-    if args.to == "torch":
-        torch_write.check_free(args.out, overwrite=args.overwrite)
-    else:
-        checkpoint.check_free(args.out, "--out", overwrite=args.overwrite)
-    if args.to == "torch":
-        _to_torch(args)
-    elif args.image_weights:
+    if away:
+        writer = torch_write if args.to == "torch" else hugging_face_write
+        writer.check_free(args.out, overwrite=args.overwrite)
+        _away(args)
+        return
+    checkpoint.check_free(args.out, "--out", overwrite=args.overwrite)
+    if args.image_weights:
         _from_images(args)
     elif args.checkpoint and args.checkpoint.is_dir() and not _of_others(args.checkpoint):
         _from_ours(args)
@@ -44,7 +54,7 @@ def _all(args: argparse.Namespace) -> None:
     _refuse(args, ("checkpoint", "mirror", "classes", "deploy", "image_weights"), where)
     _refuse(args, ("classes_to", "classes_from", "head"), where)
     if args.to != "jaxvid":
-        raise JaxvidError("--to=torch takes one --checkpoint: leave --all out")
+        raise JaxvidError(f"--to={args.to} takes one --checkpoint: leave --all out")
     paths.writable(args.out, "--out")
     many.convert_all(args.all, args.out, args.model or "*", ema=args.ema, overwrite=args.overwrite)
 
@@ -130,15 +140,23 @@ def _save(args: argparse.Namespace, variables: dict, meta: dict) -> None:
         text.say(f"wrote {args.out} ({meta['row']}, {meta['num_classes']} classes)")
 
 
-def _to_torch(args: argparse.Namespace) -> None:
-    _refuse(args, ("classes", "classes_to", "ema", "deploy", "image_weights", "head"), "--to=torch")
+def _away(args: argparse.Namespace) -> None:
+    """Writes one of our checkpoints in another layout."""
+    flags = ("classes", "classes_to", "ema", "deploy", "image_weights", "head")
+    _refuse(args, flags, f"--to={args.to}")
     meta = checkpoint.load_meta(args.checkpoint)
     name = meta.get("row") or args.model
     if name is None:
         raise JaxvidError(f"{args.checkpoint} does not say of which model it is: add --model=NAME")
     if args.model not in (None, name, meta.get("variant")):
         raise JaxvidError(f"{args.checkpoint} is of {name}, not of {args.model}: leave --model out")
-    tensors = checkpoints.to_torch(name, checkpoint.load_finite(args.checkpoint), meta)
+    variables = checkpoint.load_finite(args.checkpoint)
+    if args.to == "hf":
+        tensors, config = checkpoints.to_hugging_face(name, variables, meta)
+        hugging_face_write.write(args.out, tensors, config, overwrite=args.overwrite)
+        text.say(f"wrote {args.out} ({config['architectures'][0]}, {len(tensors)} tensors)")
+        return
+    tensors = checkpoints.to_torch(name, variables, meta)
     classes = {"classes": list(meta.get("classes") or [])}
     torch_write.write(
         args.out, tensors, {"jaxvid": name, "dataset_meta": classes}, overwrite=args.overwrite

@@ -7,6 +7,7 @@ which stands for digits, or `{c:conv1|conv2}`, which stands for one of the words
 
 import dataclasses
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -166,20 +167,16 @@ class _CompiledRule:
     def __init__(self, key: str, path: str | None, layout: str):
         if (path is None) != (layout == "drop") or (layout not in LAYOUTS and path is not None):
             raise ValueError(f"rule {key!r} has layout {layout!r} for path {path!r}")
-        words: dict[str, str] = {}
-        for name, choice in _PLACEHOLDER.findall(key) + _PLACEHOLDER.findall(path or ""):
-            pattern = "|".join(map(re.escape, choice.split("|"))) if choice else "[0-9]+"
-            if choice or name not in words:
-                words[name] = pattern
+        words = words_of(key, path or "")
         names = [set(dict(_PLACEHOLDER.findall(side))) for side in (key, path) if side]
         if any(side != names[0] for side in names):
             raise ValueError(f"rule {key!r} and its path {path!r} have different placeholders")
         self.layout = cast(Layout, LAYOUTS.get(layout))  # None without a path, which has none
-        self._key, self._key_pattern = _compile(key, words)
+        self._key, self._key_pattern = compile_template(key, words)
         self._path: str | None = None
         self._path_pattern: re.Pattern | None = None
         if path:
-            self._path, self._path_pattern = _compile(path, words)
+            self._path, self._path_pattern = compile_template(path, words)
 
     def paths(self, key: str) -> list[str | None]:
         """Returns [the path of a key] (None where it is dropped), or [] if the rule is not its."""
@@ -194,7 +191,17 @@ class _CompiledRule:
         return [self._key.format(**match.groupdict())] if match else []
 
 
-def _compile(template: str, words: Mapping[str, str]) -> tuple[str, re.Pattern]:
+def words_of(*templates: str) -> dict[str, str]:
+    """Returns the pattern of each placeholder of templates that belong together."""
+    words: dict[str, str] = {}
+    for name, choice in itertools.chain(*map(_PLACEHOLDER.findall, templates)):
+        pattern = "|".join(map(re.escape, choice.split("|"))) if choice else "[0-9]+"
+        if choice or name not in words:
+            words[name] = pattern
+    return words
+
+
+def compile_template(template: str, words: Mapping[str, str]) -> tuple[str, re.Pattern]:
     """Returns the template for `str.format` and the pattern of all that it can make."""
     pattern, seen, end = "", set(), 0
     for match in _PLACEHOLDER.finditer(template):

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from converters import hugging_face
 from converters.mapped import fetched
 from converters.names import NameMap, is_real, quoted
 from jaxvid.base.errors import JaxvidError, listed
@@ -103,100 +104,6 @@ def _caffe2() -> list[tuple[str, str | None]]:
     return rules
 
 
-def _hugging_face_blocks(layer: str, block: str) -> list[tuple[str, str | None]]:
-    """VideoMAE's blocks; version 5 of Transformers renamed the biases of queries and values."""
-    return [
-        *(
-            (rf"{layer}\.attention\.attention\.{name}\.weight", f"{block}.attn.qkv.weight[{i}/3]")
-            for i, name in enumerate(("query", "key", "value"))
-        ),
-        (rf"{layer}\.attention\.attention\.(?:q_bias|query\.bias)", f"{block}.attn.q_bias"),
-        (rf"{layer}\.attention\.attention\.(?:v_bias|value\.bias)", f"{block}.attn.v_bias"),
-        (rf"{layer}\.attention\.output\.dense\.(\w+)", rf"{block}.attn.proj.\2"),
-        (rf"{layer}\.layernorm_before\.(\w+)", rf"{block}.norm1.\2"),
-        (rf"{layer}\.layernorm_after\.(\w+)", rf"{block}.norm2.\2"),
-    ]
-
-
-def _hugging_face_mlp(layer: str, first: str, second: str) -> list[tuple[str, str | None]]:
-    return [
-        (rf"{layer}\.intermediate\.dense\.(\w+)", rf"{first}.\2"),
-        (rf"{layer}\.output\.dense\.(\w+)", rf"{second}.\2"),
-    ]
-
-
-def _hugging_face_timesformer(attention: str, norms: tuple[str, str]) -> list:
-    """`attention` is the number of the attention over space, `norms` where its norms lie."""
-    layer, known = (
-        r"(?:timesformer\.)?encoder\.layer\.(\d+)",
-        r"backbone.transformer_layers.layers.\1",
-    )
-    rules = []
-    for own, number in (("temporal_attention", "0"), ("attention", attention)):
-        to = rf"{known}.attentions.{number}.attn"
-        rules += [
-            (rf"{layer}\.{own}\.attention\.qkv\.(\w+)", rf"{to}.in_proj_\2"),
-            (rf"{layer}\.{own}\.output\.dense\.(\w+)", rf"{to}.out_proj.\2"),
-        ]
-    return [
-        (r"(?:timesformer\.)?embeddings\.cls_token", "backbone.cls_token"),
-        (r"(?:timesformer\.)?embeddings\.position_embeddings", "backbone.pos_embed"),
-        (r"(?:timesformer\.)?embeddings\.time_embeddings", "backbone.time_embed"),
-        (
-            r"(?:timesformer\.)?embeddings\.patch_embeddings\.projection\.(\w+)",
-            r"backbone.patch_embed.projection.\1",
-        ),
-        (r"(?:timesformer\.)?layernorm\.(\w+)", r"backbone.norm.\1"),
-        *rules,
-        (rf"{layer}\.temporal_layernorm\.(\w+)", rf"{known}.attentions.0.norm.\2"),
-        (rf"{layer}\.temporal_dense\.(\w+)", rf"{known}.attentions.0.temporal_fc.\2"),
-        (rf"{layer}\.layernorm_before\.(\w+)", rf"{known}.{norms[0]}.\2"),
-        (rf"{layer}\.layernorm_after\.(\w+)", rf"{known}.{norms[1]}.\2"),
-        *_hugging_face_mlp(layer, rf"{known}.ffns.0.layers.0.0", rf"{known}.ffns.0.layers.1"),
-        (r"classifier\.(\w+)", r"cls_head.fc_cls.\1"),
-    ]
-
-
-def _hugging_face_vjepa2(encoder: str) -> list[tuple[str, str | None]]:
-    """`encoder` is what the encoder's keys begin with. What learnt beside it to predict is left."""
-    layer, block = r"(?:vjepa2\.)?encoder\.layer\.(\d+)", rf"{encoder}blocks.\1"
-    pooler, known = r"pooler\.self_attention_layers\.(\d+)", r"classifier.pooler.blocks.\1"
-    cross, query = r"pooler\.cross_attention_layer", "classifier.pooler.cross_attention_block"
-    return [
-        (r"(?:vjepa2\.)?predictor\..+", None),
-        (
-            r"(?:vjepa2\.)?encoder\.embeddings\.patch_embeddings\.proj\.(\w+)",
-            rf"{encoder}patch_embed.proj.\1",
-        ),
-        (r"(?:vjepa2\.)?encoder\.layernorm\.(\w+)", rf"{encoder}norm.\1"),
-        *(
-            (rf"{layer}\.attention\.{name}\.(\w+)", rf"{block}.attn.qkv.\2[{i}/3]")
-            for i, name in enumerate(("query", "key", "value"))
-        ),
-        (rf"{layer}\.attention\.proj\.(\w+)", rf"{block}.attn.proj.\2"),
-        (rf"{layer}\.((?:norm|mlp\.).+)", rf"{block}.\2"),
-        *(
-            (rf"{pooler}\.self_attn\.{name}_proj\.(\w+)", rf"{known}.attn.qkv.\2[{i}/3]")
-            for i, name in enumerate("qkv")
-        ),
-        (rf"{pooler}\.self_attn\.out_proj\.(\w+)", rf"{known}.attn.proj.\2"),
-        (rf"{pooler}\.layer_(norm.+)", rf"{known}.\2"),
-        (rf"{pooler}\.(mlp\..+)", rf"{known}.\2"),
-        (r"pooler\.query_tokens", "classifier.pooler.query_tokens"),
-        (rf"{cross}\.cross_attn\.q_proj\.(\w+)", rf"{query}.xattn.q.\1"),
-        *(
-            (rf"{cross}\.cross_attn\.{name}_proj\.(\w+)", rf"{query}.xattn.kv.\1[{i}/2]")
-            for i, name in enumerate("kv")
-        ),
-        (rf"{cross}\.layer_(norm.+)", rf"{query}.\1"),
-        (rf"{cross}\.(mlp\..+)", rf"{query}.\1"),
-        (r"classifier\.(\w+)", r"classifier.linear.\1"),
-    ]
-
-
-_HF_LAYER = r"(?:videomae\.)?encoder\.layer\.(\d+)"
-_HF_DECODER = r"decoder\.decoder_layers\.(\d+)"
-_HF_PATCHES = r"(?:videomae\.)?embeddings\.patch_embeddings\.projection\.(\w+)"
 SPELLINGS: dict[str, list[tuple[str, str | None]]] = {
     # 0.9 moved patch merging from the end of a stage to the start of the next one.
     "timm before 0.9": [
@@ -239,40 +146,10 @@ SPELLINGS: dict[str, list[tuple[str, str | None]]] = {
         (r"((?:blocks\.\d+|fc_norm)\..+)", r"backbone.\1"),
         (r"head\.(\w+)", r"cls_head.fc_cls.\1"),
     ],
-    "Hugging Face": [
-        (_HF_PATCHES, r"backbone.patch_embed.projection.\1"),
-        *_hugging_face_blocks(_HF_LAYER, r"backbone.blocks.\1"),
-        *_hugging_face_mlp(
-            _HF_LAYER, r"backbone.blocks.\1.mlp.layers.0.0", r"backbone.blocks.\1.mlp.layers.1"
-        ),
-        (r"fc_norm\.(\w+)", r"backbone.fc_norm.\1"),
-        (r"(?:videomae\.)?layernorm\.(\w+)", r"backbone.norm.\1"),
-        (r"classifier\.(\w+)", r"cls_head.fc_cls.\1"),
-    ],
-    "Hugging Face, of what pretrains": [
-        (_HF_PATCHES, r"encoder.patch_embed.proj.\1"),
-        (r"(?:videomae\.)?layernorm\.(\w+)", r"encoder.norm.\1"),
-        *(
-            rule
-            for layer, block in (
-                (_HF_LAYER, r"encoder.blocks.\1"),
-                (_HF_DECODER, r"decoder.blocks.\1"),
-            )
-            for rule in (
-                *_hugging_face_blocks(layer, block),
-                *_hugging_face_mlp(layer, f"{block}.mlp.fc1", f"{block}.mlp.fc2"),
-            )
-        ),
-    ],
-    "Hugging Face, of divided attention": _hugging_face_timesformer(
-        "1", ("attentions.1.norm", "ffns.0.norm")
-    ),
-    "Hugging Face, of attention in one": _hugging_face_timesformer("0", ("norms.0", "norms.1")),
     "VideoPrism without a classifier": [
         (r"params/((?:patch_projection|spatial_\w+|temporal_\w+)/.+)", r"params/encoder/\1"),
     ],
-    "Hugging Face, of V-JEPA 2": _hugging_face_vjepa2("encoder."),
-    "Hugging Face, of V-JEPA 2 without a probe": _hugging_face_vjepa2(""),
+    **{spelling: hugging_face.rules(spelling) for spelling in hugging_face.PAIRS},
 }
 
 
@@ -354,6 +231,12 @@ def read(names: NameMap, keys: Iterable[str]) -> Reading:
         if most == len(keys):
             break
     return dataclasses.replace(best, beside=beside)
+
+
+def reads(spelling: str, own: Mapping[str, str]) -> bool:
+    """Says whether a spelling reads each key, of those `own` has by their known keys, as known."""
+    rules = [(re.compile(pattern), known) for pattern, known in SPELLINGS[spelling]]
+    return all(_respell(rules, key) == known for known, key in own.items())
 
 
 def wrapper_of(keys: Iterable[str]) -> str:
