@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from converters import hub
 from converters.download import MIRROR
 from jaxvid.base import paths
 from jaxvid.base.exits import exit_on_error
@@ -25,6 +26,8 @@ examples:
   python -m converters --model=slowonly_r50_8x8_k710 --classes-to=k400 --out=weights/slowonly
   python -m converters --model=vjepa2_vitl_16x4_sthv2 --checkpoint=vitl.pt \\
       --head=ssv2-vitl-16x2x3.pt --out=weights/vjepa2
+  python -m converters --model=vjepa2_vitl_16x4_sthv2 --out=weights/vjepa2 \\
+      --checkpoint=hf:facebook/vjepa2-vitl-fpc16-256-ssv2/model.safetensors
   python -m converters --all=checkpoints --out=weights
   python -m converters --to=torch --checkpoint=weights/tsm --out=tsm.pth
   python -m converters --to=hf --checkpoint=weights/videomae --out=videomae
@@ -45,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     args = _parser().parse_args(argv)
     paths.arguments(args, "all", "classes")
-    paths.arguments(args, "checkpoint", "head", "out", door=paths.anywhere)
+    paths.arguments(args, "checkpoint", "head", door=hub.door)
+    paths.arguments(args, "out", door=paths.anywhere)
     from converters import commands  # JAX with it, which --help does without
 
     commands.run(args)
@@ -66,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         metavar="PATH",
-        help="what to convert: a .pth file or its like, or the index or folder of one in shards "
-        "(default: the published one, downloaded); "
+        help="what to convert: a .pth file or its like, the index or folder of one in shards, or "
+        "hf:ORG/REPO/FILE on the Hugging Face hub (default: the published one, downloaded); "
         "with --to a converted checkpoint's folder or a training run's, which means its best "
         "checkpoint",
     )

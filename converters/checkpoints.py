@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from converters import (
     aside,
+    hub,
     hugging_face,
     hugging_face_config,
     joined,
@@ -87,7 +88,7 @@ def convert_and_tell(
     """
     row = zoo.starting_row(name)
     opened = open_source(source)
-    probe = None if head is None else open_all(head)
+    probe = None if head is None else open_all(hub.local(head, "--head"))
     where = "the source" if isinstance(opened, Mapping) else opened.path
     tensors, remarks = read_source(opened, ema)
     tensors = stacks.apart(tensors)

@@ -8,6 +8,7 @@ from converters import (
     changes,
     checkpoints,
     download,
+    hub,
     hugging_face_write,
     images,
     many,
@@ -32,15 +33,18 @@ def run(args: argparse.Namespace) -> None:
         raise JaxvidError(f"--checkpoint is missing: give the folder or file to convert{beside}")
     if args.checkpoint is not None:
         _refuse(args, ("mirror",), "--checkpoint, as nothing is downloaded then")
-        paths.readable(args.checkpoint, "--checkpoint")
-    if args.head is not None:
-        paths.readable(args.head, "--head")
+    for flag in ("checkpoint", "head"):
+        if (path := getattr(args, flag)) is not None and not hub.is_address(path):
+            paths.readable(path, f"--{flag}")
     if away:
         writer = torch_write if args.to == "torch" else hugging_face_write
         writer.check_free(args.out, overwrite=args.overwrite)
         _away(args)
         return
     checkpoint.check_free(args.out, "--out", overwrite=args.overwrite)
+    for flag in ("checkpoint", "head"):
+        if getattr(args, flag) is not None:
+            setattr(args, flag, hub.local(getattr(args, flag), f"--{flag}"))
     if args.image_weights:
         _from_images(args)
     elif args.checkpoint and args.checkpoint.is_dir() and not _of_others(args.checkpoint):
@@ -144,6 +148,11 @@ def _away(args: argparse.Namespace) -> None:
     """Writes one of our checkpoints in another layout."""
     flags = ("classes", "classes_to", "ema", "deploy", "image_weights", "head")
     _refuse(args, flags, f"--to={args.to}")
+    if hub.is_address(args.checkpoint):
+        raise JaxvidError(
+            f"--checkpoint={args.checkpoint} is a file on the hub, and --to={args.to} is for "
+            "checkpoints of jaxvid: give the folder of one"
+        )
     meta = checkpoint.load_meta(args.checkpoint)
     name = meta.get("row") or args.model
     if name is None:

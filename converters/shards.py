@@ -107,7 +107,8 @@ def _choices(folder: Path) -> dict[str, list[Path] | None]:
     return choices
 
 
-def _of_index(path: Path) -> Sharded:
+def read_index(path: Path) -> dict[str, str]:
+    """Returns the name of the shard of each key, as an index says; they lie beside it."""
     file = Mapped(path)
     if file.size > MAX_INDEX:
         raise file.damaged(f"an index of {file.size >> 20} MiB")
@@ -125,4 +126,9 @@ def _of_index(path: Path) -> Sharded:
             f"{path} names files that are not in its folder "
             f"({listed(map(quoted, outside), separator=', ')}): it may only name those beside it"
         )
-    return Sharded(path, [path.parent / name for name in names], where)
+    return where
+
+
+def _of_index(path: Path) -> Sharded:
+    where = read_index(path)
+    return Sharded(path, [path.parent / name for name in sorted(set(where.values()))], where)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters import files
+from converters import files, hub
 from converters.mapped import Mapped
 from converters.shards import Sharded, open_all
 from jaxvid.base.errors import JaxvidError
@@ -13,8 +13,11 @@ Source = Mapping[str, Any] | Mapped | Sharded
 
 
 def open_source(source: Mapping[str, Any] | str | Path) -> Source:
-    """Returns what `source` is a path of, not yet read, or the tensors that it is."""
-    return open_all(source) if isinstance(source, str | Path) else source
+    """Returns what `source` is a path of, not yet read, or the tensors that it is.
+
+    The path may be an address on the hub; see `converters.hub`.
+    """
+    return open_all(hub.local(source)) if isinstance(source, str | Path) else source
 
 
 def read_source(source: Source, ema: bool) -> tuple[dict, list[str]]:

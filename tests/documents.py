@@ -168,6 +168,13 @@ def check_docker(command: str) -> None:
     assert set(re.findall(r"([\w.-]+)/jaxvid:", command)) <= {"my-registry"}
 
 
+def check_hub(command: str) -> None:
+    """Not run, as the hub is not here: `tests/converters/test_hub.py` does, against a server."""
+    flags = dict(word.split("=", 1) for word in shlex.split(command) if word.startswith("--"))
+    repository = zoo.get_row(flags["--model"]).source.split("/")[-2:]
+    assert flags["--checkpoint"].startswith(f"hf:{'/'.join(repository)}/")
+
+
 def check_beam(command: str) -> None:
     """Not run, as Beam does not go with TensorFlow: `tests/data/test_beam.py` does, where it is."""
     assert "--runner=DirectRunner" in command
@@ -207,6 +214,7 @@ COMMANDS: list[tuple[str, str | Callable[[str], None]]] = [
     (r"python -m jaxvid\.export ", ""),
     (r"python -m jaxvid\.zoo (list|show)", ""),
     (r"python -m jaxvid\.zoo\.page ", ""),
+    (r"python -m converters .*=hf:", check_hub),
     (r"python -m converters --model=\S+ --out=\S+$", f"--checkpoint={PUBLISHED}"),
     (r"python -m converters ", ""),
 ]
