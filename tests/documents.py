@@ -36,6 +36,7 @@ FOUNDATIONS = {
     "debugging.md": ["fine-tune.md"],
     "fine-tune.md": ["convert.md"],
     "flow.md": ["own-data.md"],
+    "nnx.md": ["convert.md"],
     "own-data.md": ["fine-tune.md"],
     "stores.md": ["fine-tune.md"],
     "pretrain.md": ["fine-tune.md"],

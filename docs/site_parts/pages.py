@@ -26,6 +26,7 @@ CONTENTS = {
         "many-devices",
         "accelerators",
         "export",
+        "nnx",
         "debugging",
     ],
     "Datasets": [
