@@ -133,13 +133,11 @@ class Clips:
 
     def change(self, loaded: Mapping[str, Any]) -> dict[str, Any]:
         """Decodes the drawn box of the frames and changes it as drawn."""
-        pixels = self._cropped(loaded)
-        pixels = augment.finish(
-            pixels, loaded["flip"], loaded["jitter"], loaded["order"], self._augmentation
-        )
+        changes = loaded["flip"], loaded["jitter"], loaded["order"], self._augmentation
+        pixels = augment.change(self._fitted(loaded), *changes)
         if self._on_crop:
             pixels = self._operate(pixels, loaded)
-        pixels = tf.gather(pixels, loaded["frames"])
+        pixels = _in_order(pixels, loaded["frames"])
         if self._augmentation.random_erasing:
             pixels = augment.erase(pixels, loaded["erased"], loaded["noise"])
         if self._count > self._shape[0]:
@@ -147,21 +145,33 @@ class Clips:
         pixels = tf.ensure_shape(pixels, self._shape)
         return {"video": pixels, "label": loaded["label"], "index": loaded["index"]}
 
-    def _cropped(self, loaded: Mapping[str, Any]) -> Any:
-        """The pixels uint8 `[N, h, w, C]` of the drawn box of all frames."""
-        channels = self.source.channels
+    def _fitted(self, loaded: Mapping[str, Any]) -> Any:
+        """The drawn box of all frames, as `augment.fit` makes it of each."""
+        channels, how = self.source.channels, self._augmentation
         if self.source.encoded and not self._on_whole:
-            return pixels_within(loaded["images"], loaded["box"], channels)
+            return pixels_within(
+                loaded["images"],
+                loaded["box"],
+                channels,
+                lambda frame: augment.fit(frame, how),
+                augment.fitted_spec(how, channels),
+            )
         pixels = pixels_of(loaded["images"], channels)
         if self._on_whole:
             pixels = self._operate(pixels, loaded)
         top, left, height, width = tf.unstack(loaded["box"])
-        return pixels[:, top : top + height, left : left + width]
+        return augment.fit_all(pixels[:, top : top + height, left : left + width], how)
 
     def _operate(self, pixels: Any, loaded: Mapping[str, Any]) -> Any:
         """Changes pixels by the operations of RandAugment that were drawn."""
         fill = self._augmentation.rand_augment_fill
         return rand_augment.apply(pixels, loaded["kinds"], loaded["values"], fill=fill)
+
+
+def _in_order(pixels: Any, places: Any) -> Any:
+    """The frames `[N, H, W, C]` at `places` int64 `[T]`, in which each is at least once."""
+    rising = tf.reduce_all(places == tf.range(tf.size(places, tf.int64)))
+    return tf.cond(rising, lambda: pixels, lambda: tf.gather(pixels, places))
 
 
 def _drawn() -> dict[str, Any]:

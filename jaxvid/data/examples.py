@@ -111,24 +111,28 @@ def pixels_of(images: Any, channels: int) -> Any:
     """Frames uint8 `[N, H, W, channels]`, decoded where they are JPEGs."""
     if images.dtype != tf.string:
         return images
-    return _decode(lambda image: tf.io.decode_jpeg(image, **_JPEG), images, channels)
+    spec = tf.TensorSpec([None, None, channels], tf.uint8)
+    return _each(lambda image: tf.io.decode_jpeg(image, **_JPEG)[..., :channels], images, spec)
 
 
-def pixels_within(images: Any, box: Any, channels: int) -> Any:
-    """The pixels uint8 `[N, h, w, channels]` in a box int32 `[4]` of JPEGs `[N]`.
+def pixels_within(
+    images: Any, box: Any, channels: int, fit: Callable[[Any], Any], spec: Any
+) -> Any:
+    """What `fit` makes, as `spec` says, of the pixels in a box int32 `[4]` of each of JPEGs `[N]`.
 
-    Equal to cropping them afterwards, but at the rim of JPEGs with subsampled chroma.
+    It is handed uint8 `[h, w, channels]`, equal to cropping afterwards, but at the rim of JPEGs
+    with subsampled chroma.
     """
-    return _decode(
-        lambda image: tf.image.decode_and_crop_jpeg(image, box, **_JPEG), images, channels
-    )
+
+    def within(image: Any) -> Any:
+        pixels = tf.image.decode_and_crop_jpeg(image, box, **_JPEG)
+        return fit(pixels[..., :channels])
+
+    return _each(within, images, spec)
 
 
-def _decode(decode: Callable[[Any], Any], images: Any, channels: int) -> Any:
-    """Decodes JPEGs `[N]` to the first `channels` of their three, uint8 `[N, H, W, channels]`."""
+def _each(make: Callable[[Any], Any], images: Any, spec: Any) -> Any:
+    """What `make` gives for each of JPEGs `[N]`, one after the other."""
     if tf.executing_eagerly():  # where map_fn would complain of what its failure leaves behind
-        pixels = tf.stack([decode(image) for image in images])
-    else:
-        frame = tf.TensorSpec([None, None, 3], tf.uint8)
-        pixels = tf.map_fn(decode, images, fn_output_signature=frame)
-    return pixels if channels == 3 else pixels[..., :channels]
+        return tf.stack([make(image) for image in images])
+    return tf.map_fn(make, images, fn_output_signature=spec)

@@ -219,6 +219,23 @@ def test_flip_mirrors_every_frame():
     np.testing.assert_array_equal(finish(frames, how, flip=True), frames[:, :, ::-1])
 
 
+@pytest.mark.parametrize(
+    "channels, jitter", [(2, (0.0,) * 4), (3, (0.0,) * 4), (3, (0.4, 0.4, 0.4, 0.0))]
+)
+def test_frame_by_frame_gives_the_pixels_of_the_whole_clip(channels, jitter):
+    how = Augmentation(size=40, color_jitter=jitter)
+    frames = noise(3, 20, 31, channels)
+    drawn = (0.8, 1.3, 1.2, 0.0), (2, 0, 3, 1)
+    # In rows twice as far apart many values are halves, which a mirror of flow rounds otherwise.
+    pixels = tf.image.resize(frames, (40, 40))[:, :, ::-1]
+    if channels == 2:
+        pixels = tf.stack([255 - pixels[..., 0], pixels[..., 1]], -1)
+    if any(jitter):
+        pixels = augment._recolor(pixels, *map(tf.constant, drawn), hue=False)
+    want = np.rint(pixels).astype(np.uint8)
+    np.testing.assert_array_equal(finish(frames, how, True, *drawn), want)
+
+
 def test_colours_change_alike_in_all_frames():
     frame = noise(1, 12, 12, 3)
     how = Augmentation(size=12, color_jitter=(0.5, 0.5, 0.5, 0.2))
