@@ -273,9 +273,8 @@ def fit(frame, augmentation: Augmentation):
     Frame by frame, what is resized in float32 stays near the processor until it is rounded.
     """
     kind = fitted_spec(augmentation, frame.shape[-1])
-    pixels = tf.image.resize(frame, kind.shape[:2], method="bilinear", antialias=False)
-    pixels = tf.round(pixels) if kind.dtype == tf.uint8 else pixels
-    return tf.ensure_shape(tf.cast(pixels, kind.dtype), kind.shape)
+    pixels = _bilinear(frame, kind.shape[:2])
+    return tf.ensure_shape(_rounded(pixels) if kind.dtype == tf.uint8 else pixels, kind.shape)
 
 
 def fitted_spec(augmentation: Augmentation, channels: int):
@@ -295,6 +294,13 @@ def change(frames, flip, jitter, order, augmentation: Augmentation):
     if any(augmentation.color_jitter):
         pixels = _recolor(pixels, jitter, order, hue=augmentation.color_jitter[3] > 0)
     return _rounded(pixels)
+
+
+def _bilinear(frame, size):
+    """Resizes uint8 `[h, w, C]` to (height, width) in float32."""
+    # To the same pixels TensorFlow takes two thirds of the time where they are float32 before.
+    frame = tf.cast(frame, tf.float32)
+    return tf.image.resize(frame, size, method="bilinear", antialias=False)
 
 
 def _rounded(pixels):
@@ -439,7 +445,10 @@ def _resize(frames, size, of=tf):
     """Resizes uint8 `[N, H, W, C]` to (height, width) as OpenCV's bilinear does."""
     if of is np:
         return resize.bilinear(frames, size)
-    return _rounded(tf.image.resize(frames, size, method="bilinear", antialias=False))
+    kind = tf.TensorSpec([None, None, frames.shape[-1]], tf.uint8)
+    return tf.map_fn(
+        lambda frame: _rounded(_bilinear(frame, size)), frames, fn_output_signature=kind
+    )
 
 
 def _whole_offset(down, right, where):
