@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tests.bench_decode import KINDS, encode
 
@@ -140,20 +140,22 @@ class Server:
         self._answers.close()
 
 
-def prepare(folder: pathlib.Path, seconds: int) -> pathlib.Path:
-    """Files of so many seconds, their list, and records of them."""
+def prepare(folder: pathlib.Path, videos: Sequence[pathlib.Path], seconds: int) -> None:
+    """Copies of the videos, or files of so many seconds, with their list and records of them."""
     from jaxvid.data import build
 
-    folder = folder / f"{seconds}s"
-    if not (folder / "records").exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "records").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if not videos:
         encode(folder / "0.mp4", seconds)
-        for number in range(1, VIDEOS):
-            shutil.copy(folder / "0.mp4", folder / f"{number}.mp4")
-        lines = [f"{number}.mp4,{'ab'[number % 2]}\n" for number in range(VIDEOS)]
-        (folder / "train.csv").write_text("path,label\n" + "".join(lines))
-        build.build(folder, folder / "train.csv", folder / "records", workers=1)
-    return folder
+        videos = [folder / "0.mp4"] * VIDEOS
+    for number, video in enumerate(videos):
+        with contextlib.suppress(shutil.SameFileError):
+            shutil.copy(video, folder / f"{number}.mp4")
+    lines = [f"{number}.mp4,{'ab'[number % 2]}\n" for number in range(len(videos))]
+    (folder / "train.csv").write_text("path,label\n" + "".join(lines))
+    build.build(folder, folder / "train.csv", folder / "records", workers=1)
 
 
 def main() -> None:
@@ -162,6 +164,7 @@ def main() -> None:
     parser.add_argument("--mmaction-python", required=True, help="one that has MMAction2")
     parser.add_argument("--before", type=pathlib.Path, help="another checkout")
     parser.add_argument("--seconds", type=int, nargs="+", default=[10, 60], help="of the files")
+    parser.add_argument("--videos", type=pathlib.Path, nargs="+", default=[], help="instead")
     parser.add_argument("--clips", type=int, default=64, help="of each turn (default 64)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way (default 5)")
     args = parser.parse_args()
@@ -172,8 +175,10 @@ def main() -> None:
     }
     if args.before:
         ways["records before"] = (sys.executable, args.before.absolute(), "mine")
-    for seconds in args.seconds:
-        folder = prepare(args.folder.absolute(), seconds)
+    kinds = ["given"] if args.videos else [f"{seconds} s" for seconds in args.seconds]
+    for number, videos in enumerate(kinds):
+        folder = args.folder.absolute() / videos.replace(" ", "")
+        prepare(folder, args.videos, args.seconds[number])
         for kind in KINDS:
             with contextlib.ExitStack() as stack:
                 servers = {}
@@ -187,7 +192,7 @@ def main() -> None:
             for name, values in spent.items():
                 ratios = [b / a for a, b in zip(values, spent["MMAction2"], strict=True)]
                 sys.stdout.write(
-                    f"{seconds} s, {kind}, {name}: {1000 * statistics.median(values):.1f} ms, "
+                    f"{videos}, {kind}, {name}: {1000 * statistics.median(values):.1f} ms, "
                     f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})\n"
                 )
                 sys.stdout.flush()

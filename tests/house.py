@@ -38,6 +38,8 @@ ARROWS = {
         "jaxvid.reports",
         "jaxvid.zoo",
     },
+    # A command that may look at the step beside its input.
+    "jaxvid.data.bench": {"jaxvid.bench", "jaxvid.config", "jaxvid.data", "jaxvid.devices"},
     "jaxvid.inference": {
         "jaxvid.inference",
         "jaxvid.checkpoint",

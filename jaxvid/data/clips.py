@@ -12,7 +12,7 @@ A clip that cannot be read or decoded is replaced by that of another video, whic
 (seed, n) too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -79,6 +79,7 @@ class Clips:
         self._augmentation = make_augmentation(data)
         self._on_crop = bool(data.rand_augment) and data.rand_augment_after_crop
         self._on_whole = bool(data.rand_augment) and not self._on_crop
+        self._within = self.source.encoded and not self._on_whole
         self._labels = Labels(split, loss)
         self._mirrored = {a: b for pair in data.mirrored_labels for a, b in (pair, pair[::-1])}
         if seed < 0:
@@ -145,22 +146,36 @@ class Clips:
         pixels = tf.ensure_shape(pixels, self._shape)
         return {"video": pixels, "label": loaded["label"], "index": loaded["index"]}
 
-    def _fitted(self, loaded: Mapping[str, Any]) -> Any:
-        """The drawn box of all frames, as `augment.fit` makes it of each."""
-        channels, how = self.source.channels, self._augmentation
-        if self.source.encoded and not self._on_whole:
-            return pixels_within(
-                loaded["images"],
-                loaded["box"],
-                channels,
-                lambda frame: augment.fit(frame, how),
-                augment.fitted_spec(how, channels),
-            )
+    @property
+    def stages(self) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
+        """`change`, and before it what stops after a part of what it does: by those parts."""
+        return {
+            "decode" if self.source.encoded else "crop": self._cropped,
+            "resize": self._fitted,
+            "mirror, colours": self.change,
+        }
+
+    def _cropped(self, loaded: Mapping[str, Any]) -> Any:
+        """The pixels uint8 `[N, h, w, C]` of the drawn box of all frames."""
+        channels = self.source.channels
+        if self._within:
+            return pixels_within(loaded["images"], loaded["box"], channels)
         pixels = pixels_of(loaded["images"], channels)
         if self._on_whole:
             pixels = self._operate(pixels, loaded)
         top, left, height, width = tf.unstack(loaded["box"])
-        return augment.fit_all(pixels[:, top : top + height, left : left + width], how)
+        return pixels[:, top : top + height, left : left + width]
+
+    def _fitted(self, loaded: Mapping[str, Any]) -> Any:
+        """The drawn box of all frames, as `augment.fit` makes it of each."""
+        channels, how = self.source.channels, self._augmentation
+        if not self._within:
+            return augment.fit_all(self._cropped(loaded), how)
+        spec = augment.fitted_spec(how, channels)
+        # A frame is resized while its pixels are near the processor.
+        return pixels_within(
+            loaded["images"], loaded["box"], channels, lambda box: augment.fit(box, how), spec
+        )
 
     def _operate(self, pixels: Any, loaded: Mapping[str, Any]) -> Any:
         """Changes pixels by the operations of RandAugment that were drawn."""

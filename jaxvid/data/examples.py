@@ -116,13 +116,18 @@ def pixels_of(images: Any, channels: int) -> Any:
 
 
 def pixels_within(
-    images: Any, box: Any, channels: int, fit: Callable[[Any], Any], spec: Any
+    images: Any,
+    box: Any,
+    channels: int,
+    fit: Callable[[Any], Any] = lambda pixels: pixels,
+    spec: Any = None,
 ) -> Any:
-    """What `fit` makes, as `spec` says, of the pixels in a box int32 `[4]` of each of JPEGs `[N]`.
+    """The pixels uint8 `[N, h, w, channels]` in a box int32 `[4]` of JPEGs `[N]`.
 
-    It is handed uint8 `[h, w, channels]`, equal to cropping afterwards, but at the rim of JPEGs
-    with subsampled chroma.
+    Equal to cropping them afterwards, but at the rim of JPEGs with subsampled chroma. Where `fit`
+    is given, it is what that makes of each, as `spec` says.
     """
+    spec = spec or tf.TensorSpec([None, None, channels], tf.uint8)
 
     def within(image: Any) -> Any:
         pixels = tf.image.decode_and_crop_jpeg(image, box, **_JPEG)
