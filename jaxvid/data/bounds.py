@@ -3,6 +3,7 @@
 All of it is far beyond what anyone trains on, and each is checked before memory is taken for it.
 """
 
+import functools
 import struct
 
 MAX_PATH = 4096
@@ -29,6 +30,7 @@ _SCANS = 100  # of a progressive JPEG, each of which passes over all of the pict
 _SIZES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # JPEG markers that tell the size
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # those without a segment
 _SEGMENTS = 4096  # that are looked through for them
+_START = 256  # bytes in which the size mostly is
 
 
 def size_problem(height: int, width: int) -> str | None:
@@ -62,6 +64,11 @@ def picture_size(image: bytes) -> tuple[int, int] | None:
 
 def _head(image: bytes) -> tuple[int, int, bool] | None:
     """Height, width, and whether it is a JPEG of several scans."""
+    # Frames of one encoder begin alike: what was seen in one holds for the next.
+    return _of_start(image[:_START]) or _read(image)
+
+
+def _read(image: bytes) -> tuple[int, int, bool] | None:
     if image[:8] == b"\x89PNG\r\n\x1a\n" and image[12:16] == b"IHDR" and len(image) >= 24:
         width, height = struct.unpack_from(">II", image, 16)
         return height, width, False
@@ -85,3 +92,6 @@ def _head(image: bytes) -> tuple[int, int, bool] | None:
         else:
             at += 2 + max(2, int.from_bytes(image[at + 2 : at + 4], "big"))
     return None
+
+
+_of_start = functools.lru_cache(maxsize=256)(_read)

@@ -61,6 +61,14 @@ def test_the_size_of_a_picture_is_what_it_says(kind, settings):
     assert bounds.picture_problem(image, 44, 30) == "is 44x30, not 30x44"
 
 
+def test_pictures_that_begin_alike_may_be_of_other_sizes():
+    notes = b"\xff\xfe\x10\x00" + bytes(0x0FFE)
+    small, large = (picture(side, 44) for side in (30, 60))
+    small, large = (image[:2] + notes + image[2:] for image in (small, large))
+    assert small[:1000] == large[:1000]
+    assert bounds.picture_size(small) == (30, 44) and bounds.picture_size(large) == (60, 44)
+
+
 def test_the_size_stands_behind_whatever_lies_before_it():
     image = picture(30, 44)
     notes = b"\xff\xe1\x00\x0cExif \xff\xc0 x" + b"\xff\xff\xff\xe2\x00\x02" + b"stray bytes"
