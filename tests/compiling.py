@@ -31,6 +31,11 @@ def quick_options() -> dict[str, object]:
     return known
 
 
+def quick_flags() -> str:
+    """The same for a process of its own, as its `XLA_FLAGS`."""
+    return " ".join(f"--{name}={value}".lower() for name, value in quick_options().items())
+
+
 @contextlib.contextmanager
 def quickly() -> Iterator[None]:
     """Gives these options to all programs; JAX lets them be given to single ones only."""

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from jaxvid import zoo
-from tests import store
+from tests import compiling, store
 from tests.data.clips import encode
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -274,6 +274,7 @@ class Workshop:
             "XDG_CACHE_HOME": str(folder / "cache"),
             "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "XLA_FLAGS": compiling.quick_flags(),
         }
 
     def page(self, document: pathlib.Path) -> None:

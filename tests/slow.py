@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "slow.md"
 # What each proves. Tests of `GOLDENS` have the marker `golden`, and are slow when there are many.
 PARTS = {
-    "architectures": "a training step of every published architecture moves every parameter",
+    "architectures": "every architecture has its keys, costs and rows, and trains all of it",
     "training": "groups of BatchNorm in every family; runs that go on with costly settings",
     "answers": "every family's exported program answers as the network; heat maps are gradients",
     "devices": "eight devices and several processes train as one does, and go on as others",

@@ -172,6 +172,7 @@ def test_a_full_disk_stops_a_run_that_then_goes_on(records, undisturbed, tmp_pat
 
     def save_until_full(self, step, *arguments):
         if step == 12:
+            self.wait()  # for the one before, which a thread may still be writing
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         save(self, step, *arguments)
 

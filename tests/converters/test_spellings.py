@@ -209,8 +209,17 @@ def test_every_spelling_has_a_file():
     assert FILES.keys() == spellings.SPELLINGS.keys()
 
 
+LARGE = pytest.mark.slow("architectures")
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("spelling", FILES)
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        spelling if name.endswith("_test") else pytest.param(spelling, marks=LARGE)
+        for spelling, (name, _) in FILES.items()
+    ],
+)
 def test_a_file_of_each_spelling_is_converted_and_returns(spelling, prefix):
     name, variables, tensors = respelt(spelling)
     tensors = {prefix + key: tensor for key, tensor in tensors.items()}

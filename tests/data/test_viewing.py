@@ -41,8 +41,15 @@ def make_config(folder, **train):
 
 
 def test_flow_is_shown_in_colours(tmp_path):
-    row = "tsn_r50_flow_5x1x3_k400"
-    config = fields.freeze(configs.from_row(row, data_dir=str(tmp_path), runlocal=True))
+    toy.make(tmp_path, toy.Settings(train=1, test=1, height=48, width=64, frames=(9, 12)))
+    for split in ("train", "test"):
+        lists = tmp_path / f"{split}.csv"
+        build.build(tmp_path / "videos", lists, tmp_path, workers=1, flow="farneback")
+    config = configs.from_row(
+        "tsn_r50_flow_5x1x3_k400", runlocal=True, dataset="mine", data_dir=str(tmp_path)
+    )
+    config.data.flow = "farneback"
+    config = fields.freeze(config)
     split = datasets.open_split(config.data, "train")
     (look,) = looks.of_training(config, split, 0, 1)
     assert look.pixels.shape[-1] == 10 and look.picture.mode == "RGB"

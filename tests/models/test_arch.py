@@ -38,6 +38,16 @@ def file_name(variant: str) -> str:
     return zoo.family(variant).__name__.rpartition(".")[2]
 
 
+def others_slow(names: list[str]) -> list:
+    """The parameters of a test: of each family all but the network of fewest numbers are slow."""
+    standing: dict[str, str] = {}
+    uncounted = {"params": 0}
+    for name in sorted(names, key=lambda name: int(ARCHITECTURES.get(name, uncounted)["params"])):
+        standing.setdefault(file_name(name), name)
+    slow = pytest.mark.slow("architectures")
+    return [name if name in standing.values() else pytest.param(name, marks=slow) for name in names]
+
+
 def keys(name: str) -> dict[str, np.ndarray]:
     """The reference's state_dict, of zeros that take no memory."""
     listed = json.loads(gzip.decompress((KEYS / f"{name}.json.gz").read_bytes()))
@@ -87,7 +97,7 @@ def test_every_family_is_held_to_its_reference(family):
         )
 
 
-@pytest.mark.parametrize("name", LISTED)
+@pytest.mark.parametrize("name", others_slow(LISTED))
 def test_every_key_has_its_place_and_every_parameter_its_key(name):
     model, shapes = network(name), variables_of(name)
     tensors = keys(name)
@@ -104,22 +114,21 @@ def test_every_key_has_its_place_and_every_parameter_its_key(name):
     }
 
 
-@pytest.mark.parametrize(
-    "line", COSTS, ids=lambda line: f"{line['variant']}-{line['frames']}x{line['side']}"
-)
-def test_costs_are_those_of_the_reference(line):
+@pytest.mark.parametrize("name", others_slow(SERVED))
+def test_costs_are_those_of_the_reference(name):
     """Where nothing was counted on the reference, the program is held to what it was."""
-    view = (int(line[key]) for key in ("num_classes", "frames", "side"))
-    counted = counting.count(line["variant"], *view)
-    macs = counted.pop("macs")
     again = "if the network is meant to have changed, take its line out of jaxvid/models/costs.csv "
     again += "and run `python -m tests.generate`"
-    assert counted == {key: int(line[key]) for key in counted}, again
-    tolerance = 0.01 if line["counted_on"] == "reference" else 0
-    assert macs == pytest.approx(int(line["macs"]), rel=tolerance), again
+    for line in (line for line in COSTS if line["variant"] == name):
+        view = (int(line[key]) for key in ("num_classes", "frames", "side"))
+        counted = counting.count(name, *view)
+        macs = counted.pop("macs")
+        assert counted == {key: int(line[key]) for key in counted}, again
+        tolerance = 0.01 if line["counted_on"] == "reference" else 0
+        assert macs == pytest.approx(int(line["macs"]), rel=tolerance), again
 
 
-@pytest.mark.parametrize("name", sorted({row.variant for row in rows()}))
+@pytest.mark.parametrize("name", others_slow(sorted({row.variant for row in rows()})))
 def test_every_row_of(name):
     """Its config, its network's shapes, its labels, and its place in the documents."""
     get_config = runpy.run_path(str(ROOT / "configs" / "zoo_row.py"))["get_config"]

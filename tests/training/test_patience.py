@@ -6,7 +6,7 @@ import pytest
 
 from jaxvid import checkpoint
 from jaxvid.training import loop, patience
-from tests.training.test_loop import make_config, records  # noqa: F401
+from tests.training.test_loop import make_config
 
 
 class Fake:
