@@ -71,6 +71,23 @@ def from_heads(heads: int) -> Callable[..., jax.Array]:
     return product
 
 
+def to_heads(heads: int) -> Callable[..., jax.Array]:
+    """The product of x [..., C] and a kernel [C, D] whose channels D are those of `heads`.
+
+    For `nn.Dense`, of one layer alone (see `Joined`): each device makes what belongs to its heads,
+    and what the others made never comes to it, in the backward pass neither.
+    """
+    if not splits_heads(heads):
+        return jax.lax.dot_general
+
+    def product(x: jax.Array, kernel: jax.Array, *args: Any, **how: Any) -> jax.Array:
+        kernel = lie(kernel, *[None] * (kernel.ndim - 1), "model")
+        y = jax.lax.dot_general(x, kernel, *args, **how)
+        return lie(y, "batch", *["any"] * (y.ndim - 2), "model")
+
+    return product
+
+
 def behind(
     activation: Callable[[jax.Array], jax.Array], layer: nn.Module, x: jax.Array
 ) -> jax.Array:

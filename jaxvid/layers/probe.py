@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxvid.layers import names
 from jaxvid.layers.attention import attend
-from jaxvid.layers.linear import Joined
+from jaxvid.layers.linear import Joined, to_heads
 from jaxvid.layers.vit import Block, Initializer, Mlp, dense_init, layer_norm
 
 EPSILON = 1e-5
@@ -80,7 +80,7 @@ class CrossBlock(nn.Module):
         )
         q, k, v = (
             x.reshape(batch, -1, self.heads, width // self.heads)
-            for x in (dense(width, name="q")(query), k, v)
+            for x in (dense(width, dot_general=to_heads(self.heads), name="q")(query), k, v)
         )
         x = query + attend(q, k, v).reshape(batch, 1, width)
         mlp = Mlp(self.hidden, dtype=self.dtype, last_init=self.last_init, name="mlp")

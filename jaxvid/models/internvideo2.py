@@ -21,7 +21,7 @@ from jaxvid.layers import names
 from jaxvid.layers.attention import attend
 from jaxvid.layers.conv import Conv
 from jaxvid.layers.drop import DropPath
-from jaxvid.layers.linear import Joined, from_heads
+from jaxvid.layers.linear import Joined, from_heads, to_heads
 from jaxvid.layers.position import resize_clip
 from jaxvid.layers.shortcut import add
 from jaxvid.layers.vit import Mlp, apply_blocks, dense_init, layer_norm, torch_init
@@ -92,12 +92,12 @@ class AttentionPool(nn.Module):
 
         def project(x: jax.Array, name: str) -> jax.Array:
             x = layer_norm(f"norm_{name}", HEAD_EPSILON, self.dtype)(x)
-            x = dense(x.shape[-1], name=name)(x)
+            x = dense(x.shape[-1], dot_general=to_heads(self.heads), name=name)(x)
             return x.reshape(*x.shape[:2], self.heads, -1)
 
         q, k, v = project(x.mean(1, keepdims=True), "q"), project(x, "k"), project(x, "v")
         y = attend(q, k, v).reshape(x.shape[0], x.shape[-1])
-        return dense(self.features, name="proj")(y)
+        return dense(self.features, dot_general=from_heads(self.heads), name="proj")(y)
 
 
 def rms_norm(name: str, dtype: Any) -> nn.RMSNorm:

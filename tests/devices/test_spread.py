@@ -14,22 +14,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 MIXED, SPLIT, ALIKE = "data:2,fsdp:2,model:2", "fsdp:8", "data:8"
 
 
-# Known not to hold yet, with heads split over `model`, where a query pools tokens: the gradients of
-# the keys and values that it was offered come together, and of V-JEPA's probe the one token that it
-# makes of them. Who mends one is told.
-GATHER = {"internvideo2_test", "vjepa2_1_test"}
-
-
-def variants_to_hold():
-    """`first_of_each_family`, of which those of `GATHER` are expected to fail."""
-    reason = "what a query pools is gathered with heads split over `model`: see GATHER"
-    known = pytest.mark.xfail(reason=reason, strict=True)
-    return [
-        pytest.param(variant, marks=known if variant in GATHER else ())
-        for variant in first_of_each_family()
-    ]
-
-
 def first_of_each_family():
     """The tiny variant of each family that stands first, and those that pretrain."""
     tiny = {}
@@ -58,7 +42,7 @@ def mixed(request):
     return compiled(MIXED, [item.callspec.params["variant"] for item in asked])
 
 
-@pytest.mark.parametrize("variant", variants_to_hold())
+@pytest.mark.parametrize("variant", first_of_each_family())
 def test_only_parameters_are_gathered(mixed, variant):
     assert mixed[variant]["faults"] == []
     assert mixed[variant]["collectives"]["all-gather"]["count"] > 0
@@ -76,8 +60,7 @@ def test_frozen_trunks_gather_no_activations():
 @pytest.mark.slow("devices")
 @pytest.mark.parametrize("axes", [SPLIT, "data:4,model:2", "fsdp:4,model:2"])
 def test_only_parameters_are_gathered_on_any_mesh(axes):
-    held = [variant for variant in first_of_each_family() if variant not in GATHER]
-    answers = compiled(axes, held)
+    answers = compiled(axes, first_of_each_family())
     assert {variant: answer["faults"] for variant, answer in answers.items()} == dict.fromkeys(
         answers, []
     )
