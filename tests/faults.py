@@ -82,6 +82,14 @@ COMMANDS = {
     "converters": ["converters", "--model=tsm_test", "--checkpoint={pth}", "--out={out}"],
     "converters torch": ["converters", "--to=torch", "--checkpoint={checkpoint}", "--out={out}"],
     "converters all": ["converters", "--all={folder}", "--out={out}"],
+    "bench": [
+        *("jaxvid.bench", "--model=tsm_test", "--small", "--repeats=1", "--parts=forward"),
+        "--chart={out}.png",
+    ],
+    "probe": [
+        *("jaxvid.probe", CONFIG, *RUN, "--config.init={checkpoint}", "--probes=linear,knn"),
+        *("--epochs=1", "--seeds=1", "--lr=1e-3", "--weight_decay=0"),
+    ],
     "main train": ["jaxvid.main", CONFIG, *RUN],
     "main eval": ["jaxvid.main", CONFIG, *RUN, "--mode=eval", "--config.init={checkpoint}"],
 }
@@ -89,6 +97,7 @@ SMALLEST = "tsm_mobilenetv2_1x1x8_k400"
 IMPORTS = ["jaxvid.training.loop", "jaxvid.export", "jaxvid.data.bench", "jaxvid.data.toy"]
 IMPORTS += ["jaxvid.zoo.page", "converters.__main__", "matplotlib", "PIL.Image", "av"]
 IMPORTS += ["orbax.checkpoint", "jaxvid.predict", "jaxvid.fuse", "jaxvid.inference.stream"]
+IMPORTS += ["jaxvid.bench.measure", "jaxvid.bench.report", "jaxvid.probe.study"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,8 @@ DIAGONAL = [
     ("export", "az:// output"),
     ("export savedmodel", "disk fills up"),
     ("export savedmodel", "output not UTF-8"),
+    ("bench", "file in the way"),
+    ("probe", "missing input"),
     ("main train", "read-only folder"),
     ("main eval", "no such config"),
 ]

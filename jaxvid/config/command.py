@@ -2,13 +2,15 @@
 
 import ast
 import functools
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from jaxvid.base.errors import JaxvidError
@@ -28,8 +30,11 @@ def config_flag() -> flags.FlagHolder[ml_collections.ConfigDict]:
 def run(main: Callable[[list[str]], None], name: str, required: Sequence[str]) -> None:
     """Runs the command `name`, which cannot do without the flags `required`."""
     flags.mark_flags_as_required(required)
-    # absl's own default shows what JAX notes to itself, such as that there is no TPU.
-    flags.FLAGS["verbosity"].value = logging.WARNING
+    # absl's own default shows what others note to themselves, such as JAX that there is no TPU. It
+    # takes that up again after parsing, unless this seems to have been given.
+    flags.FLAGS["verbosity"].value = absl_logging.WARNING
+    flags.FLAGS["verbosity"].using_default_value = False
+    logging.getLogger("jaxvid").setLevel(logging.INFO)
     app.run(main, flags_parser=functools.partial(parse, name=name))
 
 

@@ -145,9 +145,8 @@ def test_the_documents_name_fields_that_exist():
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
     text = "\n".join(page.read_text("utf-8") for page in pages)
     named = re.findall(r"(?:`|config\.)((?:model|data|train|optim|test)\.[a-z_.]+)", text)
-    files = {
-        name for name in named if ".csv" in name or name.endswith((".build", ".bench", ".json"))
-    }
+    others = (".build", ".bench", ".json", ".safetensors", "model.apply")
+    files = {name for name in named if ".csv" in name or name.endswith(others)}
     known = fields.names(make_config())
     assert len(set(named) - files) > 15
     # Fields of a network are not the config's.
