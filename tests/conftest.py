@@ -8,6 +8,8 @@ import pytest
 from tests import costs, forgetting, slow
 
 HERE = pathlib.Path(__file__).parent
+# The longest files, as `--costs` says, begin, so that no worker is left alone with one in the end.
+LONGEST = ("test_guides_of_clips.py", "test_guides.py", "test_families.py", "test_spread.py")
 
 
 def pytest_addoption(parser):
@@ -33,10 +35,16 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     # Commands that tests run keep nothing in the user's folder.
     os.environ["JAXVID_COMPILE_CACHE"] = "off"
+    config.option.loadscopereorder = False  # pytest-xdist's, which begins with the most tests
     config.pluginmanager.register(slow.Slow(config), "slow parts")
     config.pluginmanager.register(forgetting.Forgetting(), "forgetting")
     if config.getoption("--costs"):
         config.pluginmanager.register(costs.Costs(), "costs")
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def pytest_cmdline_main(config):
