@@ -3,6 +3,8 @@
 Examples are planned, read and decoded in threads, which let go of Python's lock for the latter two.
 """
 
+import threading
+import traceback
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -75,7 +77,7 @@ class Batches:
         self._attempts: dict[int, int] = {}
         self._running: list[Iterator[dict[str, np.ndarray]]] = []
         # Threads that call Python while it shuts down would hang the process: this also runs then.
-        self._finalizer = weakref.finalize(self, self._running.clear)
+        self._finalizer = weakref.finalize(self, _end, self._running)
         self._start()
 
     def _start(self) -> None:
@@ -107,7 +109,8 @@ class Batches:
             raise StopIteration
         try:
             batch = next(self._running[0])
-        except tf.errors.OpError:
+        except tf.errors.OpError as error:
+            _let_go(error)
             # Where nothing is wrong now, a store was not to be reached for a while.
             if not self._replace_bad() and not self._examples.source.remote:
                 raise
@@ -163,6 +166,29 @@ class Batches:
             f" {limit})",
             error=True,
         )
+
+
+def _let_go(error: BaseException) -> None:
+    """Takes from the frames of an error what they hold, such as the iterator that it ended.
+
+    TensorFlow's errors lie in circles, which the garbage collector finds at any time and in any
+    thread. An iterator that it ends waits for its threads, and those for the one thread that asks a
+    store: if that is where the collector runs, for ever.
+    """
+    held: BaseException | None = error
+    while held is not None:
+        traceback.clear_frames(held.__traceback__)
+        held = held.__context__
+
+
+def _end(running: list[Iterator[dict[str, np.ndarray]]]) -> None:
+    """Ends iterators, in another thread where the one that asks stores would wait for itself."""
+    ended = running[:]
+    running.clear()
+    if threading.current_thread().name == "fsspecIO":
+        threading.Thread(target=ended.clear, daemon=True).start()
+    else:
+        ended.clear()
 
 
 def _maker(examples: Examples, attempts: dict[int, int]) -> tuple[Any, Any]:
