@@ -1,11 +1,13 @@
 """Batches: their contents against frames decoded apart, their order against (seed, step)."""
 
 import dataclasses
+import gc
 import io
 import itertools
 import pathlib
 import subprocess
 import sys
+import weakref
 
 import ml_collections
 import numpy as np
@@ -532,6 +534,30 @@ def test_replacements_do_not_depend_on_what_was_met_before(split):
             whole[start:],
             take(handed.train_batches(flawed, config, start_step=start), 10 - start),
         )
+
+
+def test_an_iterator_that_failed_is_not_left_to_the_garbage_collector(split, monkeypatch):
+    """It would end it in any thread: see `batches._let_go`."""
+    batches = handed.train_batches(broken(split, True), make_config(max_bad_records=1))
+    held, failure = [], type(batches)._failure
+
+    def failure_held(*args):
+        try:
+            raise ValueError
+        except ValueError as error:  # in the context of what failed, and kept, as by tasks
+            held.append(error)
+        return failure(*args)
+
+    monkeypatch.setattr(type(batches), "_failure", failure_held)
+    gc.collect()
+    gc.disable()
+    try:
+        first = weakref.ref(batches._running[0]._iterator)
+        take(batches, 6)
+        assert batches.bad and held and first() is None
+    finally:
+        gc.enable()
+        batches.close()
 
 
 def test_too_many_bad_records_stop_the_run(split):
